@@ -1,0 +1,47 @@
+# The two commands of the README are `make run` and `make test`; everything else is for people who change the code.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check lint lock bench clean help
+.DEFAULT_GOAL := help
+
+help:  ## what can be typed here
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+run: $(VENV)/.run  ## start everything on this machine: database, migrations, key, policies, service
+	@exec $(BIN)/mfw dev
+
+test: $(VENV)/.dev  ## the whole test suite, on a real PostgreSQL that comes with the virtual environment
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## the rules of the house: ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## the figures of bench/README.md, measured side by side on this machine
+	@$(BIN)/python -m bench
+
+lock: $(VENV)/.dev  ## re-pin requirements/*.lock from requirements/*.in
+	@cd requirements && for name in run dev; do \
+	  ../$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --python-version 3.11 --custom-compile-command "make lock" $$name.in -o $$name.lock; done
+
+clean:  ## forget the virtual environment (the embedded database stays: `mfw dev --help` says where)
+	rm -rf $(VENV)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "This Python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/.run: requirements/run.lock pyproject.toml | $(VENV)/.python
+	@test -e $(VENV)/.dev || $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(VENV)/.python
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@ $(VENV)/.run

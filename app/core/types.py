@@ -1,0 +1,81 @@
+"""The words of the firewall as types: what is asked, what is answered. Frozen, pure, no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+# JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry no
+# NUL and no lone surrogate, no object has a key twice, nesting is at most 64 deep.
+Json: TypeAlias = "None | bool | int | float | str | list[Any] | dict[str, Any]"
+JsonObject: TypeAlias = "dict[str, Any]"
+
+
+class Effect(StrEnum):
+    """What a rule asks for, and what a decision says. The order of strength is deny > hold > allow."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    HOLD = "hold"
+
+
+class Mode(StrEnum):
+    """A policy in `shadow` is evaluated and recorded but never changes the decision."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """Step 4: a request to change something, of checked shape, no longer of any wire format.
+
+    `subject` and `resource` are `{type, id, properties}`, `action` is `{name, properties}`; `properties` is always
+    there. `change` holds the members that were sent: before, after, patch, diff, statement, manifest. `request_id` and
+    `rationale` carry no meaning for the decision and stay out of the digest.
+    """
+
+    subject: JsonObject
+    action: JsonObject
+    resource: JsonObject
+    change: JsonObject
+    context: JsonObject
+    request_id: str | None = None
+    rationale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NormalisedMutation:
+    """Step 5: what policies read, and the digest that approvals, permits and the ledger bind to.
+
+    `inputs` has exactly the keys subject, action, resource, context, change. `inputs["change"]` has the members of
+    `Mutation.change` plus, always, `paths`, `added`, `removed` (sorted JSON pointers), `files` and `statements`.
+    `digest` is "sha256:" and 64 hex digits.
+    """
+
+    inputs: JsonObject
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall")."""
+
+    policy: str
+    rule: str
+    effect: Effect
+    message: str
+    mode: Mode = Mode.ENFORCE
+    clause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
+
+    `approval` is the requirement of the strongest hold rule as its policy states it, None unless `effect` is hold.
+    """
+
+    effect: Effect
+    reasons: tuple[Reason, ...]
+    approval: Mapping[str, Any] | None = None
