@@ -1,0 +1,961 @@
+"""Every setting of the firewall: read from the environment once, checked as a whole, frozen."""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from app.errors import FirewallError, Kind
+
+PREFIX: Final = "MFW_"
+NESTED: Final = "__"
+FILE_SUFFIX: Final = "_FILE"
+
+# Read by `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
+CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY"})
+
+# A Kubernetes Service named `mfw` or `mfw-...` makes the kubelet inject variables with our prefix into every pod of the
+# namespace. They are no settings. A `*_PORT` counts as one of them only with the value that the kubelet gives it, so
+# that `MFW_HTTP_PORT=8080` (one underscore short) is still reported.
+_SERVICE_LINK: Final = re.compile(r"MFW_(\w+_)?SERVICE_(HOST|PORT(_\w+)?)")
+_SERVICE_LINK_PORT: Final = re.compile(r"MFW_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+_SERVICE_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)(://.*)?|\d{1,5}|[0-9a-fA-F.:]+")
+
+# A mounted secret is a password, a URL or a PEM key; a larger file is a wrong path.
+SECRET_FILE_BYTES_MAX: Final = 65_536
+# What a generated password has at the least; NIST SP 800-63B rev. 4 asks for 15 where it is the only factor.
+PASSWORD_CHARACTERS_MIN: Final = 16
+# RFC 7518 section 3.2: a key of the size of the hash output or larger MUST be used with HMAC.
+HMAC_SECRET_BYTES_MIN: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
+# RFC 7518 section 3.3: a key of size 2048 bits or larger MUST be used with RSA.
+RSA_BITS_MIN: Final = 2048
+# Below eight different characters, 16 of them carry fewer than 48 bits: a machine did not draw this.
+DISTINCT_CHARACTERS_MIN: Final = 8
+# What is left of a secret once well-known words, digits in order and punctuation are taken out.
+UNCOMMON_CHARACTERS_MIN: Final = 8
+
+_COMMON_WORDS: Final = (
+    "mutationfirewall", "mutation", "firewall", "postgresql", "postgres", "password", "passw0rd", "passwd", "changeme",
+    "changethis", "replaceme", "letmein", "welcome", "default", "database", "production", "secret", "admin", "example",
+    "development", "testing", "master", "qwerty", "qwertyuiop", "asdfghjkl", "zxcvbnm", "mfw", "root", "user", "test",
+    "dev", "prod", "change", "please", "must", "this", "pass", "key", "jwt", "token", "super", "very", "strong", "long",
+    "iloveyou", "monkey", "dragon", "correct", "horse", "battery", "staple", "abc", "the", "not", "for", "your", "my",
+)  # fmt: skip
+_RUNS: Final = "0123456789012345678909876543210987654321abcdefghijklmnopqrstuvwxyzzyxwvutsrqponmlkjihgfedcba"
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+# libpq's modes in which a connection is encrypted or fails; `prefer` (the default) falls back to plain text in silence.
+_ENCRYPTED: Final = frozenset({"require", "verify-ca", "verify-full"})
+
+
+class Environment(StrEnum):
+    """Where this runs. Production refuses what the other two permit."""
+
+    DEVELOPMENT = "development"
+    TEST = "test"
+    PRODUCTION = "production"
+
+
+class LogFormat(StrEnum):
+    """`json` is one object per line; `text` is for a person at a terminal."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """The levels of Python's logging, lower case."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class JwtAlgorithm(StrEnum):
+    """What can be pinned. `none` is not among them, and HMAC is never accepted beside a public-key algorithm."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    HS256 = "HS256"
+    HS384 = "HS384"
+    HS512 = "HS512"
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the key that checks a token can also make one."""
+        return self.value.startswith("HS")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsProblem:
+    """One thing that is wrong: the variable to look at, what is wrong with it (never a secret's value), what to do."""
+
+    variable: str
+    detail: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}: {self.detail}; {self.fix}"
+
+
+class SettingsError(FirewallError):
+    """Everything that is wrong with the settings, at once."""
+
+    __slots__ = ("problems",)
+
+    def __init__(self, problems: Sequence[SettingsProblem]) -> None:
+        """`problems` is not empty."""
+        self.problems = tuple(problems)
+        count = "1 setting is wrong" if len(self.problems) == 1 else f"{len(self.problems)} settings are wrong"
+        super().__init__(
+            Kind.INVALID_SETTINGS,
+            f"{count}: " + "; ".join(f"{problem.variable} ({problem.detail})" for problem in self.problems),
+            fix="`mfw config check` shows each with its fix",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Production:
+    """What production asks of a field, in words: a column of the reference."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _DefaultText:
+    """How the reference writes a default that is worked out at run time."""
+
+    text: str
+
+
+def _items(value: object) -> object:
+    """A list as it is written in a variable: `a,b`, or a JSON array."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("starts like a JSON array but is none") from None
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _keys(value: object) -> object:
+    """Public keys as they are written in a variable: one PEM block, or a JSON object of key id to PEM block."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("{"):
+        return {"": value}
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("starts like a JSON object but is none") from None
+
+
+def _no_blank(value: object) -> object:
+    if isinstance(value, str) and (not value or any(character.isspace() for character in value)):
+        raise ValueError("has white space in it or is empty")
+    return value
+
+
+Host = Annotated[str, BeforeValidator(_no_blank)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Items = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_items)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class HttpSettings(_Section):
+    """The port that answers decisions."""
+
+    host: Annotated[Host, Field(description="address to listen on; `0.0.0.0` in a container")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 8080
+    max_body_bytes: Annotated[
+        int, Field(ge=1024, le=16_777_216, description="longest request body that is read; longer is answered with 413")
+    ] = 1_048_576
+    request_timeout_seconds: Annotated[
+        float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
+    ] = 30.0
+    cors_origins: Annotated[
+        Items,
+        _Production("no `*`, https only"),
+        Field(description="origins of browsers that may call, such as `https://console.example.com`; none by default"),
+    ] = ()
+    shutdown_grace_seconds: Annotated[
+        int, Field(ge=0, le=600, description="time that requests in flight get to finish after SIGTERM")
+    ] = 25
+
+
+class MetricsSettings(_Section):
+    """The port that Prometheus reads."""
+
+    enabled: Annotated[bool, Field(description="serve `/metrics` on a port of its own")] = True
+    host: Annotated[Host, Field(description="address to listen on; `0.0.0.0` in a container")] = "127.0.0.1"
+    port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 9090
+
+
+class DatabaseSettings(_Section):
+    """PostgreSQL: the ledger, the API keys, the policy sets."""
+
+    url: Annotated[
+        SecretStr | None,
+        _Production(
+            "required; a password of 16 or more characters that is no common word; TLS unless the host is local"
+        ),
+        Field(
+            description="`postgresql://user:password@host:5432/name?sslmode=verify-full`",
+        ),
+    ] = None
+    embedded: Annotated[
+        bool | None,
+        _Production("refused"),
+        _DefaultText("`true` in development when no URL is set"),
+        Field(description="start the PostgreSQL that comes with this package, with its data under the state directory"),
+    ] = None
+    pool_size: Annotated[int, Field(ge=2, le=200, description="connections that one process keeps at most")] = 10
+    connect_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="longest wait for a connection to open")
+    ] = 5.0
+    statement_timeout_seconds: Annotated[
+        float, Field(gt=0, le=300, description="longest time that one statement may run; then 504")
+    ] = 30.0
+    lock_timeout_seconds: Annotated[
+        float, Field(gt=0, le=300, description="longest wait for a lock held by somebody else")
+    ] = 5.0
+
+
+class ApiKeySettings(_Section):
+    """Keys made with `mfw keys create`."""
+
+    enabled: Annotated[bool, Field(description="accept API keys")] = True
+    refresh_seconds: Annotated[
+        float, Field(gt=0, le=300, description="longest time until a revoked key is refused by every replica")
+    ] = 5.0
+
+
+class JwtSettings(_Section):
+    """Bearer tokens (RFC 7519) of an identity provider."""
+
+    enabled: Annotated[bool, Field(description="accept bearer tokens")] = False
+    algorithms: Annotated[
+        tuple[JwtAlgorithm, ...],
+        NoDecode,
+        BeforeValidator(_items),
+        Field(description="signature algorithms that are accepted; HMAC and public-key ones never together"),
+    ] = (JwtAlgorithm.RS256,)
+    issuer: Annotated[str | None, Field(description="required value of `iss`; needed when tokens are on")] = None
+    audience: Annotated[str | None, Field(description="required value in `aud`; needed when tokens are on")] = None
+    public_keys: Annotated[
+        dict[str, str],
+        NoDecode,
+        BeforeValidator(_keys),
+        _Production("RSA of 2048 bits or more"),
+        Field(description="one PEM public key, or a JSON object of key id (`kid`) to PEM public key"),
+    ] = Field(default_factory=dict)
+    secret: Annotated[
+        SecretStr | None,
+        _Production("at least 32 random bytes (48 for HS384, 64 for HS512)"),
+        Field(description="the shared secret of the HMAC algorithms"),
+    ] = None
+    leeway_seconds: Annotated[
+        int, Field(ge=0, le=60, description="clock difference that `exp` and `nbf` are forgiven")
+    ] = 10
+    roles_claim: Annotated[str, Field(min_length=1, description="claim that lists the caller's roles")] = "roles"
+
+
+class AuthSettings(_Section):
+    """Who may ask."""
+
+    unsafe_disabled: Annotated[
+        bool,
+        _Production("refused"),
+        Field(description="answer anybody without asking who they are; for experiments on a machine of your own"),
+    ] = False
+    api_keys: ApiKeySettings = ApiKeySettings()
+    jwt: JwtSettings = JwtSettings()
+
+
+class LimitSettings(_Section):
+    """How often one caller may ask."""
+
+    per_minute: Annotated[
+        int, Field(ge=1, le=1_000_000, description="requests that one principal may send in a minute; then 429")
+    ] = 250
+    burst: Annotated[
+        int, Field(ge=1, le=100_000, description="requests that may come at once before the rate counts")
+    ] = 50
+    failures_per_minute_per_ip: Annotated[
+        int, Field(ge=1, le=100_000, description="failed sign-ins from one address in a minute; then 429")
+    ] = 20
+
+
+class PolicySettings(_Section):
+    """Where the policy set comes from."""
+
+    directory: Annotated[
+        Path | None,
+        _Production("required"),
+        Field(description="directory with the policy YAML files; an empty one is refused"),
+    ] = None
+
+
+class LedgerSettings(_Section):
+    """The group commit."""
+
+    queue_size: Annotated[
+        int,
+        Field(ge=1, le=1_000_000, description="decisions that may wait for their commit; more are answered with 503"),
+    ] = 4096
+    deadline_seconds: Annotated[
+        float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
+    ] = 5.0
+    max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+
+
+class LoggingSettings(_Section):
+    """What is written to standard error."""
+
+    level: Annotated[LogLevel, Field(description="least level that is written")] = LogLevel.INFO
+    format: Annotated[LogFormat, Field(description="one JSON object per line, or text for a person")] = LogFormat.JSON
+
+
+class TracingSettings(_Section):
+    """OpenTelemetry; off unless an endpoint is set."""
+
+    endpoint: Annotated[
+        str | None,
+        Field(description="OTLP over HTTP, such as `http://collector:4318/v1/traces`; unset turns tracing off"),
+    ] = None
+    sample_ratio: Annotated[float, Field(ge=0, le=1, description="share of the requests that are traced")] = 0.01
+
+
+def default_state_dir() -> Path:
+    """Where the embedded database and the development key live when nothing else is said."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/mutation-firewall")
+    base = os.environ.get("XDG_STATE_HOME")
+    # The XDG Base Directory Specification: a relative path is invalid and must be ignored.
+    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
+    return root / "mutation-firewall"
+
+
+class Settings(BaseSettings):
+    """The settings of one process.
+
+    `load()` reads the environment and applies every rule; the constructor takes plain values and checks shapes only.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTED,
+        env_ignore_empty=True,
+        case_sensitive=False,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    environment: Annotated[
+        Environment,
+        Field(description="where this runs; production, the default, refuses what is unsafe"),
+    ] = Environment.PRODUCTION
+    debug: Annotated[bool, _Production("refused"), Field(description="show more to callers than production should")] = (
+        False
+    )
+    state_dir: Annotated[
+        Path,
+        _DefaultText("`/var/lib/mutation-firewall` for root, else `$XDG_STATE_HOME/mutation-firewall`"),
+        Field(description="what the development service keeps: the embedded database, its API key"),
+    ] = Field(default_factory=default_state_dir)
+    http: HttpSettings = HttpSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
+    policies: PolicySettings = PolicySettings()
+    ledger: LedgerSettings = LedgerSettings()
+    logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The constructor reads nothing by itself: `load()` is the way in from the environment, and sees every fault."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, *, rules_for: Collection[str] | None = None) -> Self:
+        """Read the variables `MFW_*` and refuse every fault at once.
+
+        `environ` is the process environment unless given. `rules_for` names the sections whose safety rules count
+        (`{"database"}` for a migration job, which has no policies to read); values that cannot be read are refused in
+        every section. Raises `SettingsError`.
+        """
+        settings, problems = cls.examine(os.environ if environ is None else environ)
+        if rules_for is not None:
+            wanted = {f"{PREFIX}{section.upper()}" for section in rules_for}
+            problems = [
+                found for found in problems if found.breaks_shape or found.problem.variable.split(NESTED)[0] in wanted
+            ]
+        if problems:
+            raise SettingsError([found.problem for found in problems])
+        return settings
+
+    @classmethod
+    def examine(cls, environ: Mapping[str, str]) -> "tuple[Self, list[Finding]]":
+        """The settings as far as they can be read, and everything that is wrong with them; never raises.
+
+        A value that cannot be read counts as unset in the settings returned.
+        """
+        findings: list[Finding] = []
+        given = _given(environ, findings)
+        try:
+            settings = cls(**_nest(cls, given))
+        except ValidationError as error:
+            faulty = _shape_findings(error, given, findings)
+            given = {name: value for name, value in given.items() if name not in faulty}
+            settings = cls(**_nest(cls, given))
+        reported = {finding.problem.variable for finding in findings}
+        findings += [
+            Finding(problem, breaks_shape=False) for problem in _rules(settings) if problem.variable not in reported
+        ]
+        return settings, findings
+
+    @property
+    def embedded_database(self) -> bool:
+        """Whether this process is to start the PostgreSQL that comes with the package."""
+        if self.database.embedded is not None:
+            return self.database.embedded
+        return self.environment is Environment.DEVELOPMENT and self.database.url is None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem, and whether it is a value that cannot be read at all (else: one that is not safe or not complete)."""
+
+    problem: SettingsProblem
+    breaks_shape: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One row of the reference. `path` leads to the value inside `Settings`."""
+
+    name: str
+    path: tuple[str, ...]
+    type: str
+    default: str
+    meaning: str
+    production: str
+    secret: bool
+    from_file: bool
+
+
+def variables() -> tuple[Variable, ...]:
+    """Every setting there is, in the order of the reference."""
+    return tuple(_walk(Settings, ()))
+
+
+def _walk(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[Variable]:
+    for name, field in model.model_fields.items():
+        path = (*above, name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _walk(field.annotation, path)
+            continue
+        secret = SecretStr in _parts(field.annotation)
+        yield Variable(
+            name=PREFIX + NESTED.join(path).upper(),
+            path=path,
+            type=_type_text(field, secret=secret),
+            default=_default_text(field),
+            meaning=field.description or "",
+            production=next((item.text for item in field.metadata if isinstance(item, _Production)), ""),
+            secret=secret,
+            from_file=secret or name == "public_keys",
+        )
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """A union's members; the annotation itself where it is none."""
+    return get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+
+
+def _type_text(field: FieldInfo, *, secret: bool) -> str:
+    """A field's type in words that a person can follow."""
+    if secret:
+        return "secret"
+    kind = next(part for part in _parts(field.annotation) if part is not type(None))
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return f"list of {_choices(inner)}" if _is_enum(inner) else "list: `a,b` or a JSON array"
+    if get_origin(kind) is dict:
+        return "PEM, or JSON object"
+    if _is_enum(kind):
+        return _choices(kind)
+    words = {bool: "`true` or `false`", int: "whole number", float: "number", Path: "path", str: "text"}[kind]
+    return words + _range_text(field)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrEnum)
+
+
+def _choices(kind: Any) -> str:
+    return ", ".join(f"`{member.value}`" for member in kind)
+
+
+def _range_text(field: FieldInfo) -> str:
+    """The limits of a number: ` 1 to 10`, ` above 0 up to 60`."""
+    low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
+    above = next((item.gt for item in field.metadata if hasattr(item, "gt")), None)
+    high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
+    if low is not None:
+        return f", {low} to {high}"
+    return f", above {above} up to {high}" if above is not None else ""
+
+
+def _default_text(field: FieldInfo) -> str:
+    """A field's default as it would be written in the variable."""
+    for item in field.metadata:
+        if isinstance(item, _DefaultText):
+            return item.text
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ((), {}):
+        return "unset"
+    return f"`{value_text(value)}`"
+
+
+def value_text(value: object) -> str:
+    """A setting's value as it would be written in its variable; a secret is masked."""
+    match value:
+        case None:
+            return "unset"
+        case SecretStr():
+            return "********"
+        case bool():
+            return str(value).lower()
+        case StrEnum():
+            return value.value
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ",".join(value_text(item) for item in value)
+        case dict():
+            return ", ".join(f"{key or 'one key'}" for key in value)
+        case _:
+            return str(value)
+
+
+def _given(environ: Mapping[str, str], findings: list[Finding]) -> dict[str, str]:
+    """The variables of ours that are set, with `*_FILE` replaced by what the file says."""
+    known = {variable.name: variable for variable in variables()}
+    files = {name + FILE_SUFFIX: name for name, variable in known.items() if variable.from_file}
+    given: dict[str, str] = {}
+    for name, value in sorted(environ.items()):
+        # An empty variable counts as unset: it is what a chart writes for a value that nobody gave.
+        if (
+            not name.upper().startswith(PREFIX)
+            or not value
+            or name in CLIENT_VARIABLES
+            or _is_service_link(name, value)
+        ):
+            continue
+        if name in known:
+            given[name] = value
+        elif name in files:
+            content = _read_secret(name, value, findings)
+            if files[name] in environ and environ[files[name]]:
+                fix = f"unset {files[name]} or {name}"
+                findings.append(Finding(SettingsProblem(name, f"stands beside {files[name]}", fix), breaks_shape=True))
+            elif content:
+                given[files[name]] = content
+        else:
+            findings.append(_unknown(name, {*known, *files, *CLIENT_VARIABLES}))
+    return given
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name)) or bool(
+        _SERVICE_LINK_PORT.fullmatch(name)
+        and _SERVICE_LINK_VALUE.fullmatch(value)
+        and (value.startswith(("tcp", "udp", "sctp")) or re.search(r"_PORT_\d+_", name))
+    )
+
+
+def _unknown(name: str, known: Collection[str]) -> Finding:
+    """A variable with our prefix that nobody reads: most likely a misspelt one, so refused, never with its value."""
+    near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.6)
+    fix = f"did you mean {near[0]}?" if near else "`mfw config reference` lists every variable"
+    return Finding(SettingsProblem(_shown(name), "there is no such setting", fix), breaks_shape=True)
+
+
+def _shown(text: str) -> str:
+    """Text from outside as it may be shown: short, and without what moves a terminal's cursor."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text[:80]
+    )
+
+
+def _read_secret(name: str, where: str, findings: list[Finding]) -> str | None:
+    """What a mounted secret file says, without the newline that editors and `kubectl create secret` leave at its end."""
+    text, detail, fix = "", "", "mount the secret there, readable by this user"
+    try:
+        with Path(where).open("rb") as file:
+            content = file.read(SECRET_FILE_BYTES_MAX + 1)
+        text = content.decode().rstrip("\r\n")
+        if len(content) > SECRET_FILE_BYTES_MAX:
+            detail, fix = f"is longer than {SECRET_FILE_BYTES_MAX} bytes", "name the file of the secret"
+        elif not text:
+            detail, fix = "is empty", "write the secret into it"
+    except OSError as error:
+        detail = f"cannot be read: {(error.strerror or 'unknown reason').lower()}"
+    except ValueError:  # no UTF-8 in the file, or a NUL in its name
+        detail = "cannot be read: not a file of UTF-8 text"
+    if detail:
+        findings.append(Finding(SettingsProblem(name, f"`{_shown(where)}` {detail}", fix), breaks_shape=True))
+        return None
+    return text
+
+
+def _nest(settings_cls: type[Settings], given: Mapping[str, str]) -> dict[str, Any]:
+    """Flat variables as the tree that pydantic checks, taken apart by pydantic-settings itself."""
+    source = EnvSettingsSource(settings_cls)
+    source.env_vars = {name.lower(): value for name, value in given.items()}
+    return source()
+
+
+# pydantic's words for the commonest faults, in ours; the limits of a number stand in the fix.
+_REFUSALS: Final = {
+    "bool_parsing": "is neither true nor false",
+    "enum": "is not one of its values",
+    "float_parsing": "is not a number",
+    "int_parsing": "is not a whole number",
+    "int_parsing_size": "is too large",
+}
+
+
+def _shape_findings(error: ValidationError, given: Mapping[str, str], findings: list[Finding]) -> set[str]:
+    """Each value that pydantic refused, in our words; returns the names of the variables at fault."""
+    rows = {variable.path: variable for variable in variables()}
+    faulty: set[str] = set()
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        location = tuple(str(step) for step in item["loc"])
+        variable = next(rows[location[:end]] for end in range(len(location), 0, -1) if location[:end] in rows)
+        if variable.name in faulty:
+            continue
+        faulty.add(variable.name)
+        text = _REFUSALS.get(item["type"]) or item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        seen = "the value" if variable.from_file else f"`{_shown(given.get(variable.name, ''))}`"
+        fix = f"set it to {variable.type}" + (f", such as {variable.default}" if variable.default != "unset" else "")
+        findings.append(
+            Finding(SettingsProblem(variable.name, f"{seen} {text[:1].lower()}{text[1:]}", fix), breaks_shape=True)
+        )
+    return faulty
+
+
+def weakness(secret: str, *, minimum: int = PASSWORD_CHARACTERS_MIN) -> str | None:
+    """Why a secret could be guessed, in words that do not give it away; None where nothing speaks against it.
+
+    Does not check: lists of leaked passwords. The rule is meant for secrets that a machine drew.
+    """
+    if len(secret) < minimum:
+        return f"is shorter than {minimum} characters"
+    if len(set(secret)) < DISTINCT_CHARACTERS_MIN:
+        return f"has fewer than {DISTINCT_CHARACTERS_MIN} different characters"
+    # A string is a repetition of a shorter one exactly when it stands inside its own doubling, ends cut off.
+    if secret in (secret + secret)[1:-1]:
+        return "repeats a shorter piece"
+    rest = re.sub(r"[^a-z0-9]", "", secret.lower().translate(str.maketrans("@$!013457", "asioieast")))
+    plain = re.sub(r"[^a-z0-9]", "", secret.lower())
+    return "is made of common words or characters in order" if min(map(_uncommon, (rest, plain))) else None
+
+
+def _uncommon(text: str) -> bool:
+    """Whether too little is left once words and runs that everybody tries are taken out."""
+    for word in sorted(_COMMON_WORDS, key=len, reverse=True):
+        text = text.replace(word, " ")
+    for size in range(8, 2, -1):
+        for start in range(len(_RUNS) - size + 1):
+            text = text.replace(_RUNS[start : start + size], " ")
+    return len(text.replace(" ", "")) < UNCOMMON_CHARACTERS_MIN
+
+
+def _rules(settings: Settings) -> Iterator[SettingsProblem]:
+    """What no single value shows: what does not fit together anywhere, and what production refuses."""
+    production = settings.environment is Environment.PRODUCTION
+    yield from _database_rules(settings, production=production)
+    yield from _auth_rules(settings.auth, production=production)
+    yield from _cors_rules(settings.http.cors_origins, production=production)
+    yield from _endpoint_rules(settings)
+    if not production:
+        return
+    if settings.debug:
+        yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
+    if settings.policies.directory is None:
+        yield SettingsProblem(
+            "MFW_POLICIES__DIRECTORY", "production needs it", "name the directory that holds the policy files"
+        )
+
+
+def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
+    http, metrics = settings.http, settings.metrics
+    if metrics.enabled and http.port == metrics.port != 0:
+        yield SettingsProblem(
+            "MFW_METRICS__PORT",
+            f"`{metrics.port}` is the port of the service as well",
+            "give the metrics one of their own",
+        )
+    endpoint = settings.tracing.endpoint
+    if endpoint is not None and not _is_web_url(endpoint):
+        yield SettingsProblem(
+            "MFW_TRACING__ENDPOINT", "is no http or https URL", "write it as `http://collector:4318/v1/traces`"
+        )
+
+
+def _is_web_url(text: str) -> bool:
+    parts = _split(text)
+    return parts is not None and parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of a URL, None where it has none; reading `.port` is what raises for a port that is no number."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _cors_rules(origins: Sequence[str], *, production: bool) -> Iterator[SettingsProblem]:
+    name = "MFW_HTTP__CORS_ORIGINS"
+    for origin in origins:
+        parts = _split(origin)
+        if "*" in origin:
+            if production:
+                yield SettingsProblem(name, f"`{origin}` is refused in production", "list the origins one by one")
+            elif origin != "*":
+                yield SettingsProblem(name, f"`{origin}` is no origin", "write `*` or whole origins")
+        elif parts is None or not _is_web_url(origin) or parts.path or parts.query or parts.fragment or parts.username:
+            yield SettingsProblem(name, f"`{origin}` is no origin", "write it as `https://console.example.com`")
+        elif production and parts.scheme != "https":
+            yield SettingsProblem(name, f"`{origin}` is not https", "serve the console over https")
+
+
+def _database_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
+    name, url = "MFW_DATABASE__URL", settings.database.url
+    if settings.embedded_database:
+        if production:
+            yield SettingsProblem(
+                "MFW_DATABASE__EMBEDDED", "the embedded PostgreSQL is refused in production", f"unset it and set {name}"
+            )
+        elif url is not None:
+            yield SettingsProblem("MFW_DATABASE__EMBEDDED", f"stands beside {name}", "unset one of the two")
+        return
+    if url is None:
+        fix = "set it, or MFW_DATABASE__URL_FILE" + ("" if production else ", or MFW_DATABASE__EMBEDDED=true")
+        hint = "; to try the firewall out: `mfw dev`" if production else ""
+        yield SettingsProblem(name, "there is no database to write the ledger to", fix + hint)
+        return
+    example = "write it as `postgresql://user:password@host:5432/name`, with `%40` for an `@` in the password"
+    parts = _database_parts(url.get_secret_value())
+    if parts is None:
+        yield SettingsProblem(name, "is no PostgreSQL URL", example)
+    elif not all(parts.hosts):
+        yield SettingsProblem(name, "names no host", example)
+    elif production:
+        yield from _database_strength(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _DatabaseParts:
+    user: str
+    password: str
+    hosts: tuple[str, ...]
+    query: Mapping[str, str]
+
+    @property
+    def all_sockets(self) -> bool:
+        return all(host.startswith("/") for host in self.hosts)
+
+    @property
+    def leaves_the_machine(self) -> bool:
+        return any(not host.startswith("/") and host not in _LOOPBACK for host in self.hosts)
+
+
+def _database_parts(text: str) -> _DatabaseParts | None:
+    """A libpq URL taken apart (several hosts and a socket directory are legal); None where it is none."""
+    try:
+        parts = urlsplit(text)
+        query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        account, _, places = parts.netloc.rpartition("@")
+        hosts = []
+        for place in (places or query.get("host", "")).split(","):
+            where = urlsplit(f"//{place}")
+            if where.port == 0:
+                return None
+            hosts.append(unquote(place if place.startswith("/") else where.hostname or ""))
+    except ValueError:  # a port that is no number, a bracket left open
+        return None
+    if parts.scheme not in {"postgresql", "postgres"}:
+        return None
+    user, _, password = account.partition(":")
+    return _DatabaseParts(
+        user=unquote(user) or query.get("user", ""),
+        password=unquote(password) or query.get("password", ""),
+        hosts=tuple(hosts),
+        query=query,
+    )
+
+
+def _database_strength(parts: _DatabaseParts) -> Iterator[SettingsProblem]:
+    name, user, password = "MFW_DATABASE__URL", parts.user, parts.password
+    generate = "generate one: `openssl rand -hex 24`"
+    if not password:
+        # Over a socket PostgreSQL asks the kernel who we are (peer); with a client certificate the key is the secret.
+        if not parts.all_sockets and "sslcert" not in parts.query:
+            yield SettingsProblem(name, "has no password", "give the role a generated password and put it into the URL")
+    elif user and len(password.lower().replace(user.lower(), "")) < UNCOMMON_CHARACTERS_MIN:
+        yield SettingsProblem(name, "the password is little more than the user name", generate)
+    elif why := weakness(password):
+        yield SettingsProblem(name, f"the password {why}", generate)
+    if parts.leaves_the_machine and parts.query.get("sslmode", "prefer") not in _ENCRYPTED:
+        yield SettingsProblem(
+            name,
+            "the connection to another machine may be in plain text",
+            "add `sslmode=verify-full` (or `verify-ca`, `require`) to the URL",
+        )
+
+
+def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if auth.unsafe_disabled:
+        if production:
+            yield SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "is refused in production", "unset it")
+    elif not auth.api_keys.enabled and not auth.jwt.enabled:
+        yield SettingsProblem(
+            "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
+        )
+    jwt = auth.jwt
+    if not jwt.enabled:
+        return
+    for variable, value in (("ISSUER", jwt.issuer), ("AUDIENCE", jwt.audience)):
+        if value is None:
+            # Without them a token that the same provider made for somebody else would be good here (CVE-2026-55689).
+            yield SettingsProblem(
+                f"MFW_AUTH__JWT__{variable}", "is needed when tokens are on", "set it to what your provider writes"
+            )
+    symmetric = [algorithm for algorithm in jwt.algorithms if algorithm.symmetric]
+    if not jwt.algorithms:
+        yield SettingsProblem("MFW_AUTH__JWT__ALGORITHMS", "is empty", "name the algorithm of your provider")
+    elif not symmetric:
+        yield from _public_key_rules(jwt, production=production)
+    elif len(symmetric) < len(jwt.algorithms):
+        # CVE-2015-9235 and its kin: a public key, known to all, would be taken for the HMAC secret.
+        yield SettingsProblem(
+            "MFW_AUTH__JWT__ALGORITHMS", "mixes HMAC with public-key algorithms", "keep the one that your provider uses"
+        )
+    elif jwt.secret is None:
+        yield SettingsProblem("MFW_AUTH__JWT__SECRET", "the HMAC algorithms need it", "set it, or use RS256 or ES256")
+    elif production:
+        secret = jwt.secret.get_secret_value()
+        minimum = max(HMAC_SECRET_BYTES_MIN[algorithm] for algorithm in symmetric)
+        size = len(secret.encode(errors="surrogateescape"))
+        why = f"is shorter than {minimum} bytes" if size < minimum else weakness(secret)
+        if why:
+            yield SettingsProblem("MFW_AUTH__JWT__SECRET", why, f"generate one: `openssl rand -hex {minimum}`")
+
+
+def _public_key_rules(jwt: JwtSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    # Imported here: the command line reads settings without tokens many times more often than with them.
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    name = "MFW_AUTH__JWT__PUBLIC_KEYS"
+    families: set[Literal["RS", "ES"]] = set()
+    if not jwt.public_keys:
+        yield SettingsProblem(name, "the public-key algorithms need it", "set it to the PEM key of your provider")
+        return
+    for kid, pem in jwt.public_keys.items():
+        which = f"key `{kid}` " if kid else ""
+        if "PRIVATE KEY" in pem:
+            yield SettingsProblem(
+                name, f"{which}holds a private key", "set the public half, and count the private one as leaked"
+            )
+            families |= {"RS", "ES"}
+            continue
+        try:
+            key = load_pem_public_key(pem.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            yield SettingsProblem(
+                name,
+                f"{which}is no PEM public key",
+                "it starts with `-----BEGIN PUBLIC KEY-----`; keep its line breaks",
+            )
+            families |= {"RS", "ES"}
+            continue
+        if isinstance(key, RSAPublicKey):
+            families.add("RS")
+            if production and key.key_size < RSA_BITS_MIN:
+                yield SettingsProblem(
+                    name, f"{which}has {key.key_size} bits", f"ask your provider for {RSA_BITS_MIN} or more"
+                )
+        elif isinstance(key, EllipticCurvePublicKey):
+            families.add("ES")
+        else:
+            yield SettingsProblem(name, f"{which}is neither RSA nor ECDSA", "use a key for RS256 or ES256")
+            families |= {"RS", "ES"}
+    unused = sorted({algorithm.value for algorithm in jwt.algorithms if algorithm.value[:2] not in families})
+    if unused:
+        yield SettingsProblem(
+            "MFW_AUTH__JWT__ALGORITHMS", f"no key is for {', '.join(unused)}", "name the algorithms that fit the keys"
+        )
+
+
+def advice(settings: Settings) -> tuple[SettingsProblem, ...]:
+    """What is permitted but could be better: shown by `mfw config check`, never refused."""
+    found: list[SettingsProblem] = []
+    if settings.auth.unsafe_disabled:
+        found.append(SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "anybody is answered", "unset it"))
+    url = settings.database.url
+    parts = _database_parts(url.get_secret_value()) if url else None
+    if parts is not None and parts.query.get("sslmode") == "require":
+        found.append(
+            SettingsProblem(
+                "MFW_DATABASE__URL",
+                "`sslmode=require` encrypts but does not check who answers",
+                "use `verify-full` with `sslrootcert`",
+            )
+        )
+    return tuple(found)
