@@ -410,7 +410,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The constructor reads nothing by itself: `load()` is the way in from the environment, and sees every fault."""
+        """The constructor reads nothing by itself: `load()` is the way in, and sees every fault."""
         return (init_settings,)
 
     @classmethod
@@ -627,7 +627,7 @@ def _shown(text: str) -> str:
 
 
 def _read_secret(name: str, where: str, findings: list[Finding]) -> str | None:
-    """What a mounted secret file says, without the newline that editors and `kubectl create secret` leave at its end."""
+    """What a mounted secret file says, without the newline that editors leave at its end."""
     text, detail, fix = "", "", "mount the secret there, readable by this user"
     try:
         with Path(where).open("rb") as file:
