@@ -1,0 +1,60 @@
+"""Who asks: the authenticated caller, as every layer above the core sees it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.errors import FirewallError, Kind
+
+
+class Role(StrEnum):
+    """What a principal may do. No role contains another: an administrator who shall also vote needs both."""
+
+    REQUESTER = "requester"  # may ask for decisions
+    APPROVER = "approver"  # may vote on held mutations
+    OPERATOR = "operator"  # may read health in detail and throw kill switches
+    AUDITOR = "auditor"  # may read the ledger
+    ADMIN = "admin"  # may manage keys and policies
+
+
+class PrincipalKind(StrEnum):
+    """What stands behind a principal, in the words of a mutation's subject types."""
+
+    AGENT = "agent"
+    SERVICE = "service"
+    USER = "user"
+
+
+class AuthMethod(StrEnum):
+    """How a principal proved who it is."""
+
+    API_KEY = "api_key"
+    JWT = "jwt"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller; `id` is unique within `method`, so keep both wherever principals are told apart."""
+
+    id: str
+    kind: PrincipalKind
+    roles: frozenset[Role]
+    method: AuthMethod
+
+
+def require(principal: Principal, role: Role, *alternatives: Role) -> None:
+    """Let a principal pass that has the role, or one of the alternatives.
+
+    Raises FirewallError(FORBIDDEN) that names what is missing.
+    """
+    held = principal.roles
+    if role in held:
+        return
+    for other in alternatives:
+        if other in held:
+            return
+    needed = " or ".join(f"`{needed}`" for needed in (role, *alternatives))
+    raise FirewallError(
+        Kind.FORBIDDEN,
+        f"role {needed} is needed",
+        fix="use a credential that carries the role, or ask an administrator to grant it",
+    )
