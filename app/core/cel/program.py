@@ -1,0 +1,93 @@
+"""What the rest of the firewall knows of an expression: a compiled program, what it reads, how it fails."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from app.core.types import JsonObject
+
+# The names an expression can read. `now` is a timestamp, all others are JSON values.
+INPUT_NAMES = ("subject", "action", "resource", "context", "change")
+SCOPE = (*INPUT_NAMES, "now")
+
+# Longer texts are programs, not conditions; the parser's work grows faster than the text.
+EXPRESSION_MAX_CHARS = 16_384
+# Brackets open at the same time. The engine's own parser gives up at 32 levels of recursion, without a position.
+NESTING_MAX = 24
+# An engine's error can quote a value of the input: enough to recognise it, not enough to copy a document into a log.
+ERROR_MAX_CHARS = 300
+
+
+class ResultType(StrEnum):
+    """What an expression may give. Everything else is refused when the policy is loaded."""
+
+    BOOL = "bool"
+    STRING = "string"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with an expression: where in its text (lines and columns from 1, in code points), and the fix."""
+
+    line: int
+    column: int
+    message: str
+    fix: str | None = None
+
+
+class ExpressionError(Exception):
+    """An expression that cannot be compiled; `problems` is never empty.
+
+    `variable` is the name of a variable whose own text is at fault, None where the fault is in the expression itself:
+    whoever has already reported that variable need not report it again.
+    """
+
+    def __init__(self, problems: tuple[Problem, ...], *, variable: str | None = None) -> None:
+        super().__init__("; ".join(f"{p.line}:{p.column}: {p.message}" for p in problems))
+        self.problems = problems
+        self.variable = variable
+
+
+class EvaluationError(Exception):
+    """An expression that gave no usable value for this input. The text is one line of at most `ERROR_MAX_CHARS`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text, ERROR_MAX_CHARS))
+
+
+class Bindings(Protocol):
+    """The values of one request, ready to be read by any number of programs of the engine that made them."""
+
+    @property
+    def inputs(self) -> JsonObject:
+        """The tree with exactly the keys of `INPUT_NAMES`."""
+        ...
+
+    @property
+    def now(self) -> datetime:
+        """The instant of the decision, aware and in UTC."""
+        ...
+
+
+class Program(Protocol):
+    """A compiled expression: pure, reusable, usable from any thread."""
+
+    @property
+    def text(self) -> str:
+        """The expression as its author wrote it."""
+        ...
+
+    def evaluate(self, bindings: Bindings) -> bool | str:
+        """Evaluate once: a `bool` or a `str`, as the `ResultType` said when it was compiled.
+
+        Raises:
+            EvaluationError: for every value and every failure that is not of that type.
+        """
+        ...
+
+
+def one_line(text: str, limit: int) -> str:
+    """Make a text fit for one line of a reason: control characters become blanks, the rest after `limit` is cut."""
+    clean = "".join(c if c.isprintable() else " " for c in text[: limit + 1]).strip()
+    return clean if len(clean) <= limit else clean[: limit - 1].rstrip() + "…"

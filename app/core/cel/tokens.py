@@ -1,0 +1,75 @@
+"""The tokens of CEL, as far as `variables.NAME` must be told from strings, comments and fields of that name.
+
+CEL's lexis is in the language definition, section "Syntax": raw strings take no escapes, triple quoted strings may span
+lines, `//` starts a comment, and a field name may stand in backticks.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.core.cel.program import ExpressionError, Problem
+
+_TOKEN = re.compile(
+    r"""
+    (?P<space>\s+|//[^\n\r]*)
+  | (?P<string>
+        (?:[bB]?[rR]|[rR][bB])(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n\r]*"|'[^'\n\r]*')
+      | [bB]?(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n\r])*"|'(?:\\.|[^'\\\n\r])*'))
+  | (?P<quoted>`[^`\n\r]*`)
+  | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+  | (?P<number>0[xX][0-9a-fA-F]+[uU]?|(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[uU]?)
+  | (?P<open>[(\[{])
+  | (?P<close>[)\]}])
+  | (?P<dot>\.)
+  | (?P<sign>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class TokenKind(StrEnum):
+    """The kinds that the rewriting of variables tells apart."""
+
+    STRING = "string"
+    QUOTED = "quoted"
+    NAME = "name"
+    NUMBER = "number"
+    OPEN = "open"
+    CLOSE = "close"
+    DOT = "dot"
+    SIGN = "sign"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token and where it stands: `start` and `end` are offsets in code points."""
+
+    kind: TokenKind
+    text: str
+    start: int
+    end: int
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """Give the tokens of an expression in order, without blanks and comments.
+
+    Does not check that they form an expression: what the engine's own lexer would refuse comes out as signs.
+    """
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup
+        if kind is not None and kind != "space":
+            yield Token(kind=TokenKind(kind), text=match.group(), start=match.start(), end=match.end())
+
+
+def position(text: str, offset: int) -> tuple[int, int]:
+    """Give line and column, both from 1, of an offset in code points."""
+    before = text[:offset]
+    return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+
+def problem_at(text: str, offset: int, message: str, fix: str | None = None) -> ExpressionError:
+    """Make the error for one place in an expression."""
+    line, column = position(text, offset)
+    return ExpressionError((Problem(line, column, message, fix),))

@@ -1,0 +1,180 @@
+"""`variables.NAME` in an expression: found by token, checked, and inlined with `cel.bind` for the run.
+
+The engine evaluates a bound variable at most once per expression and only where it is read, so an error in a variable
+that short-circuiting skips stays unseen, as in Kubernetes. Nothing is carried from one expression to the next through
+Python: null values must not leave the engine (see `engine.py`).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from app.core.cel.program import EXPRESSION_MAX_CHARS, NESTING_MAX, ExpressionError, Problem
+from app.core.cel.tokens import Token, TokenKind, problem_at, tokens
+
+# Names that the rewriting makes up; no expression may use them itself.
+_RESERVED = "__mfw_"
+# The engine's parser allows 32 levels of recursion, and each bound variable takes one.
+VARIABLES_PER_EXPRESSION_MAX = 16
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
+# CEL's reserved words and literals (language definition, section "Syntax"): `variables.in` could never be read.
+# fmt: off
+RESERVED_WORDS = frozenset({
+    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop",
+    "namespace", "null", "package", "return", "true", "var", "void", "while",
+})
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One reading of `variables.NAME`, from `start` to `end` in code points."""
+
+    name: str
+    start: int
+    end: int
+
+
+def check_shape(text: str) -> None:
+    """Refuse what no engine should be shown: nothing at all, too long, nested too deep, control characters.
+
+    Raises:
+        ExpressionError: with the place and the fix.
+    """
+    if not text.strip():
+        raise ExpressionError((Problem(1, 1, "the expression is empty", "write `true` for a rule that always speaks"),))
+    if len(text) > EXPRESSION_MAX_CHARS:
+        raise ExpressionError(
+            (Problem(1, 1, f"the expression has more than {EXPRESSION_MAX_CHARS} characters", "split it into rules"),)
+        )
+    for offset, character in enumerate(text):
+        # The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only
+        # hide what a reviewer should see.
+        if (ord(character) < 0x20 and character not in "\n\r\t") or 0xD800 <= ord(character) <= 0xDFFF:
+            raise problem_at(text, offset, f"the control character U+{ord(character):04X} is not allowed", "remove it")
+    depth = 0
+    for token in tokens(text):
+        if token.kind is TokenKind.OPEN:
+            depth += 1
+            if depth > NESTING_MAX:
+                raise problem_at(
+                    text, token.start, f"brackets are nested more than {NESTING_MAX} deep", "use `spec.variables`"
+                )
+        elif token.kind is TokenKind.CLOSE:
+            depth -= 1
+        elif token.kind is TokenKind.NAME and token.text.startswith(_RESERVED):
+            raise problem_at(text, token.start, f"names that start with `{_RESERVED}` are reserved", "rename it")
+
+
+def uses(text: str, known: Iterable[str]) -> tuple[Use, ...]:
+    """Find every reading of `variables.NAME` in an expression.
+
+    Raises:
+        ExpressionError: an unknown variable, `has(variables.NAME)`, or `variables` in any other form.
+    """
+    names = frozenset(known)
+    found: list[Use] = []
+    stream = list(tokens(text))
+    for i, token in enumerate(stream):
+        if token.kind is not TokenKind.NAME or token.text != "variables":
+            continue
+        before = stream[i - 1] if i else None
+        if before is not None and (before.kind is TokenKind.DOT or before.text == "?"):
+            if before.kind is TokenKind.DOT and (i == 1 or not _ends_an_operand(stream[i - 2])):
+                raise problem_at(text, before.start, "`.variables` is not a variable", "leave out the leading dot")
+            if before.kind is TokenKind.DOT or (i > 1 and stream[i - 2].kind is TokenKind.DOT):
+                continue  # a field of something else: `change.after.variables`, `change.?variables`
+        rest = stream[i + 1 : i + 4]
+        if len(rest) < 2 or rest[0].kind is not TokenKind.DOT or rest[1].kind is not TokenKind.NAME:
+            raise problem_at(
+                text, token.start, "`variables` can only be read as `variables.NAME`", "name the variable after a dot"
+            )
+        name = rest[1].text
+        if name not in names:
+            raise problem_at(text, rest[1].start, f"no variable `{name}` is declared", _known(name, names))
+        if i > 1 and stream[i - 1].text == "(" and stream[i - 2].text == "has" and rest[2:] and rest[2].text == ")":
+            raise problem_at(
+                text,
+                stream[i - 2].start,
+                f"`has(variables.{name})` is always true",
+                "test the field itself, for example `has(change.after.spec)`",
+            )
+        found.append(Use(name=name, start=token.start, end=rest[1].end))
+    return tuple(found)
+
+
+def order(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Give the variables that an expression reads, directly or through others, dependencies first.
+
+    Raises:
+        ExpressionError: an unknown variable or a circle; `variable` names the one whose text is at fault.
+    """
+    ordered: list[str] = []
+    open_names: list[str] = []
+
+    def visit(use: Use, inside: str) -> None:
+        if use.name in open_names:
+            circle = " -> ".join([*open_names[open_names.index(use.name) :], use.name])
+            raise problem_at(inside, use.start, f"the variables go round in a circle: `{circle}`", "break the circle")
+        if use.name in ordered:
+            return
+        open_names.append(use.name)
+        text_of = variables[use.name]
+        try:
+            for inner in uses(text_of, variables):
+                visit(inner, text_of)
+        except ExpressionError as error:
+            raise ExpressionError(error.problems, variable=error.variable or use.name) from None
+        open_names.pop()
+        ordered.append(use.name)
+
+    for use in uses(text, variables):
+        visit(use, text)
+        if len(ordered) > VARIABLES_PER_EXPRESSION_MAX:
+            raise problem_at(
+                text,
+                use.start,
+                f"the expression needs more than {VARIABLES_PER_EXPRESSION_MAX} variables",
+                "split it into rules",
+            )
+    return tuple(ordered)
+
+
+def inline(text: str, variables: Mapping[str, str], ordered: tuple[str, ...]) -> str:
+    """Write an expression with its variables bound around it.
+
+    A line feed follows every text, for it may end in a comment.
+    """
+    body = _renamed(text, variables)
+    for name in reversed(ordered):
+        body = f"cel.bind({_RESERVED}{name}, ({_renamed(variables[name], variables)}\n), {body}\n)"
+    return body
+
+
+def _renamed(text: str, variables: Mapping[str, str]) -> str:
+    parts: list[str] = []
+    end = 0
+    for use in uses(text, variables):
+        parts += (text[end : use.start], _RESERVED, use.name)
+        end = use.end
+    return "".join((*parts, text[end:]))
+
+
+def _ends_an_operand(token: Token) -> bool:
+    match token.kind:
+        case TokenKind.NAME:
+            return token.text not in RESERVED_WORDS - {"true", "false", "null"}
+        case TokenKind.CLOSE | TokenKind.STRING | TokenKind.NUMBER | TokenKind.QUOTED:
+            return True
+        case TokenKind.OPEN | TokenKind.DOT | TokenKind.SIGN:
+            return False
+
+
+def _known(name: str, names: frozenset[str]) -> str:
+    near = get_close_matches(name, sorted(names), n=1)
+    if near:
+        return f"did you mean `variables.{near[0]}`?"
+    if names:
+        return "declared are " + ", ".join(f"`{n}`" for n in sorted(names))
+    return "declare it in `spec.variables`"

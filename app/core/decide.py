@@ -1,0 +1,162 @@
+"""Steps 6 to 8: ask the policies that can match, and combine what they say. Total: any input gives a verdict.
+
+The rule of combination, in full:
+
+1. A policy speaks only if its `match` fits and all its `matchConditions` are true. One that is false silences it, even
+   when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
+2. Every rule of a speaking policy is evaluated. True: it asks for its effect. False: it is silent. Failed: it asks for
+   deny, whatever its own effect (`rule_error`).
+3. deny > hold > allow; if nothing speaks, the default is deny.
+4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, assert_never
+
+from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
+from app.core.index import Approval, CompiledPolicySet, Policy, Rule
+from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Reason, Verdict
+
+# Who speaks where no policy does; no policy can have this name.
+FIREWALL = "mutation-firewall"
+DEFAULT_DENY = "default-deny"
+MORE_REASONS = "more-reasons"
+INTERNAL_ERROR = "internal-error"
+RULE_ERROR = "rule_error: "
+
+# A person reads one line; the receipt of the ledger has 4 KiB for everything.
+MESSAGE_MAX_CHARS = 512
+# Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
+REASONS_MAX = 16
+SHADOW_REASONS_MAX = 16
+
+_STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """One rule, or one condition, that had something to say."""
+
+    reason: Reason
+    failed: bool = False
+    approval: Approval | None = None
+
+
+def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime) -> Verdict:
+    """Judge one mutation under one policy set at one instant.
+
+    `now` is aware and in UTC. Never raises: what goes wrong in here is a deny that says so, and tells no more, for an
+    unknown failure may quote anything.
+    """
+    try:
+        bindings = bind(normalised.inputs, now=now)
+        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings)]
+        return _combine(spoken, normalised.inputs)
+    except Exception as error:  # noqa: BLE001 - total: doubt denies
+        message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
+        return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
+
+
+def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
+    """Step 7 for one policy."""
+    failures: list[_Spoken] = []
+    for position, condition in enumerate(policy.conditions):
+        holds = _evaluate(condition.program, bindings)
+        if holds is False:
+            return []
+        if holds is not True:
+            clause = f"matchConditions[{position}].expression"
+            failures.append(_failure(policy, condition.name, holds, clause))
+    if failures:
+        return failures
+    spoken: list[_Spoken] = []
+    for rule in policy.rules:
+        holds = True if rule.when is None else _evaluate(rule.when, bindings)
+        if holds is True:
+            reason = Reason(policy.name, rule.name, rule.effect, _message(rule, bindings), policy.mode)
+            spoken.append(_Spoken(reason, approval=rule.approval))
+        elif holds is not False:
+            spoken.append(_failure(policy, rule.name, holds, "when"))
+    return spoken
+
+
+def _evaluate(program: Program, bindings: Bindings) -> bool | str:
+    """Give the truth, or the text of the failure. INVARIANT: nothing but `True` itself counts as true."""
+    try:
+        value = program.evaluate(bindings)
+    except EvaluationError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - one broken rule must not silence the others
+        return f"`{type(error).__name__}`"
+    return value if isinstance(value, bool) else "gave no bool"
+
+
+def _failure(policy: Policy, name: str, text: bool | str, clause: str) -> _Spoken:  # noqa: FBT001 - as `_evaluate` gives it
+    message = one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
+    return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode, clause), failed=True)
+
+
+def _message(rule: Rule, bindings: Bindings) -> str:
+    """Give the message of a rule: its expression, else its text, else a sentence of ours. Never changes the effect."""
+    if rule.message_expression is not None:
+        try:
+            text = one_line(str(rule.message_expression.evaluate(bindings)), MESSAGE_MAX_CHARS)
+        except Exception:  # noqa: BLE001 - the effect stands without its explanation
+            text = ""
+        if text:
+            return text
+    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or _default_message(rule.effect)
+
+
+def _default_message(effect: Effect) -> str:
+    match effect:
+        case Effect.ALLOW:
+            return "allowed by this rule"
+        case Effect.HOLD:
+            return "held for approval by this rule"
+        case Effect.DENY:
+            return "denied by this rule"
+        case _:
+            assert_never(effect)
+
+
+def _combine(spoken: Iterable[_Spoken], inputs: JsonObject) -> Verdict:
+    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
+    ordered = sorted(spoken, key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
+    enforced = [word for word in ordered if word.reason.mode is Mode.ENFORCE]
+    shadows = _bounded([word.reason for word in ordered if word.reason.mode is not Mode.ENFORCE], SHADOW_REASONS_MAX)
+    for effect in _STRENGTH:
+        winning = [word for word in enforced if word.reason.effect is effect]
+        if winning:
+            reasons = _bounded([word.reason for word in winning], REASONS_MAX)
+            approval = _together(word.approval for word in winning) if effect is Effect.HOLD else None
+            return Verdict(effect, (*reasons, *shadows), approval)
+    what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
+    message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
+    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))
+
+
+def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:
+    if len(reasons) <= limit:
+        return reasons
+    kept, rest = reasons[: limit - 1], reasons[limit - 1 :]
+    message = f"{len(rest)} more rules spoke; the record has the mutation and the policy set to ask them again"
+    return [*kept, Reason(FIREWALL, MORE_REASONS, rest[0].effect, message, rest[0].mode)]
+
+
+def _together(approvals: Iterable[Approval | None]) -> Mapping[str, Any]:
+    """Require what every hold rule requires: all trees, the shorter of each clock."""
+    required = [approval for approval in approvals if approval is not None]
+    trees: list[Mapping[str, Any]] = []
+    for approval in required:
+        if approval.tree not in trees:
+            trees.append(approval.tree)
+    expires = min(required, key=lambda approval: approval.expires_after_seconds)
+    execute = min(required, key=lambda approval: approval.execute_within_seconds)
+    return {
+        **(trees[0] if len(trees) == 1 else {"allOf": trees}),
+        "expiresAfter": expires.expires_after,
+        "executeWithin": execute.execute_within,
+    }

@@ -1,0 +1,338 @@
+"""A document of kind MutationPolicy: from its tree to a compiled policy of the core (docs/policies.md)."""
+
+import re
+from typing import Any
+
+from app.core.cel import (
+    EXPRESSION_MAX_CHARS,
+    RESERVED_WORDS,
+    VARIABLE_NAME,
+    ExpressionError,
+    Program,
+    ResultType,
+    check_variable,
+    compile_expression,
+)
+from app.core.decide import FIREWALL, MESSAGE_MAX_CHARS
+from app.core.glob import GLOB_MAX_CHARS, Glob, compile_glob
+from app.core.index import Approval, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
+from app.core.types import Effect, Mode
+from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.reader import Reader, join
+from app.policies.tree import Mapping, Node, Scalar
+
+API_VERSION = "mutationfirewall.io/v1"
+KIND = "MutationPolicy"
+
+# Names stand in reasons, metrics and paths: Kubernetes' rule for labels (RFC 1123).
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
+_NAME_MAX_CHARS = 63
+_LABEL_MAX_CHARS = 253
+_GROUP_MAX_CHARS = 128
+_PROPERTY_MAX_CHARS = 128
+# A quorum of more people than this is a typing error.
+_COUNT_MAX = 100
+# "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
+_APPROVAL_DEPTH_MAX = 4
+_DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?\Z")
+_DURATION_MAX_SECONDS = 366 * 24 * 3600
+# DESIGN.md section 7: an approval lives seven days unless the policy says otherwise.
+_EXPIRES_AFTER = "168h"
+_EXECUTE_WITHIN = "1h"
+
+
+def read_policy(root: Node, reader: Reader) -> Policy | None:
+    """Read and compile one document; None if anything is wrong, which `reader` has then noted.
+
+    Does not check that the name is unique in the set.
+    """
+    before = len(reader.diagnostics)
+    members = reader.mapping(
+        root, "", known=("apiVersion", "kind", "metadata", "spec"), required=("apiVersion", "kind", "metadata", "spec")
+    )
+    reader.choice(members.get("apiVersion"), "apiVersion", (API_VERSION,))
+    if reader.choice(members.get("kind"), "kind", (KIND,)) is None:
+        return None  # another kind has another shape: its members would only add noise
+    name, labels = _metadata(members.get("metadata"), reader)
+    policy = _spec(members["spec"], name or "", labels, reader) if "spec" in members else None
+    failed = any(d.severity is Severity.ERROR for d in reader.diagnostics[before:])
+    return None if failed else policy
+
+
+def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
+    if node is None:
+        return None, {}
+    members = reader.mapping(node, "metadata", known=("name", "labels"), required=("name",))
+    name = reader.checked(members.get("name"), "metadata.name", _check_policy_name, max_chars=_LABEL_MAX_CHARS)
+    labels: dict[str, str] = {}
+    if (found := members.get("labels")) is not None:
+        if isinstance(found, Mapping):
+            for key, item in found.items.items():
+                value = reader.text(item, f"metadata.labels.{key}", max_chars=_LABEL_MAX_CHARS)
+                labels[key] = value or ""
+        else:
+            reader.note(found, "metadata.labels", "must be an object of texts")
+    return name, labels
+
+
+def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Policy:
+    members = reader.mapping(
+        node, "spec", known=("mode", "match", "matchConditions", "variables", "rules"), required=("rules",)
+    )
+    mode = reader.choice(members.get("mode"), "spec.mode", tuple(Mode)) or Mode.ENFORCE
+    match = _match(members["match"], reader) if "match" in members else Match()
+    variables = _variables(members.get("variables"), reader)
+    names: set[str] = set()
+    conditions = [
+        condition
+        for item, path in reader.items(members.get("matchConditions"), "spec.matchConditions")
+        if (condition := _condition(item, path, variables, names, reader)) is not None
+    ]
+    rules = [
+        rule
+        for item, path in reader.items(members.get("rules"), "spec.rules")
+        if (rule := _rule(item, path, variables, names, reader)) is not None
+    ]
+    if not match.resources and not conditions and Mode(mode) is Mode.ENFORCE:
+        for rule in rules:
+            if rule.effect is Effect.ALLOW and rule.when is None:
+                message = f"the rule `{rule.name}` allows every change of every resource"
+                reader.note(node, "spec", message, fix="add `match.resources` or `when`", severity=Severity.WARNING)
+    return Policy(
+        name=name, rules=tuple(rules), mode=Mode(mode), match=match, conditions=tuple(conditions), labels=labels
+    )
+
+
+def _match(node: Node, reader: Reader) -> Match:
+    members = reader.mapping(node, "spec.match", known=("subjects", "actions", "resources"))
+    if not members and isinstance(node, Mapping) and not node.items:
+        reader.note(node, "spec.match", "is empty", fix="leave it out to match everything")
+    actions = [_glob(item, path, reader) for item, path in reader.items(members.get("actions"), "spec.match.actions")]
+    return Match(
+        subjects=_entities(members.get("subjects"), "spec.match.subjects", reader),
+        actions=tuple(glob for glob in actions if glob is not None),
+        resources=_entities(members.get("resources"), "spec.match.resources", reader),
+    )
+
+
+def _entities(node: Node | None, path: str, reader: Reader) -> tuple[EntityPattern, ...]:
+    found: list[EntityPattern] = []
+    for item, item_path in reader.items(node, path):
+        members = reader.mapping(item, item_path, known=("type", "id", "properties"))
+        if isinstance(item, Mapping) and not item.items:
+            reader.note(item, item_path, "matches everything", fix=f"leave `{path.rpartition('.')[2]}` out instead")
+        found.append(
+            EntityPattern(
+                type=_glob(members.get("type"), f"{item_path}.type", reader),
+                id=_glob(members.get("id"), f"{item_path}.id", reader),
+                properties=_properties(members.get("properties"), f"{item_path}.properties", reader),
+            )
+        )
+    return tuple(found)
+
+
+def _properties(node: Node | None, path: str, reader: Reader) -> tuple[PropertyPattern, ...]:
+    if node is None:
+        return ()
+    if not isinstance(node, Mapping) or not node.items:
+        reader.note(node, path, "must be an object with at least one property")
+        return ()
+    found: list[PropertyPattern] = []
+    for name, item in node.items.items():
+        member = join(path, name)
+        if len(name) > _PROPERTY_MAX_CHARS:
+            reader.note(item, path, f"a property's name has more than {_PROPERTY_MAX_CHARS} characters")
+        elif not isinstance(item, Scalar) or item.value is None:
+            reader.note(item, member, "must be text, a number or a boolean", fix="use `matchConditions` for more")
+        elif isinstance(item.value, str):
+            found.append(PropertyPattern(name, glob=_glob(item, member, reader)))
+        else:
+            found.append(PropertyPattern(name, value=item.value))
+    return tuple(found)
+
+
+def _glob(node: Node | None, path: str, reader: Reader) -> Glob | None:
+    def check(text: str) -> None:
+        compile_glob(text)
+
+    text = reader.checked(node, path, check, max_chars=GLOB_MAX_CHARS)
+    return None if text is None else compile_glob(text)
+
+
+def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    places: dict[str, tuple[Node, str]] = {}
+    for item, path in reader.items(node, "spec.variables"):
+        members = reader.mapping(item, path, known=("name", "expression"), required=("name", "expression"))
+        name = reader.checked(members.get("name"), f"{path}.name", _check_variable_name, max_chars=_LABEL_MAX_CHARS)
+        text = reader.text(members.get("expression"), f"{path}.expression", max_chars=EXPRESSION_MAX_CHARS)
+        if name is None:
+            continue
+        if name in texts:
+            reader.note(members["name"], f"{path}.name", f"the variable `{name}` is declared twice", fix="rename one")
+            continue
+        # A variable whose text is missing is declared all the same: its readers are not to blame.
+        texts[name] = text if text is not None else "dyn(null)"
+        if text is not None:
+            places[name] = (members["expression"], f"{path}.expression")
+    for name, (place, path) in places.items():
+        try:
+            check_variable(name, variables=texts)
+        except ExpressionError as error:
+            if error.variable is None:
+                _note_expression(place, path, error, reader)
+    return texts
+
+
+def _condition(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Condition | None:
+    members = reader.mapping(node, path, known=("name", "expression"), required=("name", "expression"))
+    name = _unique(members.get("name"), f"{path}.name", names, reader)
+    program = _program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)
+    return None if name is None or program is None else Condition(name, program)
+
+
+def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Rule | None:
+    members = reader.mapping(
+        node,
+        path,
+        known=("name", "effect", "when", "message", "messageExpression", "approval"),
+        required=("name", "effect"),
+    )
+    name = _unique(members.get("name"), f"{path}.name", names, reader)
+    effect = reader.choice(members.get("effect"), f"{path}.effect", tuple(Effect))
+    when = _program(members.get("when"), f"{path}.when", ResultType.BOOL, variables, reader)
+    message = reader.text(members.get("message"), f"{path}.message", max_chars=MESSAGE_MAX_CHARS)
+    expression = _program(
+        members.get("messageExpression"), f"{path}.messageExpression", ResultType.STRING, variables, reader
+    )
+    approval = _approval(members["approval"], f"{path}.approval", reader) if "approval" in members else None
+    if effect in {Effect.DENY, Effect.HOLD} and not {"message", "messageExpression"} & members.keys():
+        fix = "add `message`: what the proposer can do instead"
+        reader.note(node, path, f"a rule that says `{effect}` needs a `message` or a `messageExpression`", fix=fix)
+    if effect == Effect.HOLD and "approval" not in members:
+        fix = "add `approval: {anyOf: [{group: NAME, count: 1}]}`"
+        reader.note(node, path, "a rule that says `hold` needs `approval`", fix=fix)
+    if effect is not None and effect != Effect.HOLD and "approval" in members:
+        fix = "remove it, or make the effect `hold`"
+        reader.note(members["approval"], f"{path}.approval", f"no approval lifts a rule that says `{effect}`", fix=fix)
+    if name is None or effect is None:
+        return None
+    return Rule(
+        name=name,
+        effect=Effect(effect),
+        when=when,
+        message=message,
+        message_expression=expression,
+        approval=approval,
+    )
+
+
+def _unique(node: Node | None, path: str, names: set[str], reader: Reader) -> str | None:
+    """Give a name that no other rule or condition of the policy has: a reason names one of them."""
+    name = reader.checked(node, path, _check_name, max_chars=_LABEL_MAX_CHARS)
+    if node is not None and name is not None:
+        if name in names:
+            reader.note(node, path, f"the name `{name}` is used twice in this policy", fix="rename one")
+        names.add(name)
+    return name
+
+
+def _program(
+    node: Node | None, path: str, result: ResultType, variables: dict[str, str], reader: Reader
+) -> Program | None:
+    text = reader.text(node, path, max_chars=EXPRESSION_MAX_CHARS)
+    if node is None or text is None:
+        return None
+    try:
+        return compile_expression(text, result=result, variables=variables)
+    except ExpressionError as error:
+        if error.variable is None:
+            _note_expression(node, path, error, reader)
+        # Else the variable itself was found wrong, and noted, at its own place.
+    return None
+
+
+def _note_expression(node: Node, path: str, error: ExpressionError, reader: Reader) -> None:
+    assert isinstance(node, Scalar)  # noqa: S101 - `Reader.text` has seen it
+    for problem in error.problems:
+        place = reader.place_in(node, line=problem.line, column=problem.column)
+        line, column = place or (node.line, node.column)
+        where = "" if place else f" (line {problem.line}, column {problem.column} of the expression)"
+        reader.diagnostics.append(Diagnostic(reader.file, line, column, path, problem.message + where, fix=problem.fix))
+
+
+def _approval(node: Node, path: str, reader: Reader) -> Approval | None:
+    members = reader.mapping(node, path, known=("anyOf", "allOf", "expiresAfter", "executeWithin"))
+    tree = _quorum(node, path, members, reader, depth=1)
+    expires = _duration(members.get("expiresAfter"), f"{path}.expiresAfter", _EXPIRES_AFTER, reader)
+    execute = _duration(members.get("executeWithin"), f"{path}.executeWithin", _EXECUTE_WITHIN, reader)
+    if tree is None or expires is None or execute is None:
+        return None
+    return Approval(tree, expires, _seconds(expires), execute, _seconds(execute))
+
+
+def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, depth: int) -> dict[str, Any] | None:
+    """Read `{anyOf: [...]}` or `{allOf: [...]}`, of groups with counts and of further such trees."""
+    kinds = [kind for kind in ("anyOf", "allOf") if kind in members]
+    if len(kinds) != 1:
+        reader.note(node, path, "needs exactly one of `anyOf` and `allOf`", fix="nest one inside the other for both")
+        return None
+    if depth > _APPROVAL_DEPTH_MAX:
+        reader.note(node, path, f"approvals are nested more than {_APPROVAL_DEPTH_MAX} deep", fix="make it simpler")
+        return None
+    branches: list[dict[str, Any]] = []
+    for item, item_path in reader.items(members[kinds[0]], f"{path}.{kinds[0]}"):
+        inner = reader.mapping(item, item_path, known=("group", "count", "anyOf", "allOf"))
+        if "group" in inner:
+            if inner.keys() & {"anyOf", "allOf"}:
+                reader.note(item, item_path, "is either a group or a tree, not both", fix="make two items of it")
+            group = reader.text(inner["group"], f"{item_path}.group", max_chars=_GROUP_MAX_CHARS)
+            count = 1
+            if "count" in inner:
+                count = reader.whole(inner["count"], f"{item_path}.count", minimum=1, maximum=_COUNT_MAX) or 1
+            branches.append({"group": group, "count": count})
+        elif inner.keys() & {"anyOf", "allOf"}:
+            if "count" in inner:
+                reader.note(inner["count"], f"{item_path}.count", "only a group has a count", fix="remove it")
+            branches.append(_quorum(item, item_path, inner, reader, depth=depth + 1) or {})
+        elif isinstance(item, Mapping):
+            reader.note(item, item_path, "`group` is missing", fix="add `group`")
+    return {kinds[0]: branches} if branches else None
+
+
+def _duration(node: Node | None, path: str, default: str, reader: Reader) -> str | None:
+    return default if node is None else reader.checked(node, path, _check_duration, max_chars=_LABEL_MAX_CHARS)
+
+
+def _check_duration(text: str) -> None:
+    if _DURATION.match(text) is None:
+        raise ValueError(f"`{text[:40]}` is not a duration; write hours, minutes and seconds, for example `168h`")
+    if not 1 <= _seconds(text) <= _DURATION_MAX_SECONDS:
+        raise ValueError(f"`{text}` is not between a second and a year; write for example `168h`")
+
+
+def _seconds(text: str) -> int:
+    match = _DURATION.match(text)
+    assert match is not None  # noqa: S101 - `_check_duration` has seen it
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _check_name(text: str) -> None:
+    if _NAME.match(text) is None:
+        raise ValueError(
+            f"`{text[:80]}` is not a name; use at most {_NAME_MAX_CHARS} lower case letters, digits and dashes"
+        )
+
+
+def _check_policy_name(text: str) -> None:
+    _check_name(text)
+    if text == FIREWALL:
+        raise ValueError(f"the name `{FIREWALL}` is the firewall's own in reasons; choose another")
+
+
+def _check_variable_name(text: str) -> None:
+    if VARIABLE_NAME.match(text) is None or text in RESERVED_WORDS:
+        raise ValueError(
+            f"`{text[:80]}` is not a variable name; use letters, digits and underscores, and no word of CEL"
+        )

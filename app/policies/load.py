@@ -1,0 +1,206 @@
+"""A directory of policy files to a compiled policy set: whole and without an error, or not at all."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.core.canonical import canonical, digest
+from app.core.index import CompiledPolicySet, Policy
+from app.core.types import Json
+from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
+from app.policies.document import read_policy
+from app.policies.reader import Reader
+from app.policies.tree import Mapping, Node, Scalar, TreeError, documents
+
+SUFFIXES = frozenset({".yaml", ".yml"})
+# A ConfigMap holds at most 1 MiB altogether, and a policy is a page.
+FILE_MAX_BYTES = 1024 * 1024
+# Compiling takes about a millisecond per expression: start-up must stay a matter of seconds.
+FILES_MAX = 2_000
+POLICIES_MAX = 5_000
+# Directories below directories: a checkout, not a disk.
+_DEPTH_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a directory holds: the set if there is no error, and every finding."""
+
+    policy_set: CompiledPolicySet | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def load_directory(path: Path) -> CompiledPolicySet:
+    """Load every `*.yaml` and `*.yml` below a directory as one policy set.
+
+    Raises:
+        PolicyErrors: anything is wrong with anything; it carries all findings of all files.
+    """
+    checked = check_directory(path)
+    if checked.policy_set is None:
+        raise PolicyErrors(checked.diagnostics)
+    return checked.policy_set
+
+
+def check_directory(path: Path) -> Checked:
+    """Check a directory as `load_directory` does, and keep the warnings of a set that loads.
+
+    Names that start with a dot are left out: they are no policies in a checkout, and in a mounted ConfigMap `..data`
+    holds the files that the visible names link to. A link that leads out of the directory is an error.
+    """
+    diagnostics: list[Diagnostic] = []
+    try:
+        root = path.resolve(strict=True)
+        if not root.is_dir():
+            raise NotADirectoryError(20, "it is not a directory")
+        version = _version(root)
+        files = list(_files(root, root, diagnostics))
+        if len(files) > FILES_MAX:
+            diagnostics.append(_whole(f"there are more than {FILES_MAX} policy files"))
+            files = []
+        found = [policy for name, file in files for policy in _read_file(name, file, diagnostics)]
+        if _version(root) != version:
+            diagnostics.append(_whole("the directory was replaced while it was read", fix="try again"))
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        diagnostics.append(_whole(f"the policy directory `{path}` cannot be read: {reason}", fix="check the path"))
+        return Checked(None, tuple(diagnostics))
+    if len(found) > POLICIES_MAX:
+        diagnostics.append(_whole(f"there are more than {POLICIES_MAX} policies"))
+    if not found and all(d.severity is Severity.WARNING for d in diagnostics):
+        fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
+        diagnostics.append(_whole("there are no policies in the directory, and an empty set is refused", fix=fix))
+    _check_names(found, diagnostics)
+    ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
+    if any(d.severity is Severity.ERROR for d in ordered):
+        return Checked(None, ordered)
+    policies = [one.policy for one in found if one.policy is not None]
+    return Checked(CompiledPolicySet(policies, digest=_digest(found)), ordered)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One document of one file."""
+
+    file: str
+    root: Node
+    policy: Policy | None
+
+
+def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
+    """Give every policy file with its name below the root, resolved, each one once."""
+    seen: set[Path] = set()
+    for name, resolved in _walk(directory, root, "", diagnostics, seen, depth):
+        if resolved not in seen:
+            seen.add(resolved)
+            yield name, resolved
+
+
+def _walk(
+    directory: Path, root: Path, prefix: str, diagnostics: list[Diagnostic], seen: set[Path], depth: int
+) -> Iterator[tuple[str, Path]]:
+    with os.scandir(directory) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        name = f"{prefix}{entry.name}"
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        is_policy_file = Path(entry.name).suffix.lower() in SUFFIXES
+        try:
+            resolved = Path(entry.path).resolve(strict=True)
+            kind = resolved.stat().st_mode
+        except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, on Python before 3.13
+            if is_policy_file:
+                reason = (getattr(error, "strerror", None) or "the link goes in a circle").lower()
+                diagnostics.append(Diagnostic(shown, 0, 0, "", f"cannot be read: {reason}"))
+            continue
+        if stat.S_ISDIR(kind) and not is_policy_file:
+            if not resolved.is_relative_to(root):
+                diagnostics.append(_outside(shown))
+            elif depth >= _DEPTH_MAX:
+                diagnostics.append(Diagnostic(shown, 0, 0, "", f"directories are nested more than {_DEPTH_MAX} deep"))
+            elif resolved not in seen:
+                seen.add(resolved)
+                yield from _walk(resolved, root, f"{name}/", diagnostics, seen, depth + 1)
+        elif is_policy_file:
+            if not resolved.is_relative_to(root):
+                diagnostics.append(_outside(shown))
+            elif not stat.S_ISREG(kind):
+                diagnostics.append(Diagnostic(shown, 0, 0, "", "is not a regular file"))
+            else:
+                yield shown, resolved
+
+
+def _outside(name: str) -> Diagnostic:
+    return Diagnostic(name, 0, 0, "", "the link leads out of the policy directory", "copy what it points to")
+
+
+def _whole(message: str, *, fix: str | None = None) -> Diagnostic:
+    return Diagnostic("", 0, 0, "", message, fix)
+
+
+def _version(root: Path) -> str:
+    """Give what a ConfigMap mount swaps atomically, empty for an ordinary directory."""
+    try:
+        return str((root / "..data").readlink())
+    except OSError:
+        return ""
+
+
+def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Found]:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(FILE_MAX_BYTES + 1)
+        if len(raw) > FILE_MAX_BYTES:
+            diagnostics.append(Diagnostic(name, 0, 0, "", f"has more than {FILE_MAX_BYTES} bytes", "split it"))
+            return []
+        text = raw.decode("utf-8-sig")
+        roots = documents(text)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        diagnostics.append(Diagnostic(name, 0, 0, "", f"cannot be read: {reason}"))
+        return []
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        diagnostics.append(Diagnostic(name, line, 1, "", "is not UTF-8", "save it as UTF-8"))
+        return []
+    except TreeError as error:
+        diagnostics.append(Diagnostic(name, error.line, error.column, "", error.message, error.fix))
+        return []
+    if not roots:
+        diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
+    reader = Reader(name, text=text)
+    found = [_Found(name, root, read_policy(root, reader)) for root in roots]
+    diagnostics += reader.diagnostics
+    return found
+
+
+def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
+    """Note every name that a policy before it has, also those of policies that have errors of their own."""
+    first: dict[str, _Found] = {}
+    for one in found:
+        node = _name_node(one.root)
+        if node is None:
+            continue
+        name = str(node.value)
+        if name in first:
+            other = first[name]
+            message = f"the name `{name}` is used twice, first in `{other.file}` line {other.root.line}"
+            diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
+        else:
+            first[name] = one
+
+
+def _name_node(root: Node) -> Scalar | None:
+    metadata = root.items.get("metadata") if isinstance(root, Mapping) else None
+    name = metadata.items.get("name") if isinstance(metadata, Mapping) else None
+    return name if isinstance(name, Scalar) else None
+
+
+def _digest(found: list[_Found]) -> str:
+    """Name the set by its content: file names, order, comments and formatting do not count."""
+    plain: list[Json] = [one.root.plain() for one in found]
+    return digest(sorted(plain, key=canonical))

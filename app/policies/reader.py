@@ -1,0 +1,144 @@
+"""Reading a document member by member: each finding is noted with its place and reading goes on."""
+
+from collections.abc import Callable, Collection, Iterator
+from difflib import get_close_matches
+
+from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.tree import Mapping, Node, Scalar, Sequence, Style
+
+_JSON_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "nothing"}
+
+
+class Reader:
+    """The findings of one file. Methods give None for what is not there or not right; the finding is then noted."""
+
+    __slots__ = ("diagnostics", "file", "lines")
+
+    def __init__(self, file: str, *, text: str) -> None:
+        self.file = file
+        self.lines = text.split("\n")
+        self.diagnostics: list[Diagnostic] = []
+
+    def note(
+        self,
+        node: Node,
+        path: str,
+        message: str,
+        *,
+        fix: str | None = None,
+        severity: Severity = Severity.ERROR,
+    ) -> None:
+        """Note one finding at a node."""
+        self.diagnostics.append(Diagnostic(self.file, node.line, node.column, path, message, fix, severity))
+
+    def mapping(
+        self, node: Node, path: str, *, known: Collection[str], required: Collection[str] = ()
+    ) -> dict[str, Node]:
+        """Give the members of an object; unknown and missing ones are noted."""
+        if not isinstance(node, Mapping):
+            self.note(node, path, f"must be an object, not {_kind(node)}")
+            return {}
+        for name, key in node.keys.items():
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                fix = f"did you mean `{near[0]}`?" if near else "known are " + ", ".join(f"`{k}`" for k in known)
+                self.note(key, join(path, name), f"unknown member `{name}`", fix=fix)
+        for name in required:
+            if name not in node.items:
+                self.note(node, path, f"`{name}` is missing", fix=f"add `{name}`")
+        return {name: item for name, item in node.items.items() if name in known}
+
+    def items(self, node: Node | None, path: str) -> Iterator[tuple[Node, str]]:
+        """Give the items of a list with their paths; an empty list is noted, for it could mean all or nothing."""
+        if node is None:
+            return
+        if not isinstance(node, Sequence):
+            self.note(node, path, f"must be a list, not {_kind(node)}", fix="write `- ` before each item")
+            return
+        if not node.items:
+            self.note(node, path, "the list is empty", fix="leave the member out, or fill it")
+        for position, item in enumerate(node.items):
+            yield item, f"{path}[{position}]"
+
+    def text(self, node: Node | None, path: str, *, max_chars: int) -> str | None:
+        """Give a non-empty text."""
+        if node is None:
+            return None
+        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+            self.note(node, path, f"must be text, not {_kind(node)}", fix="quote it")
+            return None
+        if not node.value.strip():
+            self.note(node, path, "is empty")
+            return None
+        if len(node.value) > max_chars:
+            self.note(node, path, f"has more than {max_chars} characters")
+            return None
+        return node.value
+
+    def checked(self, node: Node | None, path: str, check: Callable[[str], None], *, max_chars: int) -> str | None:
+        """Give a text that `check` accepts; it raises `ValueError` with what is wrong, then "; ", then the fix."""
+        value = self.text(node, path, max_chars=max_chars)
+        if node is None or value is None:
+            return None
+        try:
+            check(value)
+        except ValueError as error:
+            message, _, fix = str(error).partition("; ")
+            self.note(node, path, message, fix=fix or None)
+            return None
+        return value
+
+    def choice(self, node: Node | None, path: str, choices: Collection[str]) -> str | None:
+        """Give a text that is one of a few."""
+        if node is None:
+            return None
+        if isinstance(node, Scalar) and isinstance(node.value, str) and node.value in choices:
+            return node.value
+        given = f"`{str(node.value)[:40]}`" if isinstance(node, Scalar) else _kind(node)
+        near = get_close_matches(str(node.value), choices, n=1) if isinstance(node, Scalar) else []
+        fix = f"did you mean `{near[0]}`?" if near else None
+        self.note(node, path, f"must be one of {', '.join(f'`{c}`' for c in choices)}, not {given}", fix=fix)
+        return None
+
+    def whole(self, node: Node | None, path: str, *, minimum: int, maximum: int) -> int | None:
+        """Give a whole number within bounds."""
+        if node is None:
+            return None
+        if isinstance(node, Scalar) and isinstance(node.value, int) and not isinstance(node.value, bool):
+            if minimum <= node.value <= maximum:
+                return node.value
+            self.note(node, path, f"must be from {minimum} to {maximum}, not {node.value}")
+        else:
+            self.note(node, path, f"must be a whole number, not {_kind(node)}")
+        return None
+
+    def place_in(self, node: Scalar, *, line: int, column: int) -> tuple[int, int] | None:
+        """Find a place inside a text (both from 1) in the file, where the writing of the text allows it, else None."""
+        value = str(node.value).split("\n")
+        wanted = value[line - 1] if line <= len(value) else ""
+        if node.style == Style.LITERAL:
+            found = self._line(node.line + line)
+            if wanted and found.rstrip("\r").endswith(wanted):
+                return node.line + line, len(found.rstrip("\r")) - len(wanted) + column
+        elif node.style in {Style.PLAIN, Style.SINGLE, Style.DOUBLE} and line == 1:
+            start = node.column - 1 + (node.style != Style.PLAIN)
+            # As long as nothing before it was escaped or folded, the text stands in the file as it is.
+            if self._line(node.line)[start:].startswith(wanted[: column - 1]):
+                return node.line, start + column
+        return None
+
+    def _line(self, number: int) -> str:
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+
+
+def join(path: str, name: str) -> str:
+    """Write the path of a member."""
+    return f"{path}.{name}" if path else name
+
+
+def _kind(node: Node) -> str:
+    if isinstance(node, Mapping):
+        return "an object"
+    if isinstance(node, Sequence):
+        return "a list"
+    return _JSON_NAMES[type(node.value)]
