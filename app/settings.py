@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
@@ -204,6 +205,11 @@ class HttpSettings(_Section):
         Items,
         _Production("no `*`, https only"),
         Field(description="origins of browsers that may call, such as `https://console.example.com`; none by default"),
+    ] = ()
+    trusted_proxies: Annotated[
+        Items,
+        _Production("no `*`"),
+        Field(description="addresses or networks whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`"),
     ] = ()
     shutdown_grace_seconds: Annotated[
         int, Field(ge=0, le=600, description="time that requests in flight get to finish after SIGTERM")
@@ -716,6 +722,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _database_rules(settings, production=production)
     yield from _auth_rules(settings.auth, production=production)
     yield from _cors_rules(settings.http.cors_origins, production=production)
+    yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
     if not production:
         return
@@ -763,13 +770,31 @@ def _cors_rules(origins: Sequence[str], *, production: bool) -> Iterator[Setting
         parts = _split(origin)
         if "*" in origin:
             if production:
-                yield SettingsProblem(name, f"`{origin}` is refused in production", "list the origins one by one")
+                yield SettingsProblem(
+                    name, f"`{_shown(origin)}` is refused in production", "list the origins one by one"
+                )
             elif origin != "*":
-                yield SettingsProblem(name, f"`{origin}` is no origin", "write `*` or whole origins")
+                yield SettingsProblem(name, f"`{_shown(origin)}` is no origin", "write `*` or whole origins")
         elif parts is None or not _is_web_url(origin) or parts.path or parts.query or parts.fragment or parts.username:
-            yield SettingsProblem(name, f"`{origin}` is no origin", "write it as `https://console.example.com`")
+            yield SettingsProblem(name, f"`{_shown(origin)}` is no origin", "write it as `https://console.example.com`")
         elif production and parts.scheme != "https":
-            yield SettingsProblem(name, f"`{origin}` is not https", "serve the console over https")
+            yield SettingsProblem(name, f"`{_shown(origin)}` is not https", "serve the console over https")
+
+
+def _proxy_rules(proxies: Sequence[str], *, production: bool) -> Iterator[SettingsProblem]:
+    name = "MFW_HTTP__TRUSTED_PROXIES"
+    for proxy in proxies:
+        if proxy == "*":
+            if production:
+                # Then anybody names the address that the limits count by.
+                yield SettingsProblem(name, "`*` is refused in production", "list the networks of your load balancers")
+            continue
+        try:
+            ip_network(proxy)
+        except ValueError:
+            yield SettingsProblem(
+                name, f"`{_shown(proxy)}` is neither an address nor a network", "write it as `10.0.0.0/8` or `10.1.2.3`"
+            )
 
 
 def _database_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -827,7 +852,7 @@ def _database_parts(text: str) -> _DatabaseParts | None:
             hosts.append(unquote(place if place.startswith("/") else where.hostname or ""))
     except ValueError:  # a port that is no number, a bracket left open
         return None
-    if parts.scheme not in {"postgresql", "postgres"}:
+    if parts.scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
         return None
     user, _, password = account.partition(":")
     return _DatabaseParts(

@@ -1,0 +1,193 @@
+"""The `mutation-firewall` command (alias `mfw`): what a person meets.
+
+What a command needs is imported inside it: `mfw --version` and a refused decision in a shell hook should not pay for a
+web server.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.output import reporting
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
+
+app = typer.Typer(
+    name="mutation-firewall",
+    help="Every change that an AI wants to make is asked here first: allowed, denied, or held for people, with proof.",
+    epilog="Start with `mfw dev`. Exit codes and every option: docs/cli.md.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+policies = typer.Typer(no_args_is_help=True, help="Work on policies before they are in force.")
+config = typer.Typer(no_args_is_help=True, help="See what the environment says.")
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app.add_typer(policies, name="policies")
+app.add_typer(config, name="config")
+app.add_typer(keys, name="keys")
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mutation-firewall {version('mutation-firewall')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda wanted: _version(wanted=wanted),
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(
+    epilog="Example: `mfw dev`, then, in another terminal: `mfw decide -f examples/kubernetes-scale-up-small.json`"
+)
+def dev(
+    *,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of the service [default: 8080].")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port of the metrics [default: 9090].")
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the database and the API key are kept [default: see docs/configuration.md]."),
+    ] = None,
+    policies: Annotated[
+        Path | None, typer.Option(help="Directory of the policy files [default: the starter policies].")
+    ] = None,
+) -> None:
+    """Start everything on this machine: database, migrations, API key, policies, service.
+
+    For trying out and for development. The database is a PostgreSQL that comes with the package and keeps its data
+    between runs. Ctrl-C stops everything.
+    """
+    from app.cli.dev import run_dev
+
+    with reporting():
+        run_dev(port=port, metrics_port=metrics_port, state_dir=state_dir, policies=policies)
+
+
+@app.command(
+    epilog="Example: `MFW_DATABASE__URL_FILE=/run/secrets/database-url MFW_POLICIES__DIRECTORY=/policies mfw serve`"
+)
+def serve() -> None:
+    """Run the service in production, on the settings in the environment.
+
+    Refuses to start, with every reason at once, when a setting is wrong or unsafe or when the database has another
+    schema than this version needs. Apply migrations first: `python -m app.migrations.apply`.
+    """
+    from app.cli.serve import run_serve
+
+    with reporting():
+        run_serve()
+
+
+@app.command(
+    epilog="Examples: `mfw decide -f change.json`; `terraform-to-mutation plan.json | mfw decide -f -`; "
+    "`mfw decide -f change.json --local --policies policies/starter`. "
+    "Exit codes: 0 allow, 10 deny, 11 hold, everything else is no decision."
+)
+def decide(
+    *,
+    file: Annotated[str, typer.Option("--file", "-f", help="The mutation as JSON; `-` reads standard input.")],
+    url: Annotated[
+        str, typer.Option(envvar="MFW_URL", show_envvar=True, help="Address of the service.")
+    ] = "http://127.0.0.1:8080",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MFW_API_KEY",
+            show_envvar=True,
+            help="API key; better in the environment, because other users see a command line. "
+            "For a service of `mfw dev` on this machine it is found by itself.",
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, max=300, help="Seconds to wait for the answer.")] = 10.0,
+    local: Annotated[
+        bool, typer.Option("--local", help="Decide in this process, with no service. Nothing is recorded: a rehearsal.")
+    ] = False,
+    policies: Annotated[Path | None, typer.Option(help="Directory of the policy files, with --local.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask for a decision about one mutation.
+
+    The exit code is the decision, so that a hook can say `mfw decide -f - && do-it`.
+    """
+    from app.cli.decide import run_decide
+
+    with reporting(as_json=as_json):
+        code = run_decide(
+            file,
+            url=url,
+            api_key=api_key,
+            timeout=timeout,
+            policies=_local_policies(policies, local=local),
+            as_json=as_json,
+        )
+        raise typer.Exit(code)
+
+
+def _local_policies(policies: Path | None, *, local: bool) -> Path | None:
+    """The directory to decide by in this process, None to ask a service."""
+    if local and policies is None:
+        raise typer.BadParameter("--local needs --policies DIR, for example `--policies policies/starter`")
+    if policies is not None and not local:
+        raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
+    return policies
+
+
+@policies.command("check", epilog="Example: `mfw policies check policies/starter`")
+def policies_check(
+    directory: Annotated[Path, typer.Argument(help="Directory of the policy files.")], *, as_json: Json = False
+) -> None:
+    """Load every policy of a directory as the service would, and show everything that is wrong."""
+    from app.cli.policies import run_check
+
+    with reporting(as_json=as_json):
+        run_check(directory, as_json=as_json)
+
+
+@config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")
+def config_check(*, as_json: Json = False) -> None:
+    """Show the settings in force, secrets masked, or everything that is wrong with them."""
+    from app.cli.config import run_check
+
+    with reporting(as_json=as_json):
+        raise typer.Exit(run_check(as_json=as_json))
+
+
+@config.command("reference", epilog="Example: `mfw config reference > docs/configuration.md`")
+def config_reference(*, as_json: Json = False) -> None:
+    """Write the table of every setting, as it stands in docs/configuration.md."""
+    from app.cli.config import run_reference
+
+    with reporting(as_json=as_json):
+        run_reference(as_json=as_json)
+
+
+@app.command("commands", hidden=True)
+def commands() -> None:
+    """Write the reference of every command, as it stands in docs/cli.md."""
+    from app.cli.reference import command_reference
+
+    with reporting():
+        typer.echo(command_reference(), nl=False)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app()
