@@ -1,0 +1,239 @@
+"""Moves the schema of a database from one revision to another: one mover at a time, one transaction per migration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import FirewallError, Kind
+from app.persistence.engine import CLIENT_GRACE, DATABASE_ERRORS, create_engine, translate
+from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION, current
+
+FOLDER = Path(__file__).resolve().parents[2] / "migrations"
+BASE = "base"
+HEAD = "head"
+
+# Seconds. A migration that waits for a lock makes everybody behind it wait too, so it gives up soon and can be repeated.
+LOCK_TIMEOUT = 5.0
+# Seconds. Long enough to build an index, short enough to be noticed.
+STATEMENT_TIMEOUT = 300.0
+# Seconds that a second `apply` waits for the first: replicas may start at the same time.
+QUEUE_TIMEOUT = 60.0
+# The advisory lock's name: any number, the same in every release ("mfw migr" in ASCII).
+ADVISORY_LOCK = 0x6D66_7720_6D69_6772
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a database stands; `current` is None where no migration was applied yet, `pending` is in order."""
+
+    current: str | None
+    newest: str
+    minimum: str
+    maximum: str
+    pending: tuple[str, ...]
+
+    @property
+    def served(self) -> bool:
+        """Whether this release starts on this database."""
+        return self.current is not None and self.minimum <= self.current <= self.maximum
+
+
+async def apply(
+    dsn: str,
+    *,
+    revision: str = HEAD,
+    lock_timeout: float = LOCK_TIMEOUT,
+    statement_timeout: float = STATEMENT_TIMEOUT,
+    queue_timeout: float = QUEUE_TIMEOUT,
+) -> Status:
+    """Bring the database forward to `revision`, by default the newest. Timeouts are in seconds.
+
+    Safe to repeat and to run twice at the same time. Raises FirewallError: TIMEOUT when a lock was not to be had,
+    SCHEMA_MISMATCH when the database is ahead of this release, UNAVAILABLE when it cannot be reached.
+    """
+    mover = partial(command.upgrade, revision=_known(revision))
+    return await _move(dsn, mover, lock_timeout, statement_timeout, queue_timeout)
+
+
+async def rollback(
+    dsn: str,
+    revision: str,
+    *,
+    lock_timeout: float = LOCK_TIMEOUT,
+    statement_timeout: float = STATEMENT_TIMEOUT,
+    queue_timeout: float = QUEUE_TIMEOUT,
+) -> Status:
+    """Take the database back to `revision`. Timeouts are in seconds.
+
+    Raises FirewallError: CONFLICT when that would drop the ledger, MALFORMED when there is no such revision before the
+    current one; otherwise as `apply`.
+    """
+    mover = partial(command.downgrade, revision=_known(revision))
+    return await _move(dsn, mover, lock_timeout, statement_timeout, queue_timeout, down_to=revision)
+
+
+async def status(dsn: str) -> Status:
+    """Where the database stands. Raises FirewallError (UNAVAILABLE, TIMEOUT) when it cannot be asked."""
+    engine = create_engine(dsn)
+    try:
+        async with engine.connect() as connection:
+            return _status(await current(connection))
+    except DATABASE_ERRORS as error:
+        raise translate(error) from error
+    finally:
+        await engine.dispose()
+
+
+def _config() -> Config:
+    if not (FOLDER / "env.py").is_file():
+        raise FirewallError(
+            Kind.INVALID_SETTINGS,
+            f"the migrations are not at `{FOLDER}`",
+            fix="run from a checkout or from the image, which carry the folder `migrations/` beside `app/`",
+        )
+    config = Config()
+    # `%` is configparser's own; a folder may have one in its name.
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _revisions() -> tuple[str, ...]:
+    """Every revision there is, oldest first."""
+    script = ScriptDirectory.from_config(_config())
+    return tuple(found.revision for found in script.walk_revisions())[::-1]
+
+
+def _known(revision: str) -> str:
+    known = _revisions()
+    if revision not in {*known, BASE, HEAD}:
+        raise FirewallError(
+            Kind.MALFORMED,
+            f"there is no revision `{revision}`",
+            fix=f"name one of {', '.join(f'`{one}`' for one in known)}",
+        )
+    return revision
+
+
+def _status(found: str | None) -> Status:
+    revisions = _revisions()
+    return Status(
+        current=found,
+        newest=revisions[-1],
+        minimum=MINIMUM_REVISION,
+        maximum=MAXIMUM_REVISION,
+        pending=tuple(one for one in revisions if found is None or one > found),
+    )
+
+
+async def _move(
+    dsn: str,
+    mover: Callable[[Config], None],
+    lock_timeout: float,
+    statement_timeout: float,
+    queue_timeout: float,
+    *,
+    down_to: str | None = None,
+) -> Status:
+    engine = create_engine(dsn, statement_timeout=max(statement_timeout, queue_timeout + CLIENT_GRACE))
+    try:
+        async with engine.connect() as connection:
+            await _queue(connection, queue_timeout)
+            await _settings(connection, lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+            found = await current(connection)
+            await connection.commit()
+            _refuse(found, down_to=down_to)
+            await connection.run_sync(_run, mover)
+            await connection.commit()
+            return _status(await current(connection))
+    except DATABASE_ERRORS as error:
+        raise _explain(error) from error
+    except CommandError as error:
+        raise FirewallError(
+            Kind.CONFLICT, f"alembic refused: {error}", fix="run `python -m app.migrations.status`"
+        ) from error
+    finally:
+        # Closing the connection gives the advisory lock back, also after an error.
+        await engine.dispose()
+
+
+async def _settings(connection: AsyncConnection, *, lock_timeout: float, statement_timeout: float) -> None:
+    # For the session, not for the transaction: each migration has a transaction of its own.
+    setting = sa.text("SELECT set_config(:name, :value, false)")
+    for name, seconds in (("lock_timeout", lock_timeout), ("statement_timeout", statement_timeout)):
+        await connection.execute(setting, {"name": name, "value": f"{int(seconds * 1000)}ms"})
+
+
+async def _queue(connection: AsyncConnection, queue_timeout: float) -> None:
+    """Take the advisory lock, or say who is in the way."""
+    await _settings(connection, lock_timeout=queue_timeout, statement_timeout=0)
+    try:
+        await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
+    except sa.exc.DBAPIError as error:
+        if not isinstance(error.orig.__cause__ if error.orig else None, asyncpg.LockNotAvailableError):
+            raise
+        raise FirewallError(
+            Kind.TIMEOUT,
+            f"another migration has been running for more than {queue_timeout:g} s",
+            retry_after=queue_timeout,
+            fix="wait for it, then run the same command again",
+        ) from error
+    await connection.commit()
+
+
+def _refuse(found: str | None, *, down_to: str | None) -> None:
+    revisions = _revisions()
+    if found is not None and found not in revisions:
+        raise FirewallError(
+            Kind.SCHEMA_MISMATCH,
+            f"the database is at revision `{found}`, which this release does not know",
+            fix=f"use the release that made it; this one knows {', '.join(f'`{one}`' for one in revisions)}",
+        )
+    if down_to is None or down_to == found:
+        return
+    if found is None or (down_to != BASE and down_to > found):
+        raise FirewallError(
+            Kind.MALFORMED,
+            f"the database is at `{found or BASE}`, and `{down_to}` is not behind that",
+            fix="run `python -m app.migrations.status`",
+        )
+
+
+def _run(connection: sa.Connection, mover: Callable[[Config], None]) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    mover(config)
+
+
+def _explain(error: BaseException) -> FirewallError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, asyncpg.LockNotAvailableError):
+            return FirewallError(
+                Kind.TIMEOUT,
+                "a migration did not get its lock: a transaction holds a table that it changes",
+                retry_after=LOCK_TIMEOUT,
+                fix="run the same command again; if it persists, end the oldest transaction in `pg_stat_activity`",
+            )
+        if isinstance(cause, asyncpg.QueryCanceledError):
+            return FirewallError(
+                Kind.TIMEOUT,
+                "a migration took longer than its limit and was rolled back",
+                fix="run the same command with a larger `--statement-timeout`",
+            )
+        if isinstance(cause, asyncpg.PostgresError) and not isinstance(cause, asyncpg.PostgresConnectionError):
+            # A person at a terminal who owns the database: the server's own words help and disclose nothing to others.
+            return FirewallError(
+                Kind.UNAVAILABLE, f"the database refused: {cause}", fix="run `python -m app.migrations.status`"
+            )
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    return translate(error)

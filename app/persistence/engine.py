@@ -1,0 +1,217 @@
+"""How this service reaches PostgreSQL: an engine for everything, and one raw connection for the ledger's writer."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from typing import Any, Protocol, assert_never
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.errors import FirewallError, Kind
+
+APPLICATION_NAME = "mutation-firewall"
+# Seconds. A database that takes longer to greet us is as good as away.
+CONNECT_TIMEOUT = 5.0
+# Seconds; reference/firewall-failure-mode-matrix.md, mode 2.
+STATEMENT_TIMEOUT = 30.0
+# The server says so itself first; this is for a server that says nothing any more.
+CLIENT_GRACE = 2.0
+# Outside the hot path little happens at a time.
+POOL_SIZE = 5
+POOL_OVERFLOW = 5
+# What a client should wait before it asks again, where nothing better is known.
+RETRY_AFTER = 1.0
+
+_DRIVER = "postgresql+asyncpg"
+_SCHEMES = frozenset({"postgresql", "postgres", _DRIVER})
+
+
+class Observer(Protocol):
+    """What persistence tells about itself; `observability/metrics.py` listens."""
+
+    def error(self, kind: str) -> None:
+        """A database error happened; `kind` is a member of `ErrorKind`."""
+
+    def timed(self, operation: str, seconds: float) -> None:
+        """A database operation took that long."""
+
+
+class ErrorKind(StrEnum):
+    """The closed set of what `Observer.error` is told, so that every label child can exist from the start."""
+
+    CONNECTION = "connection"
+    TIMEOUT = "timeout"
+    CONFLICT = "conflict"
+    BREAKER_OPEN = "breaker_open"
+    OTHER = "other"
+
+
+class Unobserved:
+    """An observer for who has none."""
+
+    def error(self, kind: str) -> None:
+        """Nobody listens."""
+
+    def timed(self, operation: str, seconds: float) -> None:
+        """Nobody listens."""
+
+
+def parse_dsn(dsn: str) -> URL:
+    """The DSN as SQLAlchemy's URL for asyncpg.
+
+    Takes `postgresql://`, `postgres://` and `postgresql+asyncpg://`. Raises FirewallError (INVALID_SETTINGS); the DSN, which
+    may hold a password, is never part of the message.
+    """
+    try:
+        url = make_url(dsn)
+    except (sa.exc.ArgumentError, ValueError):
+        raise FirewallError(
+            Kind.INVALID_SETTINGS,
+            "the database url cannot be read",
+            fix="write `postgresql://user:password@host/database`",
+        ) from None
+    if url.drivername not in _SCHEMES:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS,
+            f"the database url has the scheme `{url.drivername}`",
+            fix="use `postgresql://`; no other database is supported",
+        )
+    return url.set(drivername=_DRIVER)
+
+
+def raw_dsn(dsn: str) -> str:
+    """The same DSN as asyncpg itself wants it. Raises as `parse_dsn`."""
+    return parse_dsn(dsn).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _server_settings(statement_timeout: float, more: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "application_name": APPLICATION_NAME,
+        "statement_timeout": str(int(statement_timeout * 1000)),
+        "timezone": "UTC",
+        **more,
+    }
+
+
+async def connect(
+    dsn: str,
+    *,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    statement_timeout: float = STATEMENT_TIMEOUT,
+    settings: Mapping[str, str] | None = None,
+) -> "asyncpg.Connection[Any]":
+    """One raw asyncpg connection, outside any pool. Timeouts are in seconds.
+
+    Raises whatever asyncpg raises; `translate` turns it into a FirewallError.
+    """
+    return await asyncpg.connect(
+        raw_dsn(dsn),
+        timeout=connect_timeout,
+        command_timeout=statement_timeout + CLIENT_GRACE,
+        server_settings=_server_settings(statement_timeout, settings or {}),
+    )
+
+
+def create_engine(
+    dsn: str,
+    *,
+    pool_size: int = POOL_SIZE,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    statement_timeout: float = STATEMENT_TIMEOUT,
+    lock_timeout: float | None = None,
+) -> AsyncEngine:
+    """The engine for everything that is not on the hot path; it connects when first used. Timeouts are in seconds.
+
+    Raises as `parse_dsn`.
+    """
+    settings = {} if lock_timeout is None else {"lock_timeout": str(int(lock_timeout * 1000))}
+    return create_async_engine(
+        parse_dsn(dsn),
+        pool_size=pool_size,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=connect_timeout,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": connect_timeout,
+            "command_timeout": statement_timeout + CLIENT_GRACE,
+            "server_settings": _server_settings(statement_timeout, settings),
+        },
+    )
+
+
+def error_kind(error: BaseException) -> ErrorKind:
+    """What kind an error of the database, of its driver or of the network is, wherever in the chain its cause stands."""
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case (
+                asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError() | sa.exc.TimeoutError()
+            ):
+                return ErrorKind.TIMEOUT
+            case asyncpg.IntegrityConstraintViolationError() | asyncpg.TransactionRollbackError():
+                return ErrorKind.CONFLICT
+            case (
+                asyncpg.PostgresConnectionError()
+                | asyncpg.OperatorInterventionError()
+                | asyncpg.InvalidAuthorizationSpecificationError()
+                | asyncpg.InvalidCatalogNameError()
+                | asyncpg.TooManyConnectionsError()
+                | asyncpg.ReadOnlySQLTransactionError()
+                | asyncpg.InterfaceError()
+                | OSError()
+            ):
+                return ErrorKind.CONNECTION
+            case _:
+                cause = getattr(cause, "orig", None) or cause.__cause__
+    return ErrorKind.OTHER
+
+
+def translate(error: BaseException, *, retry_after: float = RETRY_AFTER) -> FirewallError:
+    """The FirewallError for an error of the database: TIMEOUT where it was too slow, UNAVAILABLE for everything else.
+
+    Nothing of the database's own text goes to the caller: it may name hosts, roles or data.
+    """
+    if isinstance(error, FirewallError):
+        return error
+    match error_kind(error):
+        case ErrorKind.TIMEOUT:
+            return FirewallError(Kind.TIMEOUT, "the database did not answer in time", retry_after=retry_after)
+        case ErrorKind.CONNECTION | ErrorKind.BREAKER_OPEN:
+            return FirewallError(Kind.UNAVAILABLE, "the database cannot be reached", retry_after=retry_after)
+        case ErrorKind.CONFLICT | ErrorKind.OTHER:
+            return FirewallError(Kind.UNAVAILABLE, "the database refused the operation", retry_after=retry_after)
+        case other:
+            assert_never(other)
+
+
+# What can come out of a call to the database. Everything else is a defect of ours and must not be disguised.
+DATABASE_ERRORS = (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+@asynccontextmanager
+async def transaction(
+    engine: AsyncEngine, *, operation: str, observer: Observer, clock: "Clock"
+) -> AsyncIterator[AsyncConnection]:
+    """One transaction, timed under `operation`: committed at the end, rolled back on any error.
+
+    Raises FirewallError (UNAVAILABLE, TIMEOUT) for whatever the database does.
+    """
+    started = clock()
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except DATABASE_ERRORS as error:
+        observer.error(error_kind(error))
+        raise translate(error) from error
+    finally:
+        observer.timed(operation, clock() - started)
+
+
+class Clock(Protocol):
+    """Seconds that only go forward: `time.monotonic`, or a test's own."""
+
+    def __call__(self) -> float:
+        """Now."""

@@ -1,0 +1,58 @@
+"""Which revisions of the schema this code works with, and the refusal to work with any other."""
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.errors import FirewallError, Kind
+from app.persistence.engine import DATABASE_ERRORS, translate
+
+# Both ends, because a pod of the release before keeps running while `pre` migrations are applied (see migrations/).
+MINIMUM_REVISION = "0002"
+MAXIMUM_REVISION = "0002"
+
+VERSION_TABLE = "alembic_version"
+
+
+async def current(connection: AsyncConnection) -> str | None:
+    """The revision the database is at, None where no migration was ever applied. Raises what SQLAlchemy raises."""
+    exists = await connection.scalar(sa.text("SELECT to_regclass(:name)::text"), {"name": VERSION_TABLE})
+    if exists is None:
+        return None
+    return await connection.scalar(sa.text(f"SELECT max(version_num) FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+
+
+def judge(found: str | None, *, minimum: str = MINIMUM_REVISION, maximum: str = MAXIMUM_REVISION) -> None:
+    """Refuse a revision that this code does not work with.
+
+    Revisions are four digits, so they compare as text. Raises FirewallError (SCHEMA_MISMATCH) with the command to type.
+    """
+    if found is None:
+        raise FirewallError(
+            Kind.SCHEMA_MISMATCH, "the database has no schema yet", fix="run `python -m app.migrations.apply`"
+        )
+    if found < minimum:
+        raise FirewallError(
+            Kind.SCHEMA_MISMATCH,
+            f"the database is at revision `{found}`, and this release needs at least `{minimum}`",
+            fix="run `python -m app.migrations.apply`",
+        )
+    if found > maximum:
+        raise FirewallError(
+            Kind.SCHEMA_MISMATCH,
+            f"the database is at revision `{found}`, and this release works up to `{maximum}`",
+            fix=f"start the release that made it, or run `python -m app.migrations.rollback {maximum}` with that release",
+        )
+
+
+async def check(engine: AsyncEngine) -> str:
+    """The revision of the database, if this code works with it.
+
+    Raises FirewallError (SCHEMA_MISMATCH) with the command to type, or UNAVAILABLE / TIMEOUT where it cannot be read.
+    """
+    try:
+        async with engine.connect() as connection:
+            found = await current(connection)
+    except DATABASE_ERRORS as error:
+        raise translate(error) from error
+    judge(found)
+    return str(found)

@@ -1,0 +1,85 @@
+"""The tables as SQLAlchemy knows them; a test holds them equal to what the migrations make."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+    }
+)
+
+# INVARIANT: one row. Its `next_index` is the number of entries, and its row lock is what makes the index gapless: whoever
+# appends holds it until the commit.
+ledger_head = Table(
+    "ledger_head",
+    metadata,
+    Column("only", Boolean, primary_key=True, server_default=text("true")),
+    Column("next_index", BigInteger, nullable=False),
+    CheckConstraint('"only"', name="only"),
+    CheckConstraint("next_index >= 0", name="next_index"),
+)
+
+# INVARIANT: rows are inserted and never changed (a trigger, for every role); idx is 0, 1, 2 ... without a gap.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("receipt", LargeBinary, nullable=False),
+    CheckConstraint("idx >= 0", name="idx"),
+    CheckConstraint(
+        "kind IN ('decision', 'request', 'vote', 'permit', 'activation', 'break-glass', 'snapshot', 'rollback', 'key')",
+        name="kind",
+    ),
+    # The receipt is the leaf of the Merkle tree: what stands here is what is hashed (app/ledger/receipt.py).
+    CheckConstraint("octet_length(receipt) BETWEEN 2 AND 4096", name="receipt"),
+    Index("ledger_entries_id_key", "id", unique=True),
+)
+
+# Apart from the entries, so that a record can be erased by law without touching what the log is made of. No foreign key:
+# it would cost a lookup per row, and one statement writes both.
+ledger_records = Table(
+    "ledger_records",
+    metadata,
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    CheckConstraint("octet_length(salt) = 32", name="salt"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("principal_id", Text, nullable=False),
+    Column("roles", ARRAY(Text), nullable=False),
+    # SHA-256 of the key: the key itself is shown once and never stored.
+    Column("hash", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    CheckConstraint("octet_length(hash) = 32", name="hash"),
+    CheckConstraint("name <> '' AND length(name) <= 200", name="name"),
+    CheckConstraint("principal_id <> '' AND length(principal_id) <= 200", name="principal_id"),
+    Index("api_keys_hash_key", "hash", unique=True),
+)

@@ -1,0 +1,110 @@
+"""A real PostgreSQL for every integration test: one server per session, one migrated template, one database per test.
+
+Ask for `database_dsn`: a database of your own, migrated, empty, gone afterwards. `empty_database_dsn` is one without any
+schema. `server_dsn` is the server itself, for who needs to create databases. All are superuser DSNs for asyncpg.
+"""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+
+from app.migrations import schema
+from app.persistence.embedded import EmbeddedPostgres
+from app.persistence.engine import parse_dsn
+
+TEMPLATE = "template_migrated"
+# Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
+IN_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "100"}
+
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+def _run(work: "Coroutine[Any, Any, T]") -> T:
+    """Run it in a loop of its own, in a thread of its own: the test's loop may be running here already."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def with_database(dsn: str, name: str) -> str:
+    """The same server and role, another database."""
+    return parse_dsn(dsn).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+
+
+async def _execute(dsn: str, *statements: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _docker_server() -> "tuple[Any, str] | None":
+    """A server in a container where a Docker daemon answers, else None."""
+    if not Path("/var/run/docker.sock").exists():
+        return None
+    import docker
+    from testcontainers.postgres import PostgresContainer
+
+    try:
+        docker.from_env(timeout=2).ping()
+        container = PostgresContainer("postgres:18-alpine", username="firewall", dbname="firewall", driver=None)
+        container.with_command(" ".join(["postgres", *(f"-c {name}={value}" for name, value in IN_HASTE.items())]))
+        container.start()
+    except (docker.errors.DockerException, OSError):
+        return None
+    return container, container.get_connection_url()
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """The test session's server: in Docker when a daemon is there, else the embedded one."""
+    if (docker := _docker_server()) is not None:
+        container, dsn = docker
+        yield dsn
+        container.stop()
+        return
+    # Not pytest's tmp_path: as root that lies below a 0700 directory, which the server's uid cannot enter.
+    state = Path(tempfile.mkdtemp(prefix="mfw-test-"))
+    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE)
+    state.chmod(0o711)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def _template(server_dsn: str) -> str:
+    _run(_execute(server_dsn, f"CREATE DATABASE {TEMPLATE}"))
+    _run(schema.apply(with_database(server_dsn, TEMPLATE)))
+    return TEMPLATE
+
+
+def _cloned(server_dsn: str, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _run(_execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield with_database(server_dsn, name)
+    _run(_execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def database_dsn(server_dsn: str, _template: str) -> Iterator[str]:
+    """The DSN of a migrated database that this test alone uses."""
+    yield from _cloned(server_dsn, _template)
+
+
+@pytest.fixture
+def empty_database_dsn(server_dsn: str) -> Iterator[str]:
+    """The DSN of a database without any schema that this test alone uses."""
+    yield from _cloned(server_dsn, "template0")
