@@ -57,7 +57,7 @@ _WRONG_RESULT_FIXES = {
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
-_NOISE = re.compile(r"^[A-Z_]+: | \[[A-Z_]+\]$| \(in container ''\)$| expecting \{.*\}$|\.$")
+_NOISE = re.compile(r"^[A-Z_]+: |^<input>:-1:-1: | \[[A-Z_]+\]$| \(in container ''\)$| expecting \{.*\}$|\.$")
 _QUOTED = re.compile(r"'([^']*)'")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 
@@ -175,7 +175,7 @@ def _compile(text: str, types: Mapping[str, Any]) -> Any:
     try:
         return environment.compile(text)
     except Exception as error:
-        raise ExpressionError(_problems(str(error), [*SCOPE, *types])) from error
+        raise ExpressionError(_problems(str(error), text, names=[*SCOPE, *types])) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,22 +194,27 @@ def _environment(declared: tuple[_Declared, ...]) -> Any:
     return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}})
 
 
-def _problems(text: str, names: list[str]) -> tuple[Problem, ...]:
-    found: dict[tuple[int, int, str], Problem] = {}
-    for line, column, message in _PROBLEM.findall(text):
-        said = one_line(_plain(message), 200)
+def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
+    lines = text.split("\n")
+    found: dict[Problem, None] = {}
+    for line, column, message in _PROBLEM.findall(said):
         # -1:-1 is the engine's way to say that its own limits, not a token, are the problem.
-        place = (max(int(line), 1), max(int(column), 1))
-        found.setdefault((*place, said), Problem(*place, said, _fix(message, names)))
-    return tuple(found.values()) or (Problem(1, 1, one_line(_plain(text), 200), "make the expression simpler"),)
+        at, column_at = max(int(line), 1), max(int(column), 1)
+        undeclared = _UNDECLARED.search(message)
+        if undeclared is not None and "." in undeclared.group(1):
+            # The engine points at the last dot of `a.b.c`; the reader looks for its start.
+            start = column_at - undeclared.group(1).rindex(".")
+            if lines[at - 1][max(start - 1, 0) :].startswith(undeclared.group(1)):
+                column_at = start
+        root = undeclared.group(1).split(".", 1)[0] if undeclared is not None else None
+        found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None
+    return tuple(found) or (Problem(1, 1, one_line(_plain(said), 200), "make the expression simpler"),)
 
 
-def _fix(message: str, names: list[str]) -> str | None:
-    undeclared = _UNDECLARED.search(message)
+def _fix(message: str, undeclared: str | None, names: list[str]) -> str | None:
     if undeclared is None:
         return "make the expression simpler" if "recursion" in message else None
-    root = undeclared.group(1).split(".", 1)[0]
-    near = get_close_matches(root, names, n=1)
+    near = get_close_matches(undeclared, names, n=1)
     return f"did you mean `{near[0]}`?" if near else "in scope are " + ", ".join(f"`{n}`" for n in sorted(names))
 
 

@@ -119,6 +119,13 @@ def order(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
             raise problem_at(inside, use.start, f"the variables go round in a circle: `{circle}`", "break the circle")
         if use.name in ordered:
             return
+        if len(ordered) + len(open_names) >= VARIABLES_PER_EXPRESSION_MAX:
+            raise problem_at(
+                inside,
+                use.start,
+                f"the expression needs more than {VARIABLES_PER_EXPRESSION_MAX} variables",
+                "split it into rules",
+            )
         open_names.append(use.name)
         text_of = variables[use.name]
         try:
@@ -131,13 +138,6 @@ def order(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
 
     for use in uses(text, variables):
         visit(use, text)
-        if len(ordered) > VARIABLES_PER_EXPRESSION_MAX:
-            raise problem_at(
-                text,
-                use.start,
-                f"the expression needs more than {VARIABLES_PER_EXPRESSION_MAX} variables",
-                "split it into rules",
-            )
     return tuple(ordered)
 
 
