@@ -29,6 +29,7 @@ class AuthMethod(StrEnum):
 
     API_KEY = "api_key"
     JWT = "jwt"
+    NONE = "none"  # nothing was proved: development without authentication
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,162 @@
+"""Step 1: the bytes of a request, limited before they are looked at."""
+
+import asyncio
+from collections.abc import Generator
+from typing import Any, Final
+
+from starlette.types import Message, Receive, Scope
+
+from app.errors import FirewallError, Kind
+
+# 1 MiB holds every Kubernetes object (etcd's own limit is 1.5 MiB for the whole request) and a diff of some 20,000
+# lines; more than that is not one change a person could judge.
+MAX_BODY_BYTES: Final = 1_048_576
+
+# How long the rest of a body may take to arrive: ten seconds for 1 MiB is slower than any working network, and a peer
+# that trickles bytes must not hold a request slot for longer.
+BODY_TIMEOUT_SECONDS: Final = 10.0
+
+_JSON: Final = b"application/json"
+
+
+class ClientDisconnectedError(Exception):
+    """The client went away before its body was whole: there is nobody to answer."""
+
+
+async def read_body(
+    scope: Scope,
+    receive: Receive,
+    *,
+    max_bytes: int = MAX_BODY_BYTES,
+    timeout_seconds: float = BODY_TIMEOUT_SECONDS,
+) -> bytes:
+    """Read a JSON request's body as bytes.
+
+    Raises FirewallError: UNSUPPORTED_MEDIA_TYPE unless the content type is application/json (RFC 9110 section 8.3; a
+    charset must be utf-8, RFC 8259 section 8.1) without a content coding; TOO_LARGE by Content-Length or as soon as
+    more than `max_bytes` arrived; MALFORMED for an empty body, a bad Content-Length or a body that does not arrive in
+    time. Raises ClientDisconnectedError when the client leaves. Does not look at the bytes.
+    """
+    _check_headers(scope, max_bytes)
+    message = await _receive(receive, timeout_seconds)
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                body = await _rest(receive, body, max_bytes)
+        except TimeoutError:
+            raise _late(timeout_seconds) from None
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    if not body:
+        raise FirewallError(Kind.MALFORMED, "the body is empty", pointer="", fix="send a JSON object")
+    return body
+
+
+def _check_headers(scope: Scope, max_bytes: int) -> None:
+    """Judge a request by its headers alone, so that what cannot be accepted is never read."""
+    content_type: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            if content_type is not None:
+                raise _not_json("the content type is given twice")
+            content_type = value
+        elif name == b"content-length":
+            # The server has checked the form already, but int() alone would also take `+1` and `1_0`.
+            if not value.isdigit():
+                raise FirewallError(Kind.MALFORMED, "the content length is not a number")
+            if len(value) > len(str(max_bytes)) or int(value) > max_bytes:
+                raise _too_large(max_bytes)
+        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            # Never decompressed: a few kilobytes could unfold to gigabytes.
+            raise FirewallError(
+                Kind.UNSUPPORTED_MEDIA_TYPE, "a content encoding is not supported", fix="send the body uncompressed"
+            )
+    if content_type != _JSON and not (content_type is not None and _is_json(content_type)):
+        raise _not_json("the content type is not application/json")
+
+
+def _is_json(content_type: bytes) -> bool:
+    """RFC 9110 section 8.3.1: case does not matter, a parameter's value may be quoted."""
+    media_type, *parameters = content_type.lower().split(b";")
+    return media_type.strip() == _JSON and all(
+        parameter.strip() in {b"", b"charset=utf-8", b'charset="utf-8"'} for parameter in parameters
+    )
+
+
+async def _receive(receive: Receive, timeout_seconds: float) -> Message:
+    """Take the first message, with a deadline only if it has to be waited for.
+
+    A small body is nearly always there when its headers are; `asyncio.timeout` around a message that is ready costs
+    3.5 us, fifteen times the message itself. So the awaitable is stepped once by hand and wrapped only if it waits.
+    """
+    steps = receive().__await__()
+    try:
+        waiting_for = next(steps)
+    except StopIteration as ready:
+        message: Message = ready.value
+    else:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                message = await _Resumed(steps, waiting_for)
+        except TimeoutError:
+            raise _late(timeout_seconds) from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnectedError
+    return message
+
+
+class _Resumed:
+    """An awaitable that was already stepped once: what it waits for is handed on, then it runs as if never touched."""
+
+    __slots__ = ("_steps", "_waiting_for")
+
+    def __init__(self, steps: Generator[Any, Any, Message], waiting_for: object) -> None:
+        self._steps = steps
+        self._waiting_for = waiting_for
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        waiting_for = self._waiting_for
+        try:
+            yield waiting_for
+        except BaseException as error:  # noqa: BLE001 - a cancellation too belongs to the awaitable, not to us
+            try:
+                yield self._steps.throw(error)
+            except StopIteration as caught:
+                # It took the exception and finished all the same.
+                return caught.value  # type: ignore[no-any-return]  # a message, as the awaitable promised
+        return (yield from self._steps)
+
+
+async def _rest(receive: Receive, first: bytes, max_bytes: int) -> bytes:
+    """Read on until the body is whole, counting: a chunked request has no Content-Length to refuse it by."""
+    chunks = [first]
+    size = len(first)
+    while size <= max_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnectedError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            break
+    else:
+        raise _too_large(max_bytes)
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> FirewallError:
+    return FirewallError(
+        Kind.TOO_LARGE,
+        f"the body is larger than {max_bytes} bytes",
+        fix="send digests of large values",
+    )
+
+
+def _not_json(detail: str) -> FirewallError:
+    return FirewallError(Kind.UNSUPPORTED_MEDIA_TYPE, detail, fix="send `Content-Type: application/json`")
+
+
+def _late(timeout_seconds: float) -> FirewallError:
+    return FirewallError(Kind.MALFORMED, f"the body did not arrive within {timeout_seconds:g} seconds")

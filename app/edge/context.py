@@ -1,0 +1,202 @@
+"""Around everything: a request gets an id, a log line, metrics, safe headers, and an answer whatever breaks."""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.principal import Principal
+from app.edge.body import ClientDisconnectedError
+from app.observability.logs import current_request
+from app.observability.metrics import OTHER, Metrics
+
+_KEY: Final = "mfw.context"
+
+# Longer or stranger ids than these would only serve to write into other people's logs.
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+# W3C Trace Context, section 3.2: version, trace id, parent id, flags; a version later than 00 may append more.
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
+
+# No answer of ours may be kept by a cache or taken for another type than it says.
+SAFE_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+# nginx's number for "the client closed the request": there was nobody to send a status to.
+CLIENT_CLOSED_REQUEST: Final = 499
+
+_MAX_LOGGED_PATH: Final = 200
+
+_log: Final = logging.getLogger("mfw.request")
+
+
+class _Rendered(Protocol):
+    """What `surfaces/problems.py` renders; this layer is below the surfaces and does not import them."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class RequestContext:
+    """What is known about the request while it is answered. `principal` is filled in by step 2."""
+
+    __slots__ = ("principal", "request_id", "trace_id")
+
+    def __init__(self, request_id: str, trace_id: str | None) -> None:
+        self.request_id = request_id
+        self.trace_id = trace_id
+        self.principal: Principal | None = None
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """The context of a request; one is made where the middleware is not around, as in a test of a single endpoint."""
+    context = scope.get(_KEY)
+    if context is None:
+        context = scope[_KEY] = RequestContext(fresh_request_id(), None)
+    assert isinstance(context, RequestContext)  # noqa: S101 - nobody else writes this key
+    return context
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id under which the caller and the log know this request."""
+    return context_of(scope).request_id
+
+
+def client_address(scope: Scope) -> str:
+    """The caller's address as the server sees it: behind a proxy, what the server was told to trust of `Forwarded`."""
+    client = scope.get("client")
+    return client[0] if client else "unknown"
+
+
+def fresh_request_id() -> str:
+    """96 random bits in hexadecimal digits."""
+    return os.urandom(12).hex()
+
+
+class ContextMiddleware:
+    """The outermost ASGI callable: pure, since one `BaseHTTPMiddleware` costs 300 us.
+
+    `internal_problem` renders an error nobody foresaw. `log` takes one event per request, None for no access log.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        internal_problem: Callable[[str], _Rendered],
+        log: Callable[[dict[str, Any]], None] | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._internal_problem = internal_problem
+        self._log = log
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever the application raises becomes an answer and a log entry."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._clock()
+        request_id, trace_id = _ids(scope)
+        context = scope[_KEY] = RequestContext(request_id, trace_id)
+        # The server gives each request a task of its own, and the value ends with it.
+        current_request.set((request_id, trace_id))
+        added = ((b"x-request-id", request_id.encode()), *SAFE_HEADERS)
+        status = 0
+        complete = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *added]
+            else:
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except ClientDisconnectedError:
+            status = status or CLIENT_CLOSED_REQUEST
+        except Exception as error:
+            _log.exception("request failed", extra={"fields": {"error": type(error).__name__}})
+            if status == 0:
+                await deliver(self._internal_problem(request_id), send_on)
+            elif not complete:
+                # Half an answer is out: only the server can tell the client, by closing the connection.
+                raise
+        finally:
+            self._record(scope, context, status or CLIENT_CLOSED_REQUEST, self._clock() - started)
+
+    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
+        metrics = self._metrics
+        # Starlette leaves the matched route in the scope; the decision endpoint is reached without it.
+        route = metrics.route_of(getattr(scope.get("route"), "path", None) or scope["path"])
+        method = scope["method"]
+        metrics.observe_request(route, method, status, seconds)
+        if self._log is None:
+            return
+        event = {
+            "ts": time.time(),
+            "level": "info",
+            "event": "request",
+            "logger": "mfw.access",
+            "request_id": context.request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+            "client": client_address(scope),
+        }
+        if context.trace_id is not None:
+            event["trace_id"] = context.trace_id
+        if context.principal is not None:
+            event["principal"] = context.principal.id
+        if route == OTHER:
+            event["path"] = scope["path"][:_MAX_LOGGED_PATH]
+        self._log(event)
+
+
+async def deliver(answer: _Rendered, send: Send, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Send a whole answer; a client that is gone by now is nobody's error."""
+    try:
+        await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, *extra]})
+        await send({"type": "http.response.body", "body": answer.body})
+    except OSError:
+        # ASGI 2.4, "Disconnected Client - send exception". What was decided is in the ledger either way.
+        _log.debug("the client left before its answer")
+
+
+def _ids(scope: Scope) -> tuple[str, str | None]:
+    """The caller's request id if it is a harmless one, else a fresh one; the trace id of a valid `traceparent`.
+
+    A header given twice says two things, so it says nothing (W3C Trace Context, section 4.3).
+    """
+    request_ids: list[bytes] = []
+    parents: list[bytes] = []
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            request_ids.append(value)
+        elif name == b"traceparent":
+            parents.append(value)
+    request_id: str | None = None
+    if len(request_ids) == 1 and _REQUEST_ID.fullmatch(request_ids[0]):
+        request_id = request_ids[0].decode()
+    trace_id: str | None = None
+    if len(parents) == 1:
+        valid = _TRACEPARENT.fullmatch(parents[0])
+        if valid:
+            trace_id = valid[1].decode()
+    return request_id or fresh_request_id(), trace_id

@@ -1,0 +1,149 @@
+"""The native surface as the API document shows it; requests are read by `wire.py`, never by these."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from app.core.types import Effect, Mode
+from app.surfaces.native.wire import MAX_ID_CHARS, MAX_RATIONALE_CHARS
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Subject(_Wire):
+    """Who wants the change."""
+
+    type: str = Field(min_length=1, max_length=MAX_ID_CHARS, examples=["agent"])
+    id: str = Field(min_length=1, max_length=MAX_ID_CHARS, examples=["deploy-bot"])
+    properties: dict[str, JsonValue] = Field(default_factory=dict, description="model, owner, on_behalf_of, session")
+
+
+class Action(_Wire):
+    """What is done."""
+
+    name: str = Field(min_length=1, max_length=MAX_ID_CHARS, examples=["update"])
+    properties: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Resource(_Wire):
+    """To what."""
+
+    type: str = Field(min_length=1, max_length=MAX_ID_CHARS, examples=["apps/Deployment"])
+    id: str = Field(min_length=1, max_length=MAX_ID_CHARS, examples=["prod/checkout"])
+    properties: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Statement(_Wire):
+    """SQL."""
+
+    dialect: str = Field(examples=["postgres"])
+    text: str
+
+
+class Artifact(_Wire):
+    """One file of a manifest."""
+
+    name: str
+    digest: str
+
+
+class Evaluation(_Wire):
+    """One metric before and after."""
+
+    suite: str
+    metric: str
+    base: float
+    target: float
+    higher_is_better: bool
+    safety: bool = False
+
+
+class Manifest(_Wire):
+    """A model, prompt, tool, memory, policy or data set, by digest, with the evidence of its evaluation."""
+
+    kind: Literal["model", "prompt", "tool", "memory", "policy", "dataset"]
+    target_digest: str
+    base_digest: str | None = None
+    artifacts: list[Artifact] = Field(default_factory=list)
+    evaluations: list[Evaluation] = Field(default_factory=list)
+
+
+class Change(_Wire):
+    """What would be different: at least one member."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    before: JsonValue = None
+    after: JsonValue = None
+    patch: list[dict[str, Any]] = Field(default_factory=list, description="JSON Patch, RFC 6902")
+    diff: str = Field(default="", description="a unified diff")
+    statement: Statement | None = None
+    manifest: Manifest | None = None
+
+
+class DecisionRequest(_Wire):
+    """A mutation: who wants to change what, how."""
+
+    subject: Subject
+    action: Action
+    resource: Resource
+    change: Change
+    context: dict[str, JsonValue] = Field(default_factory=dict)
+    request_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARS)
+    rationale: str | None = Field(default=None, min_length=1, max_length=MAX_RATIONALE_CHARS)
+
+
+class ReasonOut(_Wire):
+    """One rule that spoke."""
+
+    policy: str
+    rule: str
+    effect: Effect
+    mode: Mode
+    message: str
+    clause: str | None = None
+
+
+class DecisionOut(_Wire):
+    """A decision that is in the ledger."""
+
+    id: str = Field(description="UUIDv7", json_schema_extra={"format": "uuid"})
+    decision: Effect
+    reasons: list[ReasonOut] = Field(min_length=1, description="the deciding reason first")
+    policy_set: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+    mutation_digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+    ledger_index: int = Field(ge=0)
+    receipt_hash: str = Field(pattern="^sha256:[0-9a-f]{64}$", description="RFC 9162 leaf hash")
+    decided_at: str = Field(json_schema_extra={"format": "date-time"})
+    approval: dict[str, JsonValue] | None = Field(default=None, description="what lifts a hold")
+    request_id: str | None = None
+
+
+EXAMPLE_REQUEST: Final[dict[str, Any]] = {
+    "subject": {"type": "agent", "id": "deploy-bot", "properties": {"owner": "team-checkout"}},
+    "action": {"name": "update"},
+    "resource": {"type": "apps/Deployment", "id": "prod/checkout", "properties": {"environment": "production"}},
+    "change": {"before": {"spec": {"replicas": 3}}, "after": {"spec": {"replicas": 5}}},
+    "rationale": "traffic is up by half",
+}
+
+EXAMPLE_DECISION: Final[dict[str, Any]] = {
+    "id": "01980c3e-6f2a-7c11-9d0e-3a5b1c2d4e5f",
+    "decision": "allow",
+    "reasons": [
+        {
+            "policy": "prod-replicas",
+            "rule": "small-growth",
+            "effect": "allow",
+            "mode": "enforce",
+            "message": "adds 2 replicas in production",
+        }
+    ],
+    "policy_set": "sha256:" + "1f" * 32,
+    "mutation_digest": "sha256:" + "2e" * 32,
+    "ledger_index": 41,
+    "receipt_hash": "sha256:" + "3d" * 32,
+    "decided_at": "2026-01-31T09:30:00.000000Z",
+}

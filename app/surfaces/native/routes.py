@@ -1,0 +1,171 @@
+"""`POST /v1/decisions`: the native surface, answered in front of FastAPI and documented in it (ADR 0005)."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.core import strict_json
+from app.core.principal import Principal, Role, require
+from app.core.types import Mutation
+from app.edge.authn import Authenticates
+from app.edge.body import ClientDisconnectedError, read_body
+from app.edge.context import RequestContext, client_address, context_of, deliver
+from app.edge.limits import TokenBuckets
+from app.errors import FirewallError
+from app.observability.metrics import LimitScope, Metrics
+from app.service.decide import Decision, Exchange
+from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
+from app.surfaces.native.wire import decision_to_wire, mutation_from_wire
+from app.surfaces.openapi import json_body, problem_responses
+from app.surfaces.problems import problem
+
+PATH: Final = "/v1/decisions"
+
+_JSON: Final = (b"content-type", b"application/json")
+
+
+class Decides(Protocol):
+    """The use case: it takes the steps in their order, through the exchange, and gives back what `render` made."""
+
+    async def decide(self, exchange: Exchange) -> bytes:
+        """Return the rendered decision, or raise FirewallError."""
+
+
+class Answer(NamedTuple):
+    """A decision as it goes over the wire."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class NativeExchange:
+    """One request at this surface: steps 1 to 4 and 10, in the words of `service/decide.py`."""
+
+    __slots__ = ("_context", "_endpoint", "_receive", "_scope", "limit_headers")
+
+    def __init__(self, endpoint: "DecisionEndpoint", scope: Scope, receive: Receive, context: RequestContext) -> None:
+        self._endpoint = endpoint
+        self._scope = scope
+        self._receive = receive
+        self._context = context
+        # Until the caller is known only the policy can be told, not what remains of it.
+        self.limit_headers = endpoint.unknown_caller_headers
+
+    async def read(self) -> bytes:
+        """Step 1."""
+        return await read_body(self._scope, self._receive, max_bytes=self._endpoint.max_body_bytes)
+
+    async def authenticate(self) -> Principal:
+        """Step 2."""
+        principal = await self._endpoint.authenticator.authenticate(
+            self._scope["headers"], client_ip=client_address(self._scope)
+        )
+        self._context.principal = principal
+        return principal
+
+    def limit(self, principal: Principal) -> None:
+        """Step 3: the rate first, so that a caller without the role cannot ask for ever."""
+        allowance = self._endpoint.buckets.take((principal.method, principal.id))
+        self.limit_headers = allowance.headers()
+        if not allowance.allowed:
+            self._endpoint.rejected()
+            allowance.check()
+        require(principal, Role.REQUESTER)
+
+    def parse(self, body: bytes) -> Mutation:
+        """Step 4."""
+        return mutation_from_wire(strict_json.parse(body).tree)
+
+    def render(self, decision: Decision) -> bytes:
+        """Step 10."""
+        return decision_to_wire(decision)
+
+
+class DecisionEndpoint:
+    """The raw ASGI endpoint: parse, call, render; a refusal becomes a problem."""
+
+    def __init__(
+        self,
+        service: Decides,
+        *,
+        authenticator: Authenticates,
+        buckets: TokenBuckets,
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
+        self._service = service
+        self.authenticator = authenticator
+        self.buckets = buckets
+        self.max_body_bytes = max_body_bytes
+        self.unknown_caller_headers = [buckets.policy_header]
+        self.rejected: Callable[[], None] = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a client that leaves while its decision is committed changes nothing."""
+        context = context_of(scope)
+        exchange = NativeExchange(self, scope, receive, context)
+        try:
+            body = await self._service.decide(exchange)
+        except FirewallError as error:
+            await deliver(problem(error, context.request_id), send, exchange.limit_headers)
+            return
+        except ClientDisconnectedError:
+            # Raised in step 1, so nothing was decided. Not passed on: inside FastAPI it would become a 500.
+            return
+        length = (b"content-length", b"%d" % len(body))
+        await deliver(Answer(200, [_JSON, length, *exchange.limit_headers], body), send)
+
+
+class HotPath:
+    """Takes the requests for decisions out before FastAPI sees them: routing there costs more than the decision."""
+
+    def __init__(self, app: ASGIApp, *, endpoint: ASGIApp) -> None:
+        self._app = app
+        self._endpoint = endpoint
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Hand the request to whom it belongs; other methods on the path are FastAPI's to refuse."""
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            return self._endpoint(scope, receive, send)
+        return self._app(scope, receive, send)
+
+
+class _Delegated(Response):
+    """Lets a raw ASGI endpoint answer a FastAPI route."""
+
+    def __init__(self, endpoint: ASGIApp) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._endpoint(scope, receive, send)
+
+
+def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
+    """The same endpoint as a FastAPI route, so that it stands in the API document and answers the same way there."""
+    router = APIRouter(tags=["decisions"])
+    success: dict[int | str, dict[str, Any]] = {
+        200: {
+            "model": DecisionOut,
+            "description": "The decision, after it was committed to the ledger.",
+            "content": {"application/json": {"example": EXAMPLE_DECISION}},
+        }
+    }
+
+    @router.post(
+        PATH,
+        summary="Ask for a decision about one mutation",
+        operation_id="decide",
+        response_class=_Delegated,
+        responses=success | problem_responses(400, 401, 403, 413, 415, 429, 500, 503, 504),
+        openapi_extra=json_body(DecisionRequest, EXAMPLE_REQUEST),
+    )
+    async def decide(_request: Request) -> Response:
+        """Allow, deny or hold: never an answer without a committed ledger entry."""
+        return _Delegated(endpoint)
+
+    return router

@@ -1,0 +1,179 @@
+"""Steps 4 and 10 of the native surface, by hand: a pydantic model in and out costs 100 us."""
+
+import difflib
+from collections.abc import Set as AbstractSet
+from typing import Final, NoReturn
+
+import orjson
+
+from app.core.pointer import build
+from app.core.types import Json, JsonObject, Mutation
+from app.errors import FirewallError, Kind
+from app.service.decide import Decision
+
+# Long enough for a Terraform address, a file path or a SPIFFE id; an id is compared, indexed and shown, so it is no
+# place for a document.
+MAX_ID_CHARS: Final = 512
+
+# A paragraph for people; it is recorded with every decision.
+MAX_RATIONALE_CHARS: Final = 8192
+
+MEMBERS: Final = frozenset({"subject", "action", "resource", "change", "context", "request_id", "rationale"})
+REQUIRED: Final = ("subject", "action", "resource", "change")
+CHANGE_MEMBERS: Final = frozenset({"before", "after", "patch", "diff", "statement", "manifest"})
+
+_ENTITY_MEMBERS: Final = frozenset({"type", "id", "properties"})
+_ACTION_MEMBERS: Final = frozenset({"name", "properties"})
+
+# What is quoted of a caller's own text; the rest helps nobody.
+_MAX_QUOTED: Final = 80
+
+
+def mutation_from_wire(tree: Json) -> Mutation:
+    """Make a mutation of a parsed request.
+
+    Raises FirewallError(MALFORMED) with the pointer of the member at fault. Does not check what the members of
+    `change` hold: step 5 does.
+    """
+    if not isinstance(tree, dict):
+        _refuse("the body is not an object", "", fix='send `{"subject": ..., "action": ..., ...}`')
+    if not tree.keys() <= MEMBERS:
+        _refuse_unknown(tree, MEMBERS, ())
+    for name in REQUIRED:
+        if name not in tree:
+            _refuse(f"member `{name}` is missing", f"/{name}", fix=_MISSING[name])
+    change = tree["change"]
+    if not isinstance(change, dict):
+        _refuse("`change` is not an object", "/change", fix=_MISSING["change"])
+    if not change.keys() <= CHANGE_MEMBERS:
+        _refuse_unknown(change, CHANGE_MEMBERS, ("change",))
+    if not change:
+        _refuse("`change` is empty", "/change", fix=_MISSING["change"])
+    context = tree.get("context", _ABSENT)
+    if context is _ABSENT:
+        context = {}
+    elif not isinstance(context, dict):
+        _refuse("`context` is not an object", "/context", fix="send an object, or leave it out")
+    return Mutation(
+        subject=_entity(tree["subject"], "subject"),
+        action=_action(tree["action"]),
+        resource=_entity(tree["resource"], "resource"),
+        change=change,
+        context=context,
+        request_id=_text(tree, "request_id", MAX_ID_CHARS) if "request_id" in tree else None,
+        rationale=_text(tree, "rationale", MAX_RATIONALE_CHARS) if "rationale" in tree else None,
+    )
+
+
+def decision_to_wire(decision: Decision) -> bytes:
+    """Write a decision as JSON; members that do not apply are left out."""
+    members: JsonObject = {
+        "id": decision.id,
+        "decision": decision.effect.value,
+        "reasons": [
+            {
+                "policy": reason.policy,
+                "rule": reason.rule,
+                "effect": reason.effect.value,
+                "mode": reason.mode.value,
+                "message": reason.message,
+            }
+            if reason.clause is None
+            else {
+                "policy": reason.policy,
+                "rule": reason.rule,
+                "effect": reason.effect.value,
+                "mode": reason.mode.value,
+                "message": reason.message,
+                "clause": reason.clause,
+            }
+            for reason in decision.reasons
+        ],
+        "policy_set": decision.policy_set,
+        "mutation_digest": decision.mutation_digest,
+        "ledger_index": decision.ledger_index,
+        "receipt_hash": decision.receipt_hash,
+        "decided_at": decision.decided_at,
+    }
+    if decision.approval is not None:
+        members["approval"] = decision.approval
+    if decision.request_id is not None:
+        members["request_id"] = decision.request_id
+    return orjson.dumps(members)
+
+
+_ABSENT: Final = object()
+
+_MISSING: Final = {
+    "subject": 'say who asks: `"subject": {"type": "agent", "id": "..."}`',
+    "action": 'say what is done: `"action": {"name": "update"}`',
+    "resource": 'say to what: `"resource": {"type": "...", "id": "..."}`',
+    "change": "say what would be different, by `before`, `after`, `patch`, `diff`, `statement` or `manifest`",
+}
+
+
+def _entity(value: Json, name: str) -> JsonObject:
+    """A subject or a resource, with `properties` always there."""
+    if not isinstance(value, dict):
+        _refuse(f"`{name}` is not an object", f"/{name}", fix=_MISSING[name])
+    if not value.keys() <= _ENTITY_MEMBERS:
+        _refuse_unknown(value, _ENTITY_MEMBERS, (name,))
+    return {
+        "type": _text(value, "type", MAX_ID_CHARS, parent=name),
+        "id": _text(value, "id", MAX_ID_CHARS, parent=name),
+        "properties": _properties(value, name),
+    }
+
+
+def _action(value: Json) -> JsonObject:
+    if not isinstance(value, dict):
+        _refuse("`action` is not an object", "/action", fix=_MISSING["action"])
+    if not value.keys() <= _ACTION_MEMBERS:
+        _refuse_unknown(value, _ACTION_MEMBERS, ("action",))
+    return {
+        "name": _text(value, "name", MAX_ID_CHARS, parent="action"),
+        "properties": _properties(value, "action"),
+    }
+
+
+def _properties(value: JsonObject, name: str) -> JsonObject:
+    properties = value.get("properties", _ABSENT)
+    if properties is _ABSENT:
+        return {}
+    if not isinstance(properties, dict):
+        _refuse(f"`{name}.properties` is not an object", f"/{name}/properties", fix="send an object, or leave it out")
+    return properties
+
+
+def _text(holder: JsonObject, name: str, limit: int, *, parent: str | None = None) -> str:
+    value = holder.get(name, _ABSENT)
+    if isinstance(value, str) and 0 < len(value) <= limit:
+        return value
+    where = f"/{name}" if parent is None else f"/{parent}/{name}"
+    shown = name if parent is None else f"{parent}.{name}"
+    if value is _ABSENT:
+        fault = "is missing"
+    elif not isinstance(value, str):
+        fault = "is not a string"
+    else:
+        fault = f"is longer than {limit} characters" if value else "is empty"
+    raise FirewallError(
+        Kind.MALFORMED, f"member `{shown}` {fault}", pointer=where, fix=f"send a string of 1 to {limit} characters"
+    )
+
+
+def _refuse_unknown(holder: JsonObject, known: AbstractSet[str], parents: tuple[str, ...]) -> NoReturn:
+    unknown = next(name for name in holder if name not in known)
+    # In lower case, `requestId` is near to `request_id`; cut, since difflib's cost grows with the square of the length.
+    near = difflib.get_close_matches(unknown[:_MAX_QUOTED].lower(), sorted(known), n=1)
+    quoted = unknown if len(unknown) <= _MAX_QUOTED else f"{unknown[:_MAX_QUOTED]}..."
+    expected = ", ".join(f"`{name}`" for name in sorted(known))
+    _refuse(
+        f"member `{quoted}` is not known",
+        build([*parents, unknown]),
+        fix=f"did you mean `{near[0]}`?" if near else f"known members are {expected}",
+    )
+
+
+def _refuse(detail: str, pointer: str, *, fix: str) -> NoReturn:
+    raise FirewallError(Kind.MALFORMED, detail, pointer=pointer, fix=fix)
