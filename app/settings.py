@@ -158,7 +158,7 @@ def _items(value: object) -> object:
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError("starts like a JSON array but is none") from None
     return [item.strip() for item in value.split(",") if item.strip()]
 
@@ -171,7 +171,7 @@ def _keys(value: object) -> object:
         return {"": value}
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("starts like a JSON object but is none") from None
 
 
@@ -703,10 +703,10 @@ def weakness(secret: str, *, minimum: int = PASSWORD_CHARACTERS_MIN) -> str | No
         return "repeats a shorter piece"
     rest = re.sub(r"[^a-z0-9]", "", secret.lower().translate(str.maketrans("@$!013457", "asioieast")))
     plain = re.sub(r"[^a-z0-9]", "", secret.lower())
-    return "is made of common words or characters in order" if min(map(_uncommon, (rest, plain))) else None
+    return "is made of common words or characters in order" if _is_common(rest) or _is_common(plain) else None
 
 
-def _uncommon(text: str) -> bool:
+def _is_common(text: str) -> bool:
     """Whether too little is left once words and runs that everybody tries are taken out."""
     for word in sorted(_COMMON_WORDS, key=len, reverse=True):
         text = text.replace(word, " ")
@@ -870,7 +870,7 @@ def _database_strength(parts: _DatabaseParts) -> Iterator[SettingsProblem]:
         # Over a socket PostgreSQL asks the kernel who we are (peer); with a client certificate the key is the secret.
         if not parts.all_sockets and "sslcert" not in parts.query:
             yield SettingsProblem(name, "has no password", "give the role a generated password and put it into the URL")
-    elif user and len(password.lower().replace(user.lower(), "")) < UNCOMMON_CHARACTERS_MIN:
+    elif _mostly(password.lower(), user.lower()):
         yield SettingsProblem(name, "the password is little more than the user name", generate)
     elif why := weakness(password):
         yield SettingsProblem(name, f"the password {why}", generate)
@@ -880,6 +880,10 @@ def _database_strength(parts: _DatabaseParts) -> Iterator[SettingsProblem]:
             "the connection to another machine may be in plain text",
             "add `sslmode=verify-full` (or `verify-ca`, `require`) to the URL",
         )
+
+
+def _mostly(password: str, user: str) -> bool:
+    return bool(user) and user in password and len(password.replace(user, "")) < UNCOMMON_CHARACTERS_MIN
 
 
 def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsProblem]:

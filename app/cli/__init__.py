@@ -158,7 +158,7 @@ def policies_check(
     from app.cli.policies import run_check
 
     with reporting(as_json=as_json):
-        run_check(directory, as_json=as_json)
+        raise typer.Exit(run_check(directory, as_json=as_json))
 
 
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")

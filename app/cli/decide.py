@@ -174,10 +174,10 @@ def _is_local(host: str) -> bool:
 
 def _development_key() -> str | None:
     """The key that `mfw dev` made on this machine, if there is one that we may read."""
-    from app.cli.dev_key import key_file
+    from app.cli.state import key_file, state_directory
 
     try:
-        return key_file().read_text().strip() or None
+        return key_file(state_directory()).read_text().strip() or None
     except (OSError, ValueError):
         return None
 

@@ -1,0 +1,67 @@
+"""`mfw serve`: the production service. It checks everything that can be checked before, then becomes gunicorn."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+from app.cli.exits import ExitCode
+from app.cli.output import Refused, complain
+from app.cli.server import KEEP_ALIVE_SECONDS
+from app.settings import Settings, advice
+
+# Compiling thousands of policies keeps the worker busy before it reports for the first time; one that hangs later is
+# found by the liveness probe.
+WORKER_SILENCE_SECONDS: Final = 120
+
+# The heartbeat file must be in memory: on a slow disk its update blocks the event loop, and the root may be read-only.
+MEMORY_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108 - gunicorn makes a file there that nobody else can open
+
+
+def run_serve() -> NoReturn:
+    """Check settings and schema, then replace this process. Raises `FirewallError` and `Refused`."""
+    settings = Settings.load()
+    if settings.embedded_database or settings.database.url is None:
+        raise Refused(
+            ExitCode.BAD_SETTINGS,
+            "`mfw serve` needs a PostgreSQL of yours",
+            fix="set MFW_DATABASE__URL, or use `mfw dev`",
+        )
+    if settings.policies.directory is None:
+        raise Refused(
+            ExitCode.BAD_SETTINGS, "`mfw serve` needs policies", fix="set MFW_POLICIES__DIRECTORY to their directory"
+        )
+    for hint in advice(settings):
+        complain(f"advice: {hint}")
+    asyncio.run(_check_schema(settings.database.url.get_secret_value()))
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *gunicorn_arguments(settings)])  # noqa: S606 - no shell
+
+
+async def _check_schema(dsn: str) -> None:
+    from app.migrations.schema import status
+    from app.persistence.revision import judge
+
+    judge((await status(dsn)).current)
+
+
+def gunicorn_arguments(settings: Settings) -> list[str]:
+    """The command line of gunicorn: one worker, because a pod is one process and scale is more pods."""
+    http = settings.http
+    host = f"[{http.host}]" if ":" in http.host else http.host
+    arguments = [
+        f"--bind={host}:{http.port}",
+        "--workers=1",
+        "--worker-class=app.cli.worker.Worker",
+        "--logger-class=app.cli.worker.GunicornLogger",
+        f"--graceful-timeout={http.shutdown_grace_seconds}",
+        f"--timeout={WORKER_SILENCE_SECONDS}",
+        f"--keep-alive={KEEP_ALIVE_SECONDS}",
+        f"--forwarded-allow-ips={','.join(http.trusted_proxies)}",
+        # It would be a socket file under the home directory, which a read-only root has not.
+        "--no-control-socket",
+        "--name=mutation-firewall",
+    ]
+    if os.access(MEMORY_DIRECTORY, os.W_OK):
+        arguments.append(f"--worker-tmp-dir={MEMORY_DIRECTORY}")
+    return [*arguments, "app.main:app"]

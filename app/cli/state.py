@@ -1,0 +1,32 @@
+"""What `mfw dev` keeps in files of its own: its API key and, while it runs, the URL of its database."""
+
+import os
+from pathlib import Path
+
+from app.settings import PREFIX, default_state_dir
+
+
+def state_directory() -> Path:
+    """The state directory in force, found without reading the other settings: they may be somebody else's business."""
+    chosen = os.environ.get(f"{PREFIX}STATE_DIR")
+    return Path(chosen) if chosen else default_state_dir()
+
+
+def key_file(state_dir: Path) -> Path:
+    """Where the key is: the same on each start, so that a command copied yesterday works today."""
+    return state_dir / "api-key"
+
+
+def database_file(state_dir: Path) -> Path:
+    """Where the database's URL is while the development service runs."""
+    return state_dir / "database-url"
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that its owner alone can read, whole or not at all."""
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        os.fchmod(descriptor, 0o600)
+        out.write(text)
+    scratch.replace(file)

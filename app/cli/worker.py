@@ -1,0 +1,37 @@
+"""The one gunicorn worker of a pod, and gunicorn's own log in our form."""
+
+import os
+from typing import Any
+
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from uvicorn_worker import UvicornWorker
+
+from app.cli.server import OPTIONS
+from app.observability.logs import Logs
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker carries no types
+    """A uvicorn server that ends its requests, then its lifespan, before gunicorn's patience does."""
+
+    CONFIG_KWARGS = OPTIONS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """The arguments are gunicorn's."""
+        super().__init__(*args, **kwargs)
+        self.config.timeout_graceful_shutdown = max(0, self.cfg.graceful_timeout - CLOSING_SECONDS)
+
+
+# What the lifespan gets after the last request: the ledger's last commit, connections, the log.
+CLOSING_SECONDS = 5
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]  # nor does gunicorn
+    """Sends the lines of gunicorn itself where all the others go. `mfw serve` has checked the two variables before."""
+
+    def setup(self, cfg: Config) -> None:
+        """Called by gunicorn in the master, and again when it reloads."""
+        super().setup(cfg)
+        level: Any = os.environ.get("MFW_LOGGING__LEVEL") or "info"
+        form: Any = os.environ.get("MFW_LOGGING__FORMAT") or "json"
+        Logs(level=level, form=form).install()

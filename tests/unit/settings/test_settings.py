@@ -1,0 +1,598 @@
+"""Every setting: read, checked as a whole, never shown."""
+
+import os
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from app.errors import Kind
+from app.settings import (
+    SECRET_FILE_BYTES_MAX,
+    Environment,
+    Settings,
+    SettingsError,
+    advice,
+    default_state_dir,
+    value_text,
+    variables,
+    weakness,
+)
+
+PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
+URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
+GOOD = {"MFW_DATABASE__URL": URL, "MFW_POLICIES__DIRECTORY": "/policies"}
+DEVELOPMENT = {"MFW_ENVIRONMENT": "development"}
+HMAC_SECRET = "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A"
+
+
+def problems(environ, **more):
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ, **more)
+    assert caught.value.kind is Kind.INVALID_SETTINGS
+    return {problem.variable: problem for problem in caught.value.problems}
+
+
+def details(environ):
+    return {name: problem.detail for name, problem in problems(environ).items()}
+
+
+def database(url):
+    return GOOD | {"MFW_DATABASE__URL": url}
+
+
+def jwt(**values):
+    given = {"ENABLED": "true", "ISSUER": "https://idp.example.com", "AUDIENCE": "mfw", **values}
+    return GOOD | {f"MFW_AUTH__JWT__{name}": value for name, value in given.items()}
+
+
+class TestReading:
+    def test_the_least_that_production_needs(self):
+        settings = Settings.load(GOOD)
+        assert settings.environment is Environment.PRODUCTION
+        assert settings.database.url is not None
+        assert settings.database.url.get_secret_value() == URL
+        assert settings.policies.directory == Path("/policies")
+        assert not settings.embedded_database
+
+    def test_nested_values_of_every_type(self):
+        settings = Settings.load(
+            GOOD
+            | {
+                "MFW_HTTP__PORT": "8443",
+                "MFW_METRICS__ENABLED": "false",
+                "MFW_HTTP__REQUEST_TIMEOUT_SECONDS": "2.5",
+                "MFW_AUTH__API_KEYS__REFRESH_SECONDS": "1",
+                "MFW_LOGGING__LEVEL": "debug",
+                "MFW_HTTP__CORS_ORIGINS": "https://a.example.com, https://b.example.com:8443",
+                "MFW_HTTP__TRUSTED_PROXIES": '["10.0.0.0/8", "::1"]',
+            }
+        )
+        assert settings.http.port == 8443
+        assert settings.metrics.enabled is False
+        assert settings.http.request_timeout_seconds == 2.5
+        assert settings.auth.api_keys.refresh_seconds == 1
+        assert settings.logging.level == "debug"
+        assert settings.http.cors_origins == ("https://a.example.com", "https://b.example.com:8443")
+        assert settings.http.trusted_proxies == ("10.0.0.0/8", "::1")
+
+    def test_the_process_environment_is_the_default(self, monkeypatch):
+        for name in [name for name in os.environ if name.startswith("MFW_")]:
+            monkeypatch.delenv(name)
+        for name, value in (GOOD | {"MFW_LIMITS__BURST": "7"}).items():
+            monkeypatch.setenv(name, value)
+        assert Settings.load().limits.burst == 7
+
+    def test_the_constructor_reads_no_environment(self, monkeypatch):
+        monkeypatch.setenv("MFW_HTTP__PORT", "1234")
+        assert Settings(environment=Environment.TEST).http.port == 8080
+
+    def test_settings_are_frozen(self):
+        settings = Settings.load(GOOD)
+        with pytest.raises(ValidationError):
+            setattr(settings, "debug", True)  # noqa: B010 - mypy knows that it is frozen
+        with pytest.raises(ValidationError):
+            setattr(settings.http, "port", 1)  # noqa: B010
+
+    def test_an_empty_variable_counts_as_unset(self):
+        settings = Settings.load(GOOD | {"MFW_HTTP__PORT": "", "MFW_AUTH__JWT__ISSUER": "", "MFW_NOT_THERE": ""})
+        assert settings.http.port == 8080
+        assert settings.auth.jwt.issuer is None
+
+    def test_other_peoples_variables_are_left_alone(self):
+        Settings.load(GOOD | {"PATH": "/bin", "MFWX": "1", "MFW_URL": "http://x", "MFW_API_KEY": "mfw_x"})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("MFW_SERVICE_HOST", "10.96.0.12"),
+            ("MFW_SERVICE_PORT", "8080"),
+            ("MFW_SERVICE_PORT_HTTP", "8080"),
+            ("MFW_PORT", "tcp://10.96.0.12:8080"),
+            ("MFW_PORT_8080_TCP", "tcp://10.96.0.12:8080"),
+            ("MFW_PORT_8080_TCP_PROTO", "tcp"),
+            ("MFW_PORT_8080_TCP_PORT", "8080"),
+            ("MFW_PORT_8080_TCP_ADDR", "10.96.0.12"),
+            ("MFW_POSTGRES_RW_SERVICE_HOST", "10.96.0.13"),
+            ("MFW_POSTGRES_RW_PORT_5432_TCP_ADDR", "fd00::13"),
+        ],
+    )
+    def test_what_kubernetes_injects_for_a_service_named_mfw_is_no_setting(self, name, value):
+        Settings.load(GOOD | {name: value})
+
+    def test_embedded_is_the_default_in_development_without_a_url(self):
+        assert Settings.load(DEVELOPMENT).embedded_database
+        assert not Settings.load(DEVELOPMENT | {"MFW_DATABASE__URL": "postgresql://a:b@localhost/c"}).embedded_database
+        assert Settings.load({"MFW_ENVIRONMENT": "test", "MFW_DATABASE__EMBEDDED": "true"}).embedded_database
+
+
+class TestUnknown:
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [
+            ("MFW_HTTP_PORT", "MFW_HTTP__PORT"),
+            ("MFW_DATABASE_URL", "MFW_DATABASE__URL"),
+            ("MFW_DATABASE__URL_FLIE", "MFW_DATABASE__URL_FILE"),
+            ("MFW_AUTH__JWT__ISSUR", "MFW_AUTH__JWT__ISSUER"),
+            ("mfw_http__port", "MFW_HTTP__PORT"),
+            ("MFW_APIKEY", "MFW_API_KEY"),
+        ],
+    )
+    def test_a_misspelt_variable_is_an_error_with_the_nearest_name(self, name, near):
+        problem = problems(GOOD | {name: "8080"})[name]
+        assert problem.detail == "there is no such setting"
+        assert problem.fix == f"did you mean {near}?"
+
+    def test_a_strange_variable_leads_to_the_reference(self):
+        assert problems(GOOD | {"MFW_ZZZZZZZZ": "1"})["MFW_ZZZZZZZZ"].fix.startswith("`mfw config reference`")
+
+    def test_a_section_is_no_variable(self):
+        assert "MFW_HTTP" in problems(GOOD | {"MFW_HTTP": '{"port": 1}'})
+
+    def test_the_value_of_an_unknown_variable_is_not_shown(self):
+        error = problems(GOOD | {"MFW_DATABASE_PASSWORD": "hunter2hunter2"})
+        assert "hunter2" not in str(error)
+
+    def test_a_name_cannot_steer_a_terminal(self):
+        (name,) = problems(GOOD | {"MFW_\x1b[31m": "1"})
+        assert name == "MFW_\\x1b[31m"
+
+
+class TestAllAtOnce:
+    def test_every_fault_is_reported_with_variable_and_fix(self):
+        found = problems(
+            {
+                "MFW_HTTP_PORT": "1",
+                "MFW_HTTP__PORT": "eighty",
+                "MFW_METRICS__PORT": "70000",
+                "MFW_DEBUG": "true",
+                "MFW_LOGGING__LEVEL": "loud",
+                "MFW_METRICS__ENABLED": "perhaps",
+                "MFW_TRACING__SAMPLE_RATIO": "nan",
+                "MFW_LEDGER__MAX_BATCH": "9" * 5000,
+                "MFW_HTTP__CORS_ORIGINS": "*",
+                "MFW_AUTH__UNSAFE_DISABLED": "true",
+            }
+        )
+        assert found.keys() == {
+            "MFW_HTTP_PORT",
+            "MFW_HTTP__PORT",
+            "MFW_METRICS__PORT",
+            "MFW_DEBUG",
+            "MFW_LOGGING__LEVEL",
+            "MFW_METRICS__ENABLED",
+            "MFW_TRACING__SAMPLE_RATIO",
+            "MFW_LEDGER__MAX_BATCH",
+            "MFW_HTTP__CORS_ORIGINS",
+            "MFW_AUTH__UNSAFE_DISABLED",
+            "MFW_DATABASE__URL",
+            "MFW_POLICIES__DIRECTORY",
+        }
+        assert all(problem.fix for problem in found.values())
+        assert found["MFW_HTTP__PORT"].detail == "`eighty` is not a whole number"
+        assert found["MFW_HTTP__PORT"].fix == "set it to whole number, 0 to 65535, such as `8080`"
+        assert found["MFW_LOGGING__LEVEL"].detail == "`loud` is not one of its values"
+        assert len(found["MFW_LEDGER__MAX_BATCH"].detail) < 200
+
+    def test_the_error_says_how_many_and_which(self):
+        with pytest.raises(SettingsError) as one:
+            Settings.load(GOOD | {"MFW_DEBUG": "true"})
+        assert one.value.detail == "1 setting is wrong: MFW_DEBUG (debug is refused in production)"
+        with pytest.raises(SettingsError, match="2 settings are wrong"):
+            Settings.load({})
+
+    def test_a_value_that_cannot_be_read_is_not_also_reported_as_missing(self):
+        found = problems(GOOD | {"MFW_ENVIRONMENT": "prod"})
+        assert found.keys() == {"MFW_ENVIRONMENT"}
+
+    @pytest.mark.parametrize("value", ["[1", '["a"', "[}", "[" * 100_000])
+    def test_a_list_that_is_no_json(self, value):
+        assert "none" in problems(GOOD | {"MFW_HTTP__CORS_ORIGINS": value})["MFW_HTTP__CORS_ORIGINS"].detail
+
+    @pytest.mark.parametrize("value", ["[1]", "[[]]"])
+    def test_a_list_of_something_else(self, value):
+        assert problems(GOOD | {"MFW_HTTP__CORS_ORIGINS": value}).keys() == {"MFW_HTTP__CORS_ORIGINS"}
+
+    def test_each_variable_is_reported_once_by_shape(self):
+        with pytest.raises(SettingsError) as caught:
+            Settings.load(GOOD | {"MFW_HTTP__CORS_ORIGINS": "[1, 2, 3]"})
+        assert len(caught.value.problems) == 1
+
+    def test_rules_of_other_sections_can_be_left_out_but_not_unreadable_values(self):
+        alone = {"MFW_DATABASE__URL": URL}
+        assert Settings.load(alone, rules_for={"database"}).policies.directory is None
+        assert problems({"MFW_HTTP__PORT": "x"}, rules_for={"database"}).keys() == {
+            "MFW_HTTP__PORT",
+            "MFW_DATABASE__URL",
+        }
+
+    @given(
+        st.dictionaries(
+            st.sampled_from([variable.name for variable in variables()]),
+            st.text(st.characters(exclude_characters="\0"), min_size=1),
+            max_size=6,
+        )
+    )
+    def test_whatever_is_set_every_fault_has_a_name_and_a_fix(self, environ):
+        settings, findings = Settings.examine(environ)
+        for finding in findings:
+            problem = finding.problem
+            assert problem.variable.startswith("MFW_")
+            assert problem.detail
+            assert problem.fix
+            str(problem).encode()
+        if not findings:
+            assert Settings.load(environ) == settings
+
+
+class TestSecrets:
+    def test_no_secret_is_ever_shown(self):
+        secret = "S3cretS3cretS3cret"
+        environ = jwt(ALGORITHMS="HS256", SECRET=secret) | {
+            "MFW_DATABASE__URL": f"mysql://u:{secret}@h/d",
+            "MFW_DATABASE__POOL_SIZE": "x",
+        }
+        settings, findings = Settings.examine(environ)
+        assert len(findings) >= 3
+        shown = f"{settings!r} {settings} {findings} {settings.model_dump()} {settings.model_dump_json()}"
+        assert secret not in shown
+        with pytest.raises(SettingsError) as caught:
+            Settings.load(environ)
+        assert secret not in f"{caught.value} {caught.value!r} {caught.value.problems}"
+
+    def test_public_keys_that_are_no_keys_are_not_shown(self):
+        found = problems(jwt(PUBLIC_KEYS='{"a": 12345678}'))
+        assert "12345678" not in str(found)
+        assert "MFW_AUTH__JWT__PUBLIC_KEYS" in found
+
+    def test_a_secret_from_a_file(self, tmp_path):
+        file = tmp_path / "url"
+        file.write_text(f"{URL}\n")
+        settings = Settings.load({"MFW_DATABASE__URL_FILE": str(file), "MFW_POLICIES__DIRECTORY": "/p"})
+        assert settings.database.url is not None
+        assert settings.database.url.get_secret_value() == URL
+
+    def test_both_are_refused(self, tmp_path):
+        file = tmp_path / "url"
+        file.write_text(URL)
+        found = problems(GOOD | {"MFW_DATABASE__URL_FILE": str(file)})
+        assert found["MFW_DATABASE__URL_FILE"].detail == "stands beside MFW_DATABASE__URL"
+
+    @pytest.mark.parametrize(
+        ("content", "detail"),
+        [
+            (None, "cannot be read: no such file or directory"),
+            (b"", "is empty"),
+            (b"\n", "is empty"),
+            (b"\xff\xfe", "cannot be read: not a file of UTF-8 text"),
+            (b"x" * (SECRET_FILE_BYTES_MAX + 1), f"is longer than {SECRET_FILE_BYTES_MAX} bytes"),
+        ],
+    )
+    def test_a_file_that_is_no_secret(self, tmp_path, content, detail):
+        file = tmp_path / "url"
+        if content is not None:
+            file.write_bytes(content)
+        found = problems({"MFW_DATABASE__URL_FILE": str(file), "MFW_POLICIES__DIRECTORY": "/p"})
+        assert found["MFW_DATABASE__URL_FILE"].detail == f"`{str(file)[:80]}` {detail}"
+
+    def test_a_directory_is_no_secret(self, tmp_path):
+        assert "directory" in problems({"MFW_DATABASE__URL_FILE": str(tmp_path)})["MFW_DATABASE__URL_FILE"].detail
+
+    def test_only_secrets_come_from_files(self):
+        assert "MFW_HTTP__PORT_FILE" in problems(GOOD | {"MFW_HTTP__PORT_FILE": "/x"})
+
+
+class TestDatabase:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"postgresql://firewall:{PASSWORD}@db/firewall?sslmode=require",
+            f"postgres://firewall:{PASSWORD}@db:5433/firewall?sslmode=verify-ca",
+            f"postgresql+asyncpg://firewall:{PASSWORD}@db/firewall?sslmode=verify-full",
+            f"postgresql://firewall:{PASSWORD}@a:5432,b:5432/firewall?sslmode=verify-full",
+            f"postgresql://firewall:{PASSWORD}@localhost/firewall",
+            f"postgresql://firewall:{PASSWORD}@127.0.0.1:5432/firewall",
+            f"postgresql://firewall:{PASSWORD}@[::1]:5432/firewall",
+            f"postgresql:///firewall?host=db&user=firewall&password={PASSWORD}&sslmode=require",
+            "postgresql:///firewall?host=/run/postgresql",
+            "postgresql://firewall@%2Frun%2Fpostgresql/firewall",
+            "postgresql://firewall@db/firewall?sslmode=verify-full&sslcert=/tls/tls.crt&sslkey=/tls/tls.key",
+            "postgresql://firewall:Zk%409vQ%2Fw2Lp8%3AxTs4R@db/firewall?sslmode=verify-full",
+        ],
+    )
+    def test_what_production_accepts(self, url):
+        Settings.load(database(url))
+
+    @pytest.mark.parametrize(
+        ("url", "detail"),
+        [
+            ("mysql://a:b@c/d", "is no PostgreSQL URL"),
+            ("host=db user=x", "is no PostgreSQL URL"),
+            (f"postgresql://u:{PASSWORD}@db:port/x", "is no PostgreSQL URL"),
+            (f"postgresql://u:{PASSWORD}@db:0/x", "is no PostgreSQL URL"),
+            (f"postgresql://u:{PASSWORD}@[::1/x", "is no PostgreSQL URL"),
+            ("postgresql:///firewall", "names no host"),
+            (f"postgresql://u:{PASSWORD}@a,,b/firewall", "names no host"),
+            ("postgresql://firewall@db/x?sslmode=require", "has no password"),
+            ("postgresql://u:short@localhost/x", "the password is shorter than 16 characters"),
+            ("postgresql://u:aaaaaaaaaaaaaaaaaaaa@localhost/x", "the password has fewer than 8 different characters"),
+            ("postgresql://u:rT7pw2Kx9rT7pw2Kx9@localhost/x", "the password repeats a shorter piece"),
+            (
+                "postgresql://u:changeme-postgres-1234@localhost/x",
+                "the password is made of common words or characters in order",
+            ),
+            (
+                "postgresql://u:P%40ssw0rdP%40ssw0rd1!@localhost/x",
+                "the password is made of common words or characters in order",
+            ),
+            (
+                "postgresql://u:abcdefghijklmnopqrstuvwxyz@localhost/x",
+                "the password is made of common words or characters in order",
+            ),
+            (
+                "postgresql://firewall_owner:firewall_owner@localhost/x",
+                "the password is little more than the user name",
+            ),
+            (
+                "postgresql://Mutations_Rw:mutations_rw2024@localhost/x",
+                "the password is little more than the user name",
+            ),
+            (f"postgresql://u:{PASSWORD}@db/x", "the connection to another machine may be in plain text"),
+            (
+                f"postgresql://u:{PASSWORD}@db/x?sslmode=disable",
+                "the connection to another machine may be in plain text",
+            ),
+            (
+                f"postgresql://u:{PASSWORD}@db/x?sslmode=prefer",
+                "the connection to another machine may be in plain text",
+            ),
+            (f"postgresql://u:{PASSWORD}@localhost,db/x", "the connection to another machine may be in plain text"),
+        ],
+    )
+    def test_what_production_refuses(self, url, detail):
+        assert details(database(url)) == {"MFW_DATABASE__URL": detail}
+
+    def test_two_faults_of_one_url_are_both_reported(self):
+        with pytest.raises(SettingsError) as caught:
+            Settings.load(database("postgresql://u:short@db/x"))
+        assert len(caught.value.problems) == 2
+
+    def test_development_accepts_a_weak_password_but_no_other_database(self):
+        Settings.load(DEVELOPMENT | {"MFW_DATABASE__URL": "postgresql://u:u@db/x"})
+        assert "MFW_DATABASE__URL" in problems(DEVELOPMENT | {"MFW_DATABASE__URL": "sqlite:///x"})
+
+    def test_no_database_at_all(self):
+        assert "mfw dev" in problems({"MFW_POLICIES__DIRECTORY": "/p"})["MFW_DATABASE__URL"].fix
+        assert "EMBEDDED" in problems({"MFW_ENVIRONMENT": "test"})["MFW_DATABASE__URL"].fix
+
+    def test_embedded_is_refused_in_production_and_beside_a_url(self):
+        assert "refused in production" in details(GOOD | {"MFW_DATABASE__EMBEDDED": "true"})["MFW_DATABASE__EMBEDDED"]
+        both = DEVELOPMENT | {"MFW_DATABASE__EMBEDDED": "true", "MFW_DATABASE__URL": "postgresql://u:u@db/x"}
+        assert details(both) == {"MFW_DATABASE__EMBEDDED": "stands beside MFW_DATABASE__URL"}
+
+
+class TestWeakness:
+    @given(st.text(string.ascii_letters + string.digits, max_size=15))
+    def test_short_is_weak(self, secret):
+        assert weakness(secret) is not None
+
+    @given(st.binary(min_size=24, max_size=48).filter(lambda raw: len(set(raw)) > 16))
+    def test_a_random_secret_is_not(self, raw):
+        assert weakness(raw.hex()) is None
+
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            "passwordpassword",
+            "Passw0rd!Passw0rd!",
+            "0123456789abcdef",
+            "qwertyuiopasdfghjkl",
+            "changeme1234567890",
+            "mutation-firewall-secret",
+            "supersecretpassword!",
+            "correcthorsebatterystaple",
+            "your-256-bit-secret-key",
+            "zyxwvutsrqponmlk",
+            "this-is-a-very-long-secret",
+        ],
+    )
+    def test_what_people_write(self, secret):
+        assert weakness(secret) is not None
+
+
+class TestAuth:
+    def test_disabled_is_refused_in_production_only(self):
+        assert details(GOOD | {"MFW_AUTH__UNSAFE_DISABLED": "1"}) == {
+            "MFW_AUTH__UNSAFE_DISABLED": "is refused in production"
+        }
+        settings = Settings.load(DEVELOPMENT | {"MFW_AUTH__UNSAFE_DISABLED": "true"})
+        assert [hint.variable for hint in advice(settings)] == ["MFW_AUTH__UNSAFE_DISABLED"]
+
+    def test_some_way_to_sign_in_is_needed(self):
+        assert details(GOOD | {"MFW_AUTH__API_KEYS__ENABLED": "false"}) == {
+            "MFW_AUTH__API_KEYS__ENABLED": "nobody could sign in"
+        }
+
+    def test_tokens_need_issuer_audience_and_a_key(self):
+        assert problems(GOOD | {"MFW_AUTH__JWT__ENABLED": "true"}).keys() == {
+            "MFW_AUTH__JWT__ISSUER",
+            "MFW_AUTH__JWT__AUDIENCE",
+            "MFW_AUTH__JWT__PUBLIC_KEYS",
+        }
+
+    def test_hmac(self):
+        settings = Settings.load(jwt(ALGORITHMS="HS256", SECRET=HMAC_SECRET))
+        assert settings.auth.jwt.secret == SecretStr(HMAC_SECRET)
+
+    @pytest.mark.parametrize(
+        ("values", "variable", "detail"),
+        [
+            ({"ALGORITHMS": "HS256"}, "SECRET", "the HMAC algorithms need it"),
+            ({"ALGORITHMS": "HS256", "SECRET": HMAC_SECRET[:31]}, "SECRET", "is shorter than 32 bytes"),
+            ({"ALGORITHMS": "HS256,HS512", "SECRET": HMAC_SECRET}, "SECRET", "is shorter than 64 bytes"),
+            ({"ALGORITHMS": "HS256", "SECRET": "a" * 40}, "SECRET", "has fewer than 8 different characters"),
+            (
+                {"ALGORITHMS": "HS256,RS256", "SECRET": HMAC_SECRET},
+                "ALGORITHMS",
+                "mixes HMAC with public-key algorithms",
+            ),
+            ({"ALGORITHMS": "[]", "SECRET": HMAC_SECRET}, "ALGORITHMS", "is empty"),
+            ({"PUBLIC_KEYS": "not a key"}, "PUBLIC_KEYS", "is no PEM public key"),
+            ({"PUBLIC_KEYS": '{"one": "not a key"}'}, "PUBLIC_KEYS", "key `one` is no PEM public key"),
+            ({"PUBLIC_KEYS": "{"}, "PUBLIC_KEYS", "the value starts like a JSON object but is none"),
+            ({"PUBLIC_KEYS": "-----BEGIN PRIVATE KEY-----"}, "PUBLIC_KEYS", "holds a private key"),
+        ],
+    )
+    def test_what_is_refused(self, values, variable, detail):
+        assert details(jwt(**values)) == {f"MFW_AUTH__JWT__{variable}": detail}
+
+    def test_no_signature_is_no_algorithm(self):
+        assert details(jwt(ALGORITHMS="none"))["MFW_AUTH__JWT__ALGORITHMS"] == "`none` is not one of its values"
+
+    def test_public_keys(self, public_keys):
+        good = jwt(ALGORITHMS="RS256,ES256", PUBLIC_KEYS=public_keys(rsa=2048, ec=True))
+        assert set(Settings.load(good).auth.jwt.public_keys) == {"rsa", "ec"}
+
+    def test_one_pem_alone(self, public_keys):
+        settings = Settings.load(jwt(PUBLIC_KEYS=public_keys.rsa(2048)))
+        assert list(settings.auth.jwt.public_keys) == [""]
+
+    def test_keys_from_a_file(self, public_keys, tmp_path):
+        (tmp_path / "key.pem").write_text(public_keys.rsa(2048))
+        settings = Settings.load(jwt(PUBLIC_KEYS_FILE=str(tmp_path / "key.pem")))
+        assert settings.auth.jwt.public_keys[""].startswith("-----BEGIN PUBLIC KEY-----")
+
+    def test_a_short_rsa_key(self, public_keys):
+        short = jwt(PUBLIC_KEYS=public_keys.rsa(1024))
+        assert details(short) == {"MFW_AUTH__JWT__PUBLIC_KEYS": "has 1024 bits"}
+        Settings.load(short | DEVELOPMENT)
+
+    def test_a_key_of_another_kind(self, public_keys):
+        assert details(jwt(PUBLIC_KEYS=public_keys.ed25519())) == {
+            "MFW_AUTH__JWT__PUBLIC_KEYS": "is neither RSA nor ECDSA"
+        }
+
+    def test_an_algorithm_without_a_key(self, public_keys):
+        assert details(jwt(ALGORITHMS="RS256,ES256", PUBLIC_KEYS=public_keys.rsa(2048))) == {
+            "MFW_AUTH__JWT__ALGORITHMS": "no key is for ES256"
+        }
+
+
+class TestTheRest:
+    @pytest.mark.parametrize("origin", ["*", "https://*.example.com"])
+    def test_a_wildcard_origin(self, origin):
+        environ = {"MFW_HTTP__CORS_ORIGINS": origin}
+        assert details(GOOD | environ) == {"MFW_HTTP__CORS_ORIGINS": f"`{origin}` is refused in production"}
+
+    def test_a_wildcard_origin_in_development(self):
+        assert Settings.load(DEVELOPMENT | {"MFW_HTTP__CORS_ORIGINS": "*"}).http.cors_origins == ("*",)
+        half = DEVELOPMENT | {"MFW_HTTP__CORS_ORIGINS": "https://*.example.com"}
+        assert "is no origin" in details(half)["MFW_HTTP__CORS_ORIGINS"]
+
+    @pytest.mark.parametrize(
+        "origin", ["example.com", "null", "https://a/path", "ftp://a", "https://u@a", "https://a?b", "https://a:b"]
+    )
+    def test_what_is_no_origin(self, origin):
+        assert details(GOOD | {"MFW_HTTP__CORS_ORIGINS": origin}) == {
+            "MFW_HTTP__CORS_ORIGINS": f"`{origin}` is no origin"
+        }
+
+    def test_an_origin_in_plain_text(self):
+        environ = {"MFW_HTTP__CORS_ORIGINS": "http://localhost:3000"}
+        assert "is not https" in details(GOOD | environ)["MFW_HTTP__CORS_ORIGINS"]
+        Settings.load(DEVELOPMENT | environ)
+
+    def test_trusted_proxies(self):
+        environ = {"MFW_HTTP__TRUSTED_PROXIES": "*"}
+        assert "refused" in details(GOOD | environ)["MFW_HTTP__TRUSTED_PROXIES"]
+        Settings.load(DEVELOPMENT | environ)
+        # Host bits set: most likely not the network that was meant.
+        assert "neither" in details(GOOD | {"MFW_HTTP__TRUSTED_PROXIES": "10.0.0.1/8"})["MFW_HTTP__TRUSTED_PROXIES"]
+
+    def test_one_port_for_two(self):
+        assert "MFW_METRICS__PORT" in problems(GOOD | {"MFW_METRICS__PORT": "8080"})
+        Settings.load(GOOD | {"MFW_METRICS__PORT": "8080", "MFW_METRICS__ENABLED": "false"})
+        Settings.load(GOOD | {"MFW_METRICS__PORT": "0", "MFW_HTTP__PORT": "0"})
+
+    @pytest.mark.parametrize("endpoint", ["collector:4318", "grpc://collector:4317", "http://", "http://[::1"])
+    def test_a_tracing_endpoint_that_is_none(self, endpoint):
+        assert problems(GOOD | {"MFW_TRACING__ENDPOINT": endpoint}).keys() == {"MFW_TRACING__ENDPOINT"}
+
+    def test_a_tracing_endpoint(self):
+        Settings.load(GOOD | {"MFW_TRACING__ENDPOINT": "http://collector:4318/v1/traces"})
+
+    @pytest.mark.parametrize("host", ["a b", "\t"])
+    def test_a_host_with_white_space(self, host):
+        assert "white space" in details(GOOD | {"MFW_HTTP__HOST": host})["MFW_HTTP__HOST"]
+
+    def test_encryption_without_identity_is_permitted_with_advice(self):
+        settings = Settings.load(database(URL.replace("verify-full", "require")))
+        assert [hint.variable for hint in advice(settings)] == ["MFW_DATABASE__URL"]
+        assert advice(Settings.load(GOOD)) == ()
+
+    def test_the_state_directory(self, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        assert default_state_dir() == Path("/var/lib/mutation-firewall")
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setenv("XDG_STATE_HOME", "/state")
+        assert default_state_dir() == Path("/state/mutation-firewall")
+        monkeypatch.setenv("HOME", "/home/ann")
+        for unusable in ("", "relative"):
+            monkeypatch.setenv("XDG_STATE_HOME", unusable)
+            assert default_state_dir() == Path("/home/ann/.local/state/mutation-firewall")
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (None, "unset"),
+            (SecretStr("x"), "********"),
+            (False, "false"),
+            (5.0, "5"),
+            (("a", "b"), "a,b"),
+            ({"": "pem"}, "one key"),
+            ({"k1": "pem", "k2": "pem"}, "k1, k2"),
+            (Environment.TEST, "test"),
+            (Path("/x"), "/x"),
+        ],
+    )
+    def test_values_as_they_are_shown(self, value, text):
+        assert value_text(value) == text
+
+
+class TestReference:
+    def test_every_setting_says_what_it_means(self):
+        for variable in variables():
+            assert variable.meaning, variable.name
+            assert variable.type, variable.name
+            assert not variable.meaning.endswith("."), variable.name
+
+    def test_names_are_unique_and_secrets_come_from_files(self):
+        names = [variable.name for variable in variables()]
+        assert len(names) == len(set(names))
+        assert {variable.name for variable in variables() if variable.secret} == {
+            "MFW_DATABASE__URL",
+            "MFW_AUTH__JWT__SECRET",
+        }
