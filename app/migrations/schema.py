@@ -21,7 +21,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 BASE = "base"
 HEAD = "head"
 
-# Seconds. A migration that waits for a lock makes everybody behind it wait too, so it gives up soon and can be repeated.
+# Seconds. A migration that waits for a lock makes everybody behind it wait too, so it gives up soon and can be
+# repeated.
 LOCK_TIMEOUT = 5.0
 # Seconds. Long enough to build an index, short enough to be noticed.
 STATEMENT_TIMEOUT = 300.0

@@ -61,7 +61,7 @@ SERVER_UID = 65520
 INITDB_UID = 65534
 
 START_TIMEOUT = 30.0
-# A server told to stop writes a checkpoint first; after a kill -9 of its launcher the next start waits this long for it.
+# A server told to stop writes a checkpoint first; after a kill -9 of its launcher the next start waits for that.
 LOCK_TIMEOUT = 20.0
 # Fast shutdown, then immediate shutdown, then SIGKILL.
 STOP_TIMEOUTS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
@@ -153,7 +153,7 @@ def find_installation(*, version: int | None = None) -> Installation:
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL server below `state_directory`, alive from `start` to `stop`, at the latest until this process dies.
+    """One PostgreSQL server below `state_directory`, alive from `start` to `stop` and never longer than this process.
 
     `port` asks for TCP on 127.0.0.1 beside the Unix socket. `settings` are laid over `SETTINGS`. The directory is
     created at mode 0700 and belongs to the server alone: when we are root it is given to the server's uid.
@@ -180,7 +180,7 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The DSN of the running server, with its password. Raises FirewallError (UNAVAILABLE) when it is not started."""
+        """The DSN of the running server, password included. Raises FirewallError (UNAVAILABLE) if it is not started."""
         if self._dsn is None:
             raise FirewallError(Kind.UNAVAILABLE, "the embedded PostgreSQL is not started")
         return self._dsn
@@ -449,7 +449,8 @@ class EmbeddedPostgres:
             )
         finally:
             if not account.ours:
-                for path in (self._state, self._state / "password", scratch, *_tree(scratch)):
+                own = (str(self._state), str(self._state / "password"), str(scratch))
+                for path in (*own, *_tree(scratch)):
                     with contextlib.suppress(FileNotFoundError):
                         os.chown(path, account.uid, account.gid, follow_symlinks=False)
         scratch.rename(self.data_directory)
@@ -557,7 +558,7 @@ class EmbeddedPostgres:
         return os.open(self.log_file, flags, 0o600)
 
     def _await_ready(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait for the line in which the server tells its state (the eighth of `postmaster.pid`, as pg_ctl reads it)."""
+        """Wait for the line in which the server tells its state: the eighth of `postmaster.pid`, as pg_ctl reads it."""
         pid_file = self.data_directory / "postmaster.pid"
         deadline = time.monotonic() + self._start_timeout
         while True:

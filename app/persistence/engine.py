@@ -62,8 +62,8 @@ class Unobserved:
 def parse_dsn(dsn: str) -> URL:
     """The DSN as SQLAlchemy's URL for asyncpg.
 
-    Takes `postgresql://`, `postgres://` and `postgresql+asyncpg://`. Raises FirewallError (INVALID_SETTINGS); the DSN, which
-    may hold a password, is never part of the message.
+    Takes `postgresql://`, `postgres://` and `postgresql+asyncpg://`. Raises FirewallError (INVALID_SETTINGS); the
+    DSN, which may hold a password, is never part of the message.
     """
     try:
         url = make_url(dsn)
@@ -102,16 +102,18 @@ async def connect(
     connect_timeout: float = CONNECT_TIMEOUT,
     statement_timeout: float = STATEMENT_TIMEOUT,
     settings: Mapping[str, str] | None = None,
+    writable: bool = False,
 ) -> "asyncpg.Connection[Any]":
     """One raw asyncpg connection, outside any pool. Timeouts are in seconds.
 
-    Raises whatever asyncpg raises; `translate` turns it into a FirewallError.
+    `writable` refuses a replica. Raises whatever asyncpg raises; `translate` turns it into a FirewallError.
     """
     return await asyncpg.connect(
         raw_dsn(dsn),
         timeout=connect_timeout,
         command_timeout=statement_timeout + CLIENT_GRACE,
         server_settings=_server_settings(statement_timeout, settings or {}),
+        target_session_attrs="read-write" if writable else "any",
     )
 
 
@@ -143,7 +145,7 @@ def create_engine(
 
 
 def error_kind(error: BaseException) -> ErrorKind:
-    """What kind an error of the database, of its driver or of the network is, wherever in the chain its cause stands."""
+    """What kind an error of the database, its driver or the network is; the cause may stand deep in the chain."""
     cause: BaseException | None = error
     while cause is not None:
         match cause:

@@ -18,7 +18,10 @@ async def current(connection: AsyncConnection) -> str | None:
     exists = await connection.scalar(sa.text("SELECT to_regclass(:name)::text"), {"name": VERSION_TABLE})
     if exists is None:
         return None
-    return await connection.scalar(sa.text(f"SELECT max(version_num) FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+    found: str | None = await connection.scalar(
+        sa.text(f"SELECT max(version_num) FROM {VERSION_TABLE}")  # noqa: S608 - a constant
+    )
+    return found
 
 
 def judge(found: str | None, *, minimum: str = MINIMUM_REVISION, maximum: str = MAXIMUM_REVISION) -> None:
@@ -40,7 +43,8 @@ def judge(found: str | None, *, minimum: str = MINIMUM_REVISION, maximum: str = 
         raise FirewallError(
             Kind.SCHEMA_MISMATCH,
             f"the database is at revision `{found}`, and this release works up to `{maximum}`",
-            fix=f"start the release that made it, or run `python -m app.migrations.rollback {maximum}` with that release",
+            fix="start the release that made it, or with that release run "
+            f"`python -m app.migrations.rollback {maximum}`",
         )
 
 

@@ -25,8 +25,8 @@ metadata = MetaData(
     }
 )
 
-# INVARIANT: one row. Its `next_index` is the number of entries, and its row lock is what makes the index gapless: whoever
-# appends holds it until the commit.
+# INVARIANT: one row. Its `next_index` is the number of entries, and its row lock is what makes the index gapless:
+# whoever appends holds it until the commit.
 ledger_head = Table(
     "ledger_head",
     metadata,
@@ -55,8 +55,8 @@ ledger_entries = Table(
     Index("ledger_entries_id_key", "id", unique=True),
 )
 
-# Apart from the entries, so that a record can be erased by law without touching what the log is made of. No foreign key:
-# it would cost a lookup per row, and one statement writes both.
+# Apart from the entries, so that a record can be erased by law without touching what the log is made of. No foreign
+# key: it would cost a lookup per row, and one statement writes both.
 ledger_records = Table(
     "ledger_records",
     metadata,

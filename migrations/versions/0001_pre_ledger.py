@@ -53,7 +53,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("idx", name="ledger_entries_pkey"),
         sa.CheckConstraint("idx >= 0", name="ledger_entries_idx_check"),
         sa.CheckConstraint(
-            "kind IN ('decision', 'request', 'vote', 'permit', 'activation', 'break-glass', 'snapshot', 'rollback', 'key')",
+            "kind IN ('decision', 'request', 'vote', 'permit', 'activation', "
+            "'break-glass', 'snapshot', 'rollback', 'key')",
             name="ledger_entries_kind_check",
         ),
         sa.CheckConstraint("octet_length(receipt) BETWEEN 2 AND 4096", name="ledger_entries_receipt_check"),

@@ -52,7 +52,7 @@ def _docker_server() -> "tuple[Any, str] | None":
     """A server in a container where a Docker daemon answers, else None."""
     if not Path("/var/run/docker.sock").exists():
         return None
-    import docker
+    import docker  # type: ignore[import-untyped]  # has no types
     from testcontainers.postgres import PostgresContainer
 
     try:

@@ -1,0 +1,378 @@
+"""Step 9: entries become durable, in groups, in one statement; who waits is answered after the COMMIT.
+
+One task per process writes. It flushes at once; only while a flush is under way do others gather for the next one, so a
+lone caller pays one commit and many callers share one.
+
+    (1) admit      a bounded line, a deadline for each, a fast refusal while the breaker is open
+    (2) connect    first retry at once, then 1, 2, 4 ... 30 s with jitter
+    (3) settle     those whose commit was under way when the connection broke: look their ids up first
+    (4) write      one statement: advance the head, insert entries and records; COMMIT
+    (5) answer     index by index
+
+INVARIANT: an index is given out only after its commit was confirmed, and no id is ever in the ledger twice.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from app.errors import FirewallError, Kind
+from app.ledger.receipt import SealedEntry
+from app.ledger.waiting import Waiter, WaitingLine
+from app.persistence.breaker import BreakerState, CircuitBreaker
+from app.persistence.engine import (
+    CONNECT_TIMEOUT,
+    RETRY_AFTER,
+    STATEMENT_TIMEOUT,
+    ErrorKind,
+    Observer,
+    Unobserved,
+    connect,
+    error_kind,
+    translate,
+)
+
+# Entries and bytes in one statement. More entries do not make a commit cheaper; more bytes make everybody wait.
+BATCH_MAX = 512
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+# Entries and bytes that may wait: some 0.4 s of work, and an eighth of a pod's 512 MiB.
+QUEUE_MAX = 4096
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+# Seconds from `append` to an answer.
+DEADLINE = 5.0
+# Seconds; reference/firewall-failure-mode-matrix.md, mode 1. The first retry comes at once.
+BACKOFF = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+# Seconds that `stop` gives to what still waits.
+DRAIN_TIMEOUT = 10.0
+
+OPERATION = "append"
+
+# The statement. `sent` numbers the entries from 1 in the order of the arrays; the head's row lock, held until the
+# commit, makes indexes gapless across processes.
+WRITE = """
+WITH head AS (
+    UPDATE ledger_head SET next_index = next_index + cardinality($1::uuid[])
+    RETURNING next_index - cardinality($1::uuid[]) - 1 AS before
+), entries AS (
+    INSERT INTO ledger_entries (idx, id, kind, receipt)
+    SELECT head.before + sent.number, sent.id, sent.kind, sent.receipt
+    FROM head, unnest($1::uuid[], $2::text[], $3::bytea[]) WITH ORDINALITY AS sent (id, kind, receipt, number)
+), records AS (
+    INSERT INTO ledger_records (idx, salt, record)
+    SELECT head.before + sent.number, sent.salt, sent.record
+    FROM head, unnest($4::bytea[], $5::bytea[]) WITH ORDINALITY AS sent (salt, record, number)
+)
+SELECT before + 1 FROM head
+"""
+# Whoever holds the head's row may still commit the entries in question: wait for it, then look.
+AWAIT_WRITERS = "SELECT next_index FROM ledger_head FOR UPDATE"
+FIND = "SELECT id, idx, receipt FROM ledger_entries WHERE id = ANY($1::uuid[])"
+# A role or a database may have turned durability off; this writer never acknowledges what is not on disk.
+DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+
+class LedgerWriter:
+    """Appends entries for one process. Belongs to the event loop that `start` ran in.
+
+    `dsn` must reach PostgreSQL itself, or a pooler in session mode: the statement is prepared once. Times are in
+    seconds. `jitter` gives numbers from 0 to 1.
+
+    Does not check: that the server's `fsync` is on.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        deadline: float = DEADLINE,
+        queue_max: int = QUEUE_MAX,
+        queue_bytes_max: int = QUEUE_BYTES_MAX,
+        batch_max: int = BATCH_MAX,
+        batch_bytes_max: int = BATCH_BYTES_MAX,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        statement_timeout: float = STATEMENT_TIMEOUT,
+        breaker: CircuitBreaker | None = None,
+        observer: Observer | None = None,
+        jitter: Callable[[], float] = random.random,
+        backoff: Sequence[float] = BACKOFF,
+    ) -> None:
+        self._dsn = dsn
+        self._deadline = deadline
+        self._batch_max = batch_max
+        self._batch_bytes_max = batch_bytes_max
+        self._connect_timeout = connect_timeout
+        # Once everybody in a batch was told that it took too long there is nobody left to wait for it.
+        self._statement_timeout = min(statement_timeout, 2 * deadline)
+        self._breaker = breaker or CircuitBreaker(clock=time.monotonic)
+        self._observer = observer or Unobserved()
+        self._jitter = jitter
+        self._backoff = backoff
+        self._line = WaitingLine(entries_max=queue_max, bytes_max=queue_bytes_max)
+        self._in_flight: list[Waiter] = []
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._statement: Any = None
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._probe = asyncio.Event()
+        self._closing = False
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the writer's connection is open, as far as anybody knows without asking."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait or are in flight."""
+        return len(self._line) + len(self._in_flight)
+
+    @property
+    def breaker(self) -> BreakerState:
+        """The state of the breaker in front of the database."""
+        return self._breaker.state
+
+    async def start(self) -> None:
+        """Begin to connect and to write. Does not wait for the database: until then `append` waits or refuses."""
+        if self._task is None:
+            self._closing = False
+            self._task = asyncio.create_task(self._run(), name="ledger-writer")
+
+    async def stop(self, *, drain_timeout: float = DRAIN_TIMEOUT) -> None:
+        """Write what still waits, refuse what comes, then close the connection.
+
+        What is not written after `drain_timeout` seconds is answered UNAVAILABLE.
+        """
+        task, self._task = self._task, None
+        self._closing = True
+        if task is None:
+            return
+        if waiters := [*self._in_flight, *self._line]:
+            await asyncio.wait([waiter.future for waiter in waiters], timeout=drain_timeout)
+        task.cancel()
+        await asyncio.wait([task])
+        for waiter in (*self._in_flight, *self._line):
+            _refuse(waiter, _stopping())
+        self._in_flight = []
+        self._line.take(entries_max=len(self._line), bytes_max=0)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.close(timeout=self._connect_timeout)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                connection.terminate()
+
+    # (1) admit
+
+    async def append(self, entry: SealedEntry) -> int:
+        """The index of the entry, once it is committed.
+
+        Raises FirewallError, each with `retry_after`: OVERLOADED when too many wait, UNAVAILABLE when the database is
+        away or this process is stopping, TIMEOUT when the commit was not confirmed in time; CONFLICT when another entry
+        has this id. After UNAVAILABLE and TIMEOUT the entry may be in the ledger all the same, but nobody was told so.
+
+        When the caller is cancelled its entry is dropped if it was not under way yet.
+        """
+        if self._closing or self._task is None:
+            raise _stopping()
+        if self._breaker.state is not BreakerState.CLOSED:
+            if self._breaker.state is BreakerState.OPEN:
+                self._observer.error(ErrorKind.BREAKER_OPEN)
+                raise FirewallError(
+                    Kind.UNAVAILABLE,
+                    "the ledger cannot be reached",
+                    retry_after=max(RETRY_AFTER, self._breaker.retry_after),
+                )
+            self._probe.set()
+        if self._line.full:
+            raise FirewallError(Kind.OVERLOADED, "too many entries wait for the ledger", retry_after=RETRY_AFTER)
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(entry, future=loop.create_future(), deadline=loop.time() + self._deadline)
+        self._line.join(waiter)
+        self._wake.set()
+        if self._alarm is None:
+            self._alarm = loop.call_at(waiter.deadline, self._expire, loop)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._line.leave(waiter)
+            raise
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer those whose time is over, then set the alarm for the next one."""
+        now = loop.time()
+        self._alarm = None
+        for waiter in (*self._in_flight, *self._line):
+            if waiter.future.done():
+                continue
+            if waiter.deadline > now:
+                self._alarm = loop.call_at(waiter.deadline, self._expire, loop)
+                return
+            self._line.leave(waiter)
+            _refuse(waiter, self._too_late())
+
+    def _too_late(self) -> FirewallError:
+        if self.connected:
+            return FirewallError(Kind.TIMEOUT, "the ledger did not confirm in time", retry_after=RETRY_AFTER)
+        return FirewallError(Kind.UNAVAILABLE, "the ledger cannot be reached", retry_after=RETRY_AFTER)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                connection = await self._connected()
+                if not self._line:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                self._in_flight = self._line.take(entries_max=self._batch_max, bytes_max=self._batch_bytes_max)
+                await self._flush(connection, self._in_flight)
+                self._in_flight = []
+            except Exception as error:  # noqa: BLE001 - INVARIANT: the writer outlives whatever happens to one batch
+                self._lost(error)
+
+    # (2) connect
+
+    async def _connected(self) -> "asyncpg.Connection[Any]":
+        """The open connection, or one more try to open it."""
+        if self._connection is not None and not self._connection.is_closed():
+            return self._connection
+        if self._failures:
+            await self._pause(self._backoff[min(self._failures, len(self._backoff)) - 1])
+        connection = await connect(
+            self._dsn,
+            connect_timeout=self._connect_timeout,
+            statement_timeout=self._statement_timeout,
+            # A role's default of a stricter isolation would turn waiting for the head's row into an error.
+            settings={"default_transaction_isolation": "read committed"},
+            writable=True,
+        )
+        try:
+            await connection.execute(DURABLE)
+            self._statement = await connection.prepare(WRITE)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._connection = connection
+        self._breaker.success()
+        return connection
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait from half of the time to all of it, unless a caller comes when the breaker is half open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds * (0.5 + 0.5 * self._jitter())):
+                await self._probe.wait()
+        self._probe.clear()
+
+    def _lost(self, error: Exception) -> None:
+        """The connection is of no use any more; who was in flight goes back to the front, to be settled first."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+        for waiter in self._in_flight:
+            waiter.doubtful = True
+        self._line.put_back(self._in_flight)
+        self._in_flight = []
+        self._failures += 1
+        self._breaker.failure()
+        self._observer.error(error_kind(error))
+
+    async def _flush(self, connection: "asyncpg.Connection[Any]", batch: list[Waiter]) -> None:
+        started = time.perf_counter()
+        if doubtful := [waiter for waiter in batch if waiter.doubtful]:
+            await self._settle(connection, doubtful)
+            batch = [waiter for waiter in batch if not waiter.future.done()]
+        if batch:
+            await self._write(batch)
+        self._observer.timed(OPERATION, time.perf_counter() - started)
+        # Only now, not when the connection opened: a server that dies at each write must not be asked without a pause.
+        self._failures = 0
+
+    # (3) settle
+
+    async def _settle(self, connection: "asyncpg.Connection[Any]", batch: Sequence[Waiter]) -> None:
+        """Answer those whose entry is in the ledger; the others may be written (again).
+
+        Should the broken connection's statement still begin after this, the unique id makes one of the two fail.
+        """
+        async with connection.transaction(isolation="read_committed"):
+            await connection.execute(AWAIT_WRITERS)
+            rows = await connection.fetch(FIND, [waiter.entry.id for waiter in batch])
+        found: dict[UUID, tuple[int, bytes]] = {row["id"]: (row["idx"], row["receipt"]) for row in rows}
+        for waiter in batch:
+            waiter.doubtful = False
+            if waiter.entry.id not in found:
+                continue
+            idx, receipt = found[waiter.entry.id]
+            if receipt == waiter.entry.receipt:
+                _answer(waiter, idx)
+            else:
+                _refuse(waiter, FirewallError(Kind.CONFLICT, f"the ledger has another entry `{waiter.entry.id}`"))
+
+    # (4) write and (5) answer
+
+    async def _write(self, batch: list[Waiter]) -> None:
+        entries = [waiter.entry for waiter in batch]
+        try:
+            first = await self._statement.fetchval(
+                [entry.id for entry in entries],
+                [entry.kind for entry in entries],
+                [entry.receipt for entry in entries],
+                [entry.salt for entry in entries],
+                [entry.record for entry in entries],
+            )
+        except asyncpg.TransactionRollbackError as error:
+            self._observer.error(error_kind(error))
+            self._line.put_back(batch)
+        except (asyncpg.QueryCanceledError, asyncpg.InsufficientResourcesError) as error:
+            self._refuse_all(batch, error)
+        except (asyncpg.PostgresError, asyncpg.DataError) as error:
+            if error_kind(error) is ErrorKind.CONNECTION and not isinstance(error, asyncpg.DataError):
+                raise
+            await self._write_apart(batch, error)
+        else:
+            if first is None:
+                self._refuse_all(batch, FirewallError(Kind.UNAVAILABLE, "the ledger has no head; restore the database"))
+                return
+            for idx, waiter in enumerate(batch, start=first):
+                _answer(waiter, idx)
+
+    async def _write_apart(self, batch: list[Waiter], error: Exception) -> None:
+        """The server refused a batch for something in it: halve it until who is at fault stands alone."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+        elif isinstance(error, asyncpg.UniqueViolationError) and self._connection is not None:
+            await self._settle(self._connection, batch)
+        else:
+            self._refuse_all(batch, error)
+
+    def _refuse_all(self, batch: Sequence[Waiter], error: Exception) -> None:
+        self._observer.error(error_kind(error))
+        for waiter in batch:
+            _refuse(waiter, translate(error))
+
+
+def _answer(waiter: Waiter, idx: int) -> None:
+    if not waiter.future.done():
+        waiter.future.set_result(idx)
+
+
+def _refuse(waiter: Waiter, error: FirewallError) -> None:
+    # Each waiter gets an error of its own: a raised exception carries the traceback of who raised it.
+    if not waiter.future.done():
+        waiter.future.set_exception(error)
+
+
+def _stopping() -> FirewallError:
+    return FirewallError(Kind.UNAVAILABLE, "the ledger's writer is stopped", retry_after=RETRY_AFTER)
