@@ -6,10 +6,12 @@ web server.
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
 from app.cli.output import reporting
+from app.core.principal import Role
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
 
@@ -58,16 +60,16 @@ def _root(
 )
 def dev(
     *,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of the service [default: 8080].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port of the service (default: 8080).")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port of the metrics [default: 9090].")
+        int | None, typer.Option(min=0, max=65_535, help="Port of the metrics (default: 9090).")
     ] = None,
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="Where the database and the API key are kept [default: see docs/configuration.md]."),
+        typer.Option(help="Where the database and the API key are kept (default: see docs/configuration.md)."),
     ] = None,
     policies: Annotated[
-        Path | None, typer.Option(help="Directory of the policy files [default: the starter policies].")
+        Path | None, typer.Option(help="Directory of the policy files (default: the starter policies).")
     ] = None,
 ) -> None:
     """Start everything on this machine: database, migrations, API key, policies, service.
@@ -177,6 +179,52 @@ def config_reference(*, as_json: Json = False) -> None:
 
     with reporting(as_json=as_json):
         run_reference(as_json=as_json)
+
+
+@keys.command("create", epilog="Example: `MFW_API_KEY=$(mfw keys create ci --role requester --expires-in-days 90)`")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What the key is for, in words of yours.")],
+    *,
+    principal: Annotated[
+        str | None, typer.Option(help="Who asks with it, as the ledger will say (default: the name).")
+    ] = None,
+    role: Annotated[
+        list[Role] | None, typer.Option(help="What it may do; may be given several times (default: requester).")
+    ] = None,
+    expires_in_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Days until it ends by itself.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key and show it, this once; only its digest is stored."""
+    from app.cli.keys import run_create
+
+    with reporting(as_json=as_json):
+        run_create(name, principal=principal, roles=role or (), days=expires_in_days, as_json=as_json)
+
+
+@keys.command("list", epilog="Example: `mfw keys list --all`")
+def keys_list(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Revoked and expired ones too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the API keys that work. The keys themselves cannot be shown again."""
+    from app.cli.keys import run_list
+
+    with reporting(as_json=as_json):
+        run_list(everything=everything, as_json=as_json)
+
+
+@keys.command("revoke", epilog="Example: `mfw keys revoke 5f0c6b0e-8d1f-4c59-9f8a-1c2d3e4f5a6b`")
+def keys_revoke(
+    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="The id that `mfw keys list` shows.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make an API key worthless, at once and for good."""
+    from app.cli.keys import run_revoke
+
+    with reporting(as_json=as_json):
+        run_revoke(key_id, as_json=as_json)
 
 
 @app.command("commands", hidden=True)

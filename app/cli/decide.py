@@ -174,12 +174,9 @@ def _is_local(host: str) -> bool:
 
 def _development_key() -> str | None:
     """The key that `mfw dev` made on this machine, if there is one that we may read."""
-    from app.cli.state import key_file, state_directory
+    from app.cli.state import key_file, read_private, state_directory
 
-    try:
-        return key_file(state_directory()).read_text().strip() or None
-    except (OSError, ValueError):
-        return None
+    return read_private(key_file(state_directory()))
 
 
 def _refuse(error: HTTPError) -> NoReturn:

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain, console
 from app.cli.server import OPTIONS
-from app.cli.state import database_file, key_file, write_private
+from app.cli.state import database_file, key_file, private_directory, read_private, write_private
 from app.settings import Environment, Settings, advice
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -129,11 +129,7 @@ def _database(settings: Settings) -> Iterator[str]:
         return
     from app.persistence.embedded import EmbeddedPostgres
 
-    if os.geteuid() == 0:
-        # The server runs under a uid of its own, which has to get through to its directory.
-        settings.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    else:
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(settings.state_dir)
     with EmbeddedPostgres(settings.state_dir / "postgres") as server:
         write_private(database_file(settings.state_dir), server.dsn)
         try:
@@ -228,3 +224,15 @@ def _near(path: Path) -> str:
 
 async def ensure_key(dsn: str, file: Path) -> None:
     """Step 5: the key in the file is good; a new one is made where there is none, or where it was revoked."""
+    from app.cli.keys import key_store
+    from app.core.principal import Role
+    from app.persistence.api_keys import hash_key
+
+    async with key_store(dsn) as store:
+        kept = read_private(file)
+        if kept is not None and any(key.hash == hash_key(kept) for key in await store.list_active()):
+            return
+        # No approver: nobody approves their own change, not even while trying it out.
+        roles = frozenset({Role.REQUESTER, Role.OPERATOR, Role.AUDITOR})
+        made = await store.create("development", principal_id="development", roles=roles)
+    write_private(private_directory(file.parent) / file.name, made.key)

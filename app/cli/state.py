@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from app.cli.exits import ExitCode
+from app.cli.output import Refused
 from app.settings import PREFIX, default_state_dir
 
 
@@ -30,3 +32,26 @@ def write_private(file: Path, text: str) -> None:
         os.fchmod(descriptor, 0o600)
         out.write(text)
     scratch.replace(file)
+
+
+def read_private(file: Path) -> str | None:
+    """What such a file says; None where there is none, or none for us."""
+    try:
+        return file.read_text().strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def private_directory(state_dir: Path) -> Path:
+    """The state directory, made if it is missing. Raises `Refused`."""
+    # As root the database's server runs under a uid of its own, which has to get through to its directory.
+    mode = 0o755 if os.geteuid() == 0 else 0o700
+    try:
+        state_dir.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            ExitCode.FAILED,
+            f"cannot make the state directory `{state_dir}`: {(error.strerror or 'unknown reason').lower()}",
+            fix="name another one with --state-dir or MFW_STATE_DIR",
+        ) from error
+    return state_dir
