@@ -55,8 +55,20 @@ def read_policy(root: Node, reader: Reader) -> Policy | None:
         return None  # another kind has another shape: its members would only add noise
     name, labels = _metadata(members.get("metadata"), reader)
     policy = _spec(members["spec"], name or "", labels, reader) if "spec" in members else None
-    failed = any(d.severity is Severity.ERROR for d in reader.diagnostics[before:])
-    return None if failed else policy
+    if policy is None or len(reader.diagnostics) > before:
+        return None
+    _warn(policy, members["spec"], reader)
+    return policy
+
+
+def _warn(policy: Policy, spec: Node, reader: Reader) -> None:
+    """Note what is allowed and hardly meant."""
+    if policy.match.resources or policy.conditions or policy.mode is not Mode.ENFORCE:
+        return
+    for rule in policy.rules:
+        if rule.effect is Effect.ALLOW and rule.when is None:
+            message = f"the rule `{rule.name}` allows every change of every resource"
+            reader.note(spec, "spec", message, fix="add `match.resources` or `when`", severity=Severity.WARNING)
 
 
 def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
@@ -93,11 +105,6 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         for item, path in reader.items(members.get("rules"), "spec.rules")
         if (rule := _rule(item, path, variables, names, reader)) is not None
     ]
-    if not match.resources and not conditions and Mode(mode) is Mode.ENFORCE:
-        for rule in rules:
-            if rule.effect is Effect.ALLOW and rule.when is None:
-                message = f"the rule `{rule.name}` allows every change of every resource"
-                reader.note(node, "spec", message, fix="add `match.resources` or `when`", severity=Severity.WARNING)
     return Policy(
         name=name, rules=tuple(rules), mode=Mode(mode), match=match, conditions=tuple(conditions), labels=labels
     )

@@ -7,7 +7,7 @@ from app.core.cel import EvaluationError, ResultType, bind, compile_expression
 
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
 NULLS = {"a": None, "list": [None] * 10, "deep": {"x": {"y": None}}}
-INPUTS = {name: NULLS for name in ("subject", "action", "resource", "context", "change")}
+INPUTS = dict.fromkeys(("subject", "action", "resource", "context", "change"), NULLS)
 VARIABLES = {"nothing": "change.a", "all": "change.list", "never": "change.missing"}
 BOOLS = [
     "change.a == null",

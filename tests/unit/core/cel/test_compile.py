@@ -54,7 +54,10 @@ def test_what_is_refused(text, line, column, message, fix):
 
 def test_a_message_must_be_a_string():
     problem = refused("1 + 1", result=ResultType.STRING)
-    assert (problem.message, problem.fix) == ("the expression gives `int`, not `string`", "convert it with `string(...)`")
+    assert (problem.message, problem.fix) == (
+        "the expression gives `int`, not `string`",
+        "convert it with `string(...)`",
+    )
 
 
 def test_every_problem_of_an_expression_is_told_once():

@@ -1,0 +1,322 @@
+"""The decision core is total, and combines as the rule says: compared with a naive reference implementation."""
+
+import datetime as dt
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.cel import EvaluationError, ResultType, compile_expression
+from app.core.decide import (
+    DEFAULT_DENY,
+    FIREWALL,
+    INTERNAL_ERROR,
+    MESSAGE_MAX_CHARS,
+    MORE_REASONS,
+    REASONS_MAX,
+    SHADOW_REASONS_MAX,
+    decide,
+)
+from app.core.index import Approval, CompiledPolicySet, Condition, Policy, Rule
+from app.core.types import Effect, Mode, NormalisedMutation
+
+NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
+INPUTS = {
+    "subject": {"type": "agent", "id": "s", "properties": {}},
+    "action": {"name": "update", "properties": {}},
+    "resource": {"type": "t", "id": "i", "properties": {}},
+    "context": {},
+    "change": {"paths": [], "added": [], "removed": [], "files": [], "statements": []},
+}
+MUTATION = NormalisedMutation(inputs=INPUTS, digest="sha256:0")
+APPROVAL = Approval({"anyOf": [{"group": "sre", "count": 1}]}, "168h", 604_800, "1h", 3_600)
+OUTCOMES = ("true", "false", "error")
+TEXTS = {"true": "true", "false": "false", "error": "1 / 0 == 1"}
+
+
+def program(outcome):
+    return compile_expression(TEXTS.get(outcome, outcome), result=ResultType.BOOL)
+
+
+PROGRAMS = {outcome: program(outcome) for outcome in OUTCOMES}
+
+
+def rule(name="r", effect=Effect.ALLOW, when="true", **more):
+    more.setdefault("message", f"{name} speaks")
+    if effect is Effect.HOLD:
+        more.setdefault("approval", APPROVAL)
+    return Rule(name=name, effect=effect, when=PROGRAMS.get(when) or program(when), **more)
+
+
+def judge(*policies, mutation=MUTATION):
+    return decide(CompiledPolicySet(policies, digest="d"), mutation, NOW)
+
+
+def said(verdict):
+    return [(r.policy, r.rule, r.effect, r.mode) for r in verdict.reasons]
+
+
+def test_nothing_speaks():
+    verdict = judge(Policy("p", (rule(when="false"),)))
+    assert verdict.effect is Effect.DENY
+    assert said(verdict) == [(FIREWALL, DEFAULT_DENY, Effect.DENY, Mode.ENFORCE)]
+    assert verdict.reasons[0].message == "no policy allows this update of t `i`"
+    assert verdict.approval is None
+
+
+def test_a_rule_without_when_always_speaks():
+    assert judge(Policy("p", (Rule("r", Effect.ALLOW),))).effect is Effect.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("effect", "message"),
+    [
+        (Effect.ALLOW, "allowed by this rule"),
+        (Effect.HOLD, "held for approval by this rule"),
+        (Effect.DENY, "denied by this rule"),
+    ],
+)
+def test_a_rule_without_a_message_has_one_of_ours(effect, message):
+    assert judge(Policy("p", (rule(effect=effect, message=None),))).reasons[0].message == message
+
+
+def test_reasons_are_those_of_the_winning_effect_in_order():
+    verdict = judge(
+        Policy("b", (rule("d2", Effect.DENY), rule("a", Effect.ALLOW), rule("d1", Effect.DENY))),
+        Policy("a", (rule("z", Effect.DENY), rule("broken", Effect.ALLOW, "error"), rule("h", Effect.HOLD))),
+    )
+    assert said(verdict) == [
+        ("a", "z", Effect.DENY, Mode.ENFORCE),
+        ("b", "d1", Effect.DENY, Mode.ENFORCE),
+        ("b", "d2", Effect.DENY, Mode.ENFORCE),
+        ("a", "broken", Effect.DENY, Mode.ENFORCE),
+    ]
+    assert verdict.approval is None
+
+
+def test_an_error_denies_and_says_where():
+    verdict = judge(Policy("p", (rule("a"), rule("broken", Effect.ALLOW, "change.nothing == 1"))))
+    assert verdict.effect is Effect.DENY
+    (reason,) = verdict.reasons
+    assert (reason.policy, reason.rule, reason.clause) == ("p", "broken", "when")
+    assert reason.message == 'rule_error: key not found in map: "nothing"'
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_a_shadow_never_changes_the_decision(outcome):
+    shadow = Policy("s", (rule("r", Effect.DENY, outcome),), mode=Mode.SHADOW)
+    verdict = judge(shadow, Policy("p", (rule(),)))
+    assert verdict.effect is Effect.ALLOW
+    assert said(verdict)[0] == ("p", "r", Effect.ALLOW, Mode.ENFORCE)
+    assert said(verdict)[1:] == ([] if outcome == "false" else [("s", "r", Effect.DENY, Mode.SHADOW)])
+
+
+def test_a_shadow_that_allows_does_not_lift_the_default():
+    verdict = judge(Policy("s", (rule(),), mode=Mode.SHADOW))
+    assert verdict.effect is Effect.DENY
+    assert said(verdict)[1] == ("s", "r", Effect.ALLOW, Mode.SHADOW)
+
+
+class TestMatchConditions:
+    def judge(self, *outcomes, mode=Mode.ENFORCE):
+        conditions = tuple(Condition(f"c{i}", PROGRAMS[outcome]) for i, outcome in enumerate(outcomes))
+        return judge(Policy("p", (rule(),), conditions=conditions, mode=mode), Policy("q", (rule(),)))
+
+    def test_all_true_lets_the_policy_speak(self):
+        assert len(self.judge("true", "true").reasons) == 2
+
+    @pytest.mark.parametrize("outcomes", [("false",), ("true", "false"), ("error", "false"), ("false", "error")])
+    def test_one_false_silences_it_errors_or_not(self, outcomes):
+        assert said(self.judge(*outcomes)) == [("q", "r", Effect.ALLOW, Mode.ENFORCE)]
+
+    def test_an_error_without_a_false_denies(self):
+        verdict = self.judge("true", "error", "error")
+        assert said(verdict) == [("p", "c1", Effect.DENY, Mode.ENFORCE), ("p", "c2", Effect.DENY, Mode.ENFORCE)]
+        assert verdict.reasons[0].clause == "matchConditions[1].expression"
+        assert verdict.reasons[0].message == "rule_error: divide by zero"
+
+    def test_an_error_in_a_shadow_is_only_recorded(self):
+        verdict = self.judge("error", mode=Mode.SHADOW)
+        assert verdict.effect is Effect.ALLOW
+        assert said(verdict)[1] == ("p", "c0", Effect.DENY, Mode.SHADOW)
+
+
+class TestMessages:
+    def message(self, expression=None, message=None):
+        compiled = compile_expression(expression, result=ResultType.STRING) if expression else None
+        return judge(Policy("p", (rule(message=message, message_expression=compiled),))).reasons[0].message
+
+    def test_the_expression_comes_first(self):
+        assert self.message("'update of ' + resource.id", "text") == "update of i"
+
+    @pytest.mark.parametrize("expression", ["string(change.nothing)", "''", "'\\n \\t'"])
+    def test_one_that_gives_nothing_falls_back(self, expression):
+        assert self.message(expression, "text") == "text"
+        assert self.message(expression) == "allowed by this rule"
+
+    def test_it_is_one_bounded_line(self):
+        assert self.message("'a\\nb\\u0000c\\u202ed'") == "a b c d"
+        assert len(self.message("'" + "x" * 2_000 + "'")) == MESSAGE_MAX_CHARS
+
+
+class TestApproval:
+    def held(self, *approvals):
+        rules = tuple(rule(f"r{i}", Effect.HOLD, approval=approval) for i, approval in enumerate(approvals))
+        return judge(Policy("p", rules)).approval
+
+    def test_one(self):
+        assert self.held(APPROVAL) == {
+            "anyOf": [{"group": "sre", "count": 1}],
+            "expiresAfter": "168h",
+            "executeWithin": "1h",
+        }
+
+    def test_the_same_twice_is_required_once(self):
+        assert self.held(APPROVAL, APPROVAL) == self.held(APPROVAL)
+
+    def test_several_are_all_required_within_the_shorter_clocks(self):
+        other = Approval({"allOf": [{"group": "security", "count": 2}]}, "24h", 86_400, "120m", 7_200)
+        assert self.held(APPROVAL, other) == {
+            "allOf": [{"anyOf": [{"group": "sre", "count": 1}]}, {"allOf": [{"group": "security", "count": 2}]}],
+            "expiresAfter": "24h",
+            "executeWithin": "1h",
+        }
+
+    def test_a_shadow_hold_requires_nothing(self):
+        shadow = Policy("s", (rule("r", Effect.HOLD),), mode=Mode.SHADOW)
+        assert judge(shadow, Policy("p", (rule(),))).approval is None
+
+    def test_a_hold_that_nothing_could_lift_is_a_deny(self):
+        verdict = judge(Policy("p", (Rule("r", Effect.HOLD),)))
+        assert (verdict.effect, verdict.reasons[0].rule) == (Effect.DENY, INTERNAL_ERROR)
+
+
+class TestBounds:
+    def test_reasons_have_a_limit_that_says_so(self):
+        many = Policy("p", tuple(rule(f"r{i:02}", Effect.DENY) for i in range(REASONS_MAX + 5)))
+        verdict = judge(many)
+        assert len(verdict.reasons) == REASONS_MAX
+        assert said(verdict)[-1] == (FIREWALL, MORE_REASONS, Effect.DENY, Mode.ENFORCE)
+        assert verdict.reasons[-1].message.startswith("6 more rules spoke")
+
+    def test_shadows_have_their_own(self):
+        many = tuple(rule(f"r{i:02}", Effect.DENY) for i in range(SHADOW_REASONS_MAX + 1))
+        verdict = judge(Policy("s", many, mode=Mode.SHADOW), Policy("p", (rule(),)))
+        assert len(verdict.reasons) == 1 + SHADOW_REASONS_MAX
+        assert said(verdict)[-1] == (FIREWALL, MORE_REASONS, Effect.DENY, Mode.SHADOW)
+
+    def test_the_default_message_is_bounded(self):
+        long = {**INPUTS, "resource": {"type": "t", "id": "i" * 5_000, "properties": {}}}
+        verdict = judge(Policy("p", (rule(when="false"),)), mutation=NormalisedMutation(long, "sha256:0"))
+        assert len(verdict.reasons[0].message) == MESSAGE_MAX_CHARS
+
+
+@dataclass(frozen=True)
+class Misbehaves:
+    """A program of an engine with a defect."""
+
+    text: str
+    answer: object
+
+    def evaluate(self, bindings):
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer", [None, 1, "true", ValueError("secret"), RecursionError(), EvaluationError("x"), MemoryError()]
+)
+def test_nothing_but_true_is_true(answer):
+    verdict = judge(Policy("p", (Rule("r", Effect.ALLOW, when=Misbehaves("", answer)),)))
+    assert verdict.effect is Effect.DENY
+    assert verdict.reasons[0].rule == "r"
+    assert verdict.reasons[0].message.startswith("rule_error: ")
+    assert "secret" not in verdict.reasons[0].message
+
+
+def test_a_broken_message_does_not_change_the_effect():
+    broken = Rule("r", Effect.ALLOW, message_expression=Misbehaves("", ValueError()), message="text")
+    assert judge(Policy("p", (broken,))).reasons[0].message == "text"
+
+
+@pytest.mark.parametrize("inputs", [{}, None, {"resource": {}}, {**INPUTS, "resource": {"type": [], "id": 1}}])
+def test_inputs_of_the_wrong_shape_deny(inputs):
+    verdict = judge(Policy("p", (rule(when="resource.id == 'i'"),)), mutation=NormalisedMutation(inputs, "sha256:0"))
+    assert verdict.effect is Effect.DENY
+
+
+def test_a_broken_policy_set_denies():
+    verdict = decide(None, MUTATION, NOW)
+    assert (verdict.effect, verdict.reasons[0].policy, verdict.reasons[0].rule) == (
+        Effect.DENY,
+        FIREWALL,
+        INTERNAL_ERROR,
+    )
+    assert verdict.reasons[0].message == "rule_error: the policies could not be evaluated (`AttributeError`)"
+
+
+# The reference: the rule of combination written as naively as it can be.
+
+
+def reference(policies):
+    asked = set()
+    for policy in policies:
+        if policy["mode"] == "shadow":
+            continue
+        if "false" in policy["conditions"]:
+            continue
+        if "error" in policy["conditions"]:
+            asked.add("deny")
+            continue
+        for effect, outcome in policy["rules"]:
+            if outcome == "error":
+                asked.add("deny")
+            if outcome == "true":
+                asked.add(effect)
+    for effect in ("deny", "hold", "allow"):
+        if effect in asked:
+            return effect
+    return "deny"
+
+
+SPECS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "mode": st.sampled_from(["enforce", "enforce", "shadow"]),
+            "conditions": st.lists(st.sampled_from(["true", "true", "false", "error"]), max_size=3),
+            "rules": st.lists(
+                st.tuples(
+                    st.sampled_from(["allow", "deny", "hold"]), st.sampled_from(["true", "false", "false", "error"])
+                ),
+                min_size=1,
+                max_size=4,
+            ),
+        }
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(SPECS)
+def test_it_combines_as_the_reference_does(specs):
+    policies = [
+        Policy(
+            f"p{i}",
+            tuple(rule(f"r{j}", Effect(effect), outcome) for j, (effect, outcome) in enumerate(spec["rules"])),
+            mode=Mode(spec["mode"]),
+            conditions=tuple(Condition(f"c{j}", PROGRAMS[outcome]) for j, outcome in enumerate(spec["conditions"])),
+        )
+        for i, spec in enumerate(specs)
+    ]
+    verdict = judge(*policies)
+    assert verdict.effect == reference(specs)
+    assert verdict.reasons[0].mode is Mode.ENFORCE
+    enforced = [r for r in verdict.reasons if r.mode is Mode.ENFORCE]
+    assert {r.effect for r in enforced} == {verdict.effect}
+    assert (verdict.approval is not None) is (verdict.effect is Effect.HOLD)
+    without_shadows = [p for p in policies if p.mode is Mode.ENFORCE]
+    if without_shadows:
+        assert list(judge(*without_shadows).reasons) == enforced
