@@ -45,16 +45,17 @@ def run_dev(*, port: int | None, metrics_port: int | None, state_dir: Path | Non
     # SIGTERM ends this like Ctrl-C: the database must go last.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # uvicorn finishes what is in flight, and raises the signal again when it is done.
         with (
+            suppress(KeyboardInterrupt),
             _listener(settings) as listener,
             _database(settings) as dsn,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(_serve(_with_database(settings, dsn), listener))
-    except KeyboardInterrupt:
-        console(stderr=True).print("stopped")
     finally:
         signal.signal(signal.SIGTERM, before)
+    console(stderr=True).print("stopped")
 
 
 def development_settings(
