@@ -56,7 +56,7 @@ def _root(
 
 
 @app.command(
-    epilog="Example: `mfw dev`, then, in another terminal: `mfw decide -f examples/kubernetes-scale-up-small.json`"
+    epilog="Example: `mfw dev`, then, in another terminal: `mfw decide -f examples/allow-k8s-deployment-scaled.json`"
 )
 def dev(
     *,
@@ -100,7 +100,7 @@ def serve() -> None:
 
 @app.command(
     epilog="Examples: `mfw decide -f change.json`; `terraform-to-mutation plan.json | mfw decide -f -`; "
-    "`mfw decide -f change.json --local --policies policies/starter`. "
+    "`mfw decide -f examples/deny-sql-drop-table.json --local --policies policies/starter`. "
     "Exit codes: 0 allow, 10 deny, 11 hold, everything else is no decision."
 )
 def decide(

@@ -18,6 +18,8 @@ from app.core.types import Effect
 
 # The service's own limit is 1 MiB unless its owner raised it, up to this.
 MUTATION_BYTES_MAX: Final = 16_777_216
+# Above the service's default limit a broken connection most likely means that limit.
+SERVICE_BYTES_MAX: Final = 1_048_576
 # A decision is a few KiB; this only guards against an address that is not a firewall at all.
 ANSWER_BYTES_MAX: Final = 16_777_216
 
@@ -138,6 +140,13 @@ def ask(body: bytes, *, url: str, api_key: str | None, timeout: float) -> bytes:
         ) from None
     except (URLError, HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, (BrokenPipeError, ConnectionResetError)) and len(body) > SERVICE_BYTES_MAX:
+            # It answers 413 and hangs up while we are still sending, so the answer itself is lost.
+            raise Refused(
+                ExitCode.BAD_DATA,
+                f"the service hung up on a mutation of {len(body)} bytes",
+                fix="it is most likely longer than MFW_HTTP__MAX_BODY_BYTES there: send less, or ask its owner",
+            ) from None
         raise Refused(
             ExitCode.UNREACHABLE,
             f"cannot reach `{url}`: {str(reason).lower() or type(reason).__name__}",

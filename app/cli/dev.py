@@ -31,7 +31,7 @@ from app.settings import Environment, Settings, advice
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STARTER_POLICIES: Final = ROOT / "policies" / "starter"
-EXAMPLE: Final = ROOT / "examples" / "kubernetes-scale-up-small.json"
+EXAMPLE: Final = ROOT / "examples" / "allow-k8s-deployment-scaled.json"
 # Nobody waits longer at a terminal.
 GRACE_SECONDS_MAX: Final = 5
 BACKLOG: Final = 2048

@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain
 from app.cli.server import KEEP_ALIVE_SECONDS
+from app.policies.load import load_directory
 from app.settings import Settings, advice
 
 # Compiling thousands of policies keeps the worker busy before it reports for the first time; one that hangs later is
@@ -34,6 +35,8 @@ def run_serve() -> NoReturn:
         )
     for hint in advice(settings):
         complain(f"advice: {hint}")
+    # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
+    load_directory(settings.policies.directory)
     asyncio.run(_check_schema(settings.database.url.get_secret_value()))
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *gunicorn_arguments(settings)])  # noqa: S606 - no shell
 

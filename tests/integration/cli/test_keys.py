@@ -1,0 +1,85 @@
+"""`mfw keys`: a key is shown once, works, and stops working."""
+
+import json
+
+MUTATION = json.dumps(
+    {
+        "subject": {"type": "agent", "id": "a"},
+        "action": {"name": "update"},
+        "resource": {"type": "box", "id": "b"},
+        "change": {"after": {"size": 1}},
+    }
+)
+
+
+def test_a_key_from_its_making_to_its_end(commands, database_dsn):
+    settings = {"MFW_DATABASE__URL": database_dsn}
+    made = commands.run(
+        "keys", "create", "ci", "--role", "requester", "--role", "auditor", "--expires-in-days", 2, **settings
+    )
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    assert key.startswith("mfw_")
+    assert made.stdout == f"{key}\n"
+    assert "auditor, requester" in made.stderr
+    (listed,) = json.loads(commands.run("keys", "list", "--json", **settings).stdout)
+    assert listed["name"] == "ci"
+    assert listed["principal_id"] == "ci"
+    assert listed["expires_at"] is not None
+    assert key not in str(listed)
+    shown = commands.run("keys", "list", **settings).stdout
+    assert listed["id"] in shown
+    assert key not in shown
+    revoked = commands.run("keys", "revoke", listed["id"], **settings)
+    assert revoked.returncode == 0
+    assert "revoked" in revoked.stdout
+    assert "there are no keys" in commands.run("keys", "list", **settings).stdout
+    assert "revoked" in commands.run("keys", "list", "--all", **settings).stdout
+
+
+def test_it_works_at_the_running_service(commands, service):
+    made = json.loads(
+        commands.run("keys", "create", "agent", "--principal", "agent-7", "--json", **service.settings).stdout
+    )
+    assert made["principal_id"] == "agent-7"
+    assert made["roles"] == ["requester"]
+    asked = commands.run("decide", "-f", "-", stdin=MUTATION, MFW_URL=service.url, MFW_API_KEY=made["key"])
+    assert asked.returncode == 10, asked.stderr
+
+
+def test_a_key_that_is_not_there(commands, database_dsn):
+    result = commands.run(
+        "keys", "revoke", "00000000-0000-4000-8000-000000000000", "--json", MFW_DATABASE__URL=database_dsn
+    )
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["error"]["kind"] == "not-found"
+
+
+def test_a_name_that_cannot_be(commands, database_dsn):
+    result = commands.run("keys", "create", "", MFW_DATABASE__URL=database_dsn)
+    assert result.returncode == 65
+    assert "`name`" in result.stderr
+
+
+def test_a_database_without_a_schema(commands, empty_database_dsn):
+    result = commands.run("keys", "list", MFW_DATABASE__URL=empty_database_dsn)
+    assert result.returncode == 78
+    assert "python -m app.migrations.apply" in result.stderr
+
+
+def test_a_database_that_is_not_there(commands):
+    result = commands.run(
+        "keys", "list", MFW_DATABASE__URL=f"postgresql://u:rT7pw2Kx9QzLm4VbN8sY@127.0.0.1:{commands.free_port()}/x"
+    )
+    assert result.returncode == 69
+    assert "rT7pw2" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_with_no_service_running_the_database_is_started_for_the_moment(commands, state):
+    settings = {"MFW_STATE_DIR": str(state)}
+    with commands.development(state) as service:
+        assert service.process.stop(2) == 0
+    listed = commands.run("keys", "list", "--json", **settings)
+    assert listed.returncode == 0, listed.stderr
+    assert [key["name"] for key in json.loads(listed.stdout)] == ["development"]

@@ -1,0 +1,72 @@
+"""`mfw serve`: gunicorn in production settings, which starts only where everything is right."""
+
+import json
+import signal
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+MUTATION = json.dumps(
+    {
+        "subject": {"type": "agent", "id": "a"},
+        "action": {"name": "update"},
+        "resource": {"type": "box", "id": "b"},
+        "change": {"after": {"size": 1}},
+    }
+)
+
+
+def production(dsn: str, port: int, metrics_port: int) -> dict[str, str]:
+    return {
+        "MFW_ENVIRONMENT": "production",
+        "MFW_DATABASE__URL": dsn,
+        "MFW_POLICIES__DIRECTORY": str(ROOT / "policies" / "starter"),
+        "MFW_HTTP__PORT": str(port),
+        "MFW_METRICS__PORT": str(metrics_port),
+    }
+
+
+def test_it_serves_and_ends_on_sigterm(commands, database_dsn):
+    settings = production(database_dsn, commands.free_port(), commands.free_port())
+    key = commands.run("keys", "create", "ci", MFW_DATABASE__URL=database_dsn).stdout.strip()
+    with commands.running("serve", settings=settings) as process:
+        process.read_until("Application startup complete")
+        url = f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}"
+        asked = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, MFW_URL=url, MFW_API_KEY=key)
+        assert asked.returncode == 10, asked.stderr
+        assert json.loads(asked.stdout)["ledger_index"] == 0
+        with urllib.request.urlopen(f"{url}/health/ready") as ready:
+            assert ready.status == 200
+            assert "server" not in {name.lower() for name in ready.headers}
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings['MFW_METRICS__PORT']}/metrics") as metrics:
+            assert metrics.status == 200
+        assert process.stop(signal.SIGTERM) == 0
+        # gunicorn's own lines and the service's: one JSON object each.
+        for line in process.output.splitlines():
+            assert "event" in json.loads(line), line
+        assert key not in process.output
+        with pytest.raises(URLError):
+            urllib.request.urlopen(f"{url}/health/live")
+
+
+def test_the_schema_is_looked_at_first(commands, empty_database_dsn):
+    result = commands.run("serve", **production(empty_database_dsn, commands.free_port(), commands.free_port()))
+    assert result.returncode == 78
+    assert "python -m app.migrations.apply" in result.stderr
+
+
+def test_no_database_there(commands):
+    dsn = f"postgresql://u:rT7pw2Kx9QzLm4VbN8sY@127.0.0.1:{commands.free_port()}/x"
+    result = commands.run("serve", **production(dsn, commands.free_port(), commands.free_port()))
+    assert result.returncode == 69
+    assert "Traceback" not in result.stderr
+
+
+def test_policies_that_are_wrong_end_it(commands, database_dsn, tmp_path):
+    settings = production(database_dsn, commands.free_port(), commands.free_port())
+    result = commands.run("serve", **settings | {"MFW_POLICIES__DIRECTORY": str(tmp_path)})
+    assert result.returncode == 65
+    assert "an empty set is refused" in result.stderr
