@@ -290,7 +290,8 @@ def parse(receipt: bytes) -> JsonObject:
             pointer="/version",
             fix="verify it with a newer release",
         )
-    if members.get("kind") not in set(EntryKind):
+    # Compared one by one: what came in may be a list, which no set takes.
+    if members.get("kind") not in tuple(EntryKind):
         raise FirewallError(Kind.MALFORMED, "a receipt of an unknown kind", pointer="/kind")
     needed = ENVELOPE | DECISION_MEMBERS if members["kind"] == EntryKind.DECISION else ENVELOPE
     if (missing := sorted(needed - members.keys())) != []:

@@ -14,7 +14,15 @@ from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import FirewallError, Kind
-from app.persistence.engine import CLIENT_GRACE, DATABASE_ERRORS, create_engine, translate
+from app.persistence.engine import (
+    CLIENT_GRACE,
+    DATABASE_ERRORS,
+    ErrorKind,
+    causes,
+    create_engine,
+    error_kind,
+    translate,
+)
 from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION, current
 
 FOLDER = Path(__file__).resolve().parents[2] / "migrations"
@@ -180,7 +188,7 @@ async def _queue(connection: AsyncConnection, queue_timeout: float) -> None:
     try:
         await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
     except sa.exc.DBAPIError as error:
-        if not isinstance(error.orig.__cause__ if error.orig else None, asyncpg.LockNotAvailableError):
+        if not any(isinstance(cause, asyncpg.LockNotAvailableError) for cause in causes(error)):
             raise
         raise FirewallError(
             Kind.TIMEOUT,
@@ -216,25 +224,26 @@ def _run(connection: sa.Connection, mover: Callable[[Config], None]) -> None:
 
 
 def _explain(error: BaseException) -> FirewallError:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, asyncpg.LockNotAvailableError):
-            return FirewallError(
-                Kind.TIMEOUT,
-                "a migration did not get its lock: a transaction holds a table that it changes",
-                retry_after=LOCK_TIMEOUT,
-                fix="run the same command again; if it persists, end the oldest transaction in `pg_stat_activity`",
-            )
-        if isinstance(cause, asyncpg.QueryCanceledError):
-            return FirewallError(
-                Kind.TIMEOUT,
-                "a migration took longer than its limit and was rolled back",
-                fix="run the same command with a larger `--statement-timeout`",
-            )
-        if isinstance(cause, asyncpg.PostgresError) and not isinstance(cause, asyncpg.PostgresConnectionError):
-            # A person at a terminal who owns the database: the server's own words help and disclose nothing to others.
-            return FirewallError(
-                Kind.UNAVAILABLE, f"the database refused: {cause}", fix="run `python -m app.migrations.status`"
-            )
-        cause = getattr(cause, "orig", None) or cause.__cause__
+    for cause in causes(error):
+        match cause:
+            case asyncpg.LockNotAvailableError():
+                return FirewallError(
+                    Kind.TIMEOUT,
+                    "a migration did not get its lock: a transaction holds a table that it changes",
+                    retry_after=LOCK_TIMEOUT,
+                    fix="run the same command again; if it persists, end the oldest transaction in `pg_stat_activity`",
+                )
+            case asyncpg.QueryCanceledError():
+                return FirewallError(
+                    Kind.TIMEOUT,
+                    "a migration took longer than its limit and was rolled back",
+                    fix="run the same command with a larger `--statement-timeout`",
+                )
+            case asyncpg.PostgresError() if error_kind(cause) is not ErrorKind.CONNECTION:
+                # To a person at a terminal who owns the database the server's own words help, and disclose nothing.
+                return FirewallError(
+                    Kind.UNAVAILABLE, f"the database refused: {cause}", fix="run `python -m app.migrations.status`"
+                )
+            case _:
+                continue
     return translate(error)

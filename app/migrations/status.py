@@ -10,8 +10,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Say the revision, what is pending, and whether the service starts; changes nothing."""
     parser = command_line.parser(
         "status",
-        description="Say at which revision the database's schema is, what is pending, and whether this release starts.\n"
-        "Changes nothing.",
+        description="Say at which revision the database's schema is, what is pending, and whether this release starts\n"
+        "on it. Changes nothing.",
         examples="  python -m app.migrations.status\n",
     )
     given = parser.parse_args(arguments)

@@ -337,7 +337,7 @@ class EmbeddedPostgres:
                 fix="stop it first (`pg_ctl stop -D`)",
             )
         if Path(f"/proc/{pid}").exists():
-            # PostgreSQL would take that process for a server and refuse to start.
+            # PostgreSQL would take that process, or that corpse, for a server and refuse to start.
             pid_file.unlink()
 
     # (2) account
@@ -345,10 +345,12 @@ class EmbeddedPostgres:
     def _choose_account(self) -> Account:
         if os.geteuid() != 0:
             return Account(uid=os.geteuid(), gid=os.getegid())
-        for path in (self.data_directory, self._state):
+        # Whoever owns what is there goes on owning it. A state directory of initdb's uid is one whose creation broke
+        # off.
+        for path, not_theirs in ((self.data_directory, {0}), (self._state, {0, INITDB_UID})):
             with contextlib.suppress(FileNotFoundError):
                 found = path.lstat()
-                if found.st_uid not in {0, INITDB_UID}:
+                if found.st_uid not in not_theirs:
                     return Account(uid=found.st_uid, gid=found.st_gid)
         return Account(uid=SERVER_UID, gid=SERVER_UID)
 
@@ -530,6 +532,11 @@ class EmbeddedPostgres:
             wanted = self._short_directory()
         if not account.ours:
             os.chown(wanted, account.uid, account.gid, follow_symlinks=False)
+        # Left by a killed server, whose number may belong to another program now, or still to its own corpse where
+        # nobody reaps (process 1 of a container): PostgreSQL would refuse to start. The directory is ours, and we
+        # hold the lock.
+        for left in wanted.glob(".s.PGSQL.*"):
+            left.unlink()
         return wanted
 
     def _short_directory(self) -> Path:

@@ -1,6 +1,6 @@
 """How this service reaches PostgreSQL: an engine for everything, and one raw connection for the ledger's writer."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any, Protocol, assert_never
@@ -144,10 +144,17 @@ def create_engine(
     )
 
 
-def error_kind(error: BaseException) -> ErrorKind:
-    """What kind an error of the database, its driver or the network is; the cause may stand deep in the chain."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, outermost first: SQLAlchemy wraps the driver's errors twice."""
     cause: BaseException | None = error
     while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def error_kind(error: BaseException) -> ErrorKind:
+    """What kind an error of the database, its driver or the network is; the cause may stand deep in the chain."""
+    for cause in causes(error):
         match cause:
             case (
                 asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError() | sa.exc.TimeoutError()
@@ -167,7 +174,7 @@ def error_kind(error: BaseException) -> ErrorKind:
             ):
                 return ErrorKind.CONNECTION
             case _:
-                cause = getattr(cause, "orig", None) or cause.__cause__
+                continue
     return ErrorKind.OTHER
 
 

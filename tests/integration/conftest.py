@@ -108,3 +108,12 @@ def database_dsn(server_dsn: str, _template: str) -> Iterator[str]:
 def empty_database_dsn(server_dsn: str) -> Iterator[str]:
     """The DSN of a database without any schema that this test alone uses."""
     yield from _cloned(server_dsn, "template0")
+
+
+@pytest.fixture
+def state_directory() -> Iterator[Path]:
+    """A path for an embedded server of the test's own: not there yet, reachable for any uid, gone afterwards."""
+    above = Path(tempfile.mkdtemp(prefix="mfw-test-"))
+    above.chmod(0o711)
+    yield above / "postgresql"
+    shutil.rmtree(above, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""How a DSN is read, and what the caller is told of the database's errors."""
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+
+from app.errors import FirewallError, Kind
+from app.persistence.engine import ErrorKind, error_kind, parse_dsn, raw_dsn, translate
+
+
+@pytest.mark.parametrize(
+    ("dsn", "raw"),
+    [
+        ("postgresql://u:p@h:5432/d", "postgresql://u:p@h:5432/d"),
+        ("postgres://u@h/d", "postgresql://u@h/d"),
+        ("postgresql+asyncpg://u:p%40@h/d", "postgresql://u:p%40@h/d"),
+        ("postgresql://u:p@/d?host=/run/x", "postgresql://u:p@/d?host=%2Frun%2Fx"),
+    ],
+)
+def test_each_form_of_a_dsn_reaches_both_drivers(dsn, raw):
+    assert raw_dsn(dsn) == raw
+    assert parse_dsn(dsn).drivername == "postgresql+asyncpg"
+
+
+@pytest.mark.parametrize(
+    "dsn", ["", "nonsense", "mysql://u:hunter2@h/d", "postgresql+psycopg://u:hunter2@h/d", "http://h:port/"]
+)
+def test_other_dsns_are_refused_without_their_password(dsn):
+    with pytest.raises(FirewallError) as caught:
+        parse_dsn(dsn)
+    assert caught.value.kind is Kind.INVALID_SETTINGS
+    assert "hunter2" not in str(caught.value)
+    assert "postgresql://" in str(caught.value.fix)
+
+
+def _wrapped(error):
+    """As SQLAlchemy does it: the driver's error, the adapter's, its own."""
+    adapter = sa.exc.DBAPIError.instance("SELECT 1", {}, Exception(), Exception)
+    adapter.__cause__ = error
+    outer = sa.exc.OperationalError("SELECT 1", {}, Exception())
+    outer.__cause__ = adapter
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (asyncpg.QueryCanceledError(), ErrorKind.TIMEOUT, Kind.TIMEOUT),
+        (asyncpg.LockNotAvailableError(), ErrorKind.TIMEOUT, Kind.TIMEOUT),
+        (TimeoutError(), ErrorKind.TIMEOUT, Kind.TIMEOUT),
+        (sa.exc.TimeoutError(), ErrorKind.TIMEOUT, Kind.TIMEOUT),
+        (asyncpg.UniqueViolationError(), ErrorKind.CONFLICT, Kind.UNAVAILABLE),
+        (asyncpg.SerializationError(), ErrorKind.CONFLICT, Kind.UNAVAILABLE),
+        (asyncpg.AdminShutdownError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
+        (asyncpg.ConnectionDoesNotExistError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
+        (asyncpg.InvalidPasswordError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
+        (asyncpg.InterfaceError("closed"), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
+        (ConnectionRefusedError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
+        (asyncpg.UndefinedTableError(), ErrorKind.OTHER, Kind.UNAVAILABLE),
+        (asyncpg.DiskFullError(), ErrorKind.OTHER, Kind.UNAVAILABLE),
+        (RuntimeError(), ErrorKind.OTHER, Kind.UNAVAILABLE),
+    ],
+)
+def test_an_error_keeps_its_kind_however_deep_it_is_wrapped(error, kind, told):
+    for seen in (error, _wrapped(error)):
+        assert error_kind(seen) is kind
+        translated = translate(seen, retry_after=3.0)
+        assert translated.kind is told
+        assert translated.retry_after == 3.0
+
+
+def test_what_is_already_ours_stays():
+    error = FirewallError(Kind.NOT_FOUND, "no such thing")
+    assert translate(error) is error
+
+
+def test_the_databases_own_words_stay_inside():
+    assert "secret_table" not in str(translate(asyncpg.UndefinedTableError("relation secret_table does not exist")))
