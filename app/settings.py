@@ -309,10 +309,10 @@ class LimitSettings(_Section):
     """How often one caller may ask."""
 
     per_minute: Annotated[
-        int, Field(ge=1, le=1_000_000, description="requests that one principal may send in a minute; then 429")
+        int, Field(ge=1, le=100_000_000, description="requests that one principal may send in a minute; then 429")
     ] = 250
     burst: Annotated[
-        int, Field(ge=1, le=100_000, description="requests that may come at once before the rate counts")
+        int, Field(ge=1, le=10_000_000, description="requests that may come at once before the rate counts")
     ] = 50
     failures_per_minute_per_ip: Annotated[
         int, Field(ge=1, le=100_000, description="failed sign-ins from one address in a minute; then 429")

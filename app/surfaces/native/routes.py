@@ -1,5 +1,6 @@
 """`POST /v1/decisions`: the native surface, answered in front of FastAPI and documented in it (ADR 0005)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ from app.edge.authn import Authenticates
 from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import RequestContext, client_address, context_of, deliver
 from app.edge.limits import TokenBuckets
-from app.errors import FirewallError
+from app.errors import FirewallError, Kind
 from app.observability.metrics import LimitScope, Metrics
 from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
@@ -96,8 +97,10 @@ class DecisionEndpoint:
         buckets: TokenBuckets,
         metrics: Metrics,
         max_body_bytes: int,
+        timeout_seconds: float,
     ) -> None:
         self._service = service
+        self._timeout_seconds = timeout_seconds
         self.authenticator = authenticator
         self.buckets = buckets
         self.max_body_bytes = max_body_bytes
@@ -109,9 +112,14 @@ class DecisionEndpoint:
         context = context_of(scope)
         exchange = NativeExchange(self, scope, receive, context)
         try:
-            body = await self._service.decide(exchange)
+            async with asyncio.timeout(self._timeout_seconds):
+                body = await self._service.decide(exchange)
         except FirewallError as error:
             await deliver(problem(error, context.request_id), send, exchange.limit_headers)
+            return
+        except TimeoutError:
+            late = FirewallError(Kind.TIMEOUT, "the request took too long", retry_after=1)
+            await deliver(problem(late, context.request_id), send, exchange.limit_headers)
             return
         except ClientDisconnectedError:
             # Raised in step 1, so nothing was decided. Not passed on: inside FastAPI it would become a 500.

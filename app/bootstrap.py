@@ -1,0 +1,271 @@
+"""The composition root: settings become stores, keys, policies, services and one ASGI application."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from app.core.index import CompiledPolicySet
+from app.core.types import Effect
+from app.edge.authn import ApiKeyRing, Authenticates, Authenticator, JwtVerifier, UnsafeAnonymousAuthenticator
+from app.edge.context import ContextMiddleware
+from app.edge.limits import TokenBuckets
+from app.errors import FirewallError, Kind
+from app.ledger.append import LedgerWriter
+from app.observability.logs import Logs
+from app.observability.metrics import DbErrorKind, DbOperation, Metrics, serve_metrics
+from app.observability.traces import Traces, start_traces
+from app.persistence import revision
+from app.persistence.api_keys import ApiKeyStore
+from app.persistence.breaker import BreakerState
+from app.persistence.engine import create_engine
+from app.policies.load import load_directory
+from app.service.decide import DecisionService
+from app.settings import Settings
+from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
+from app.surfaces.openapi import install_openapi
+from app.surfaces.ops.health import CheckResult, Health, Status, health_router
+from app.surfaces.problems import install_problem_handlers, internal_problem
+
+VERSION: Final = version("mutation-firewall")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCheck:
+    """A component of `/health`."""
+
+    name: str
+    check: Callable[[], Awaitable[CheckResult]]
+
+    async def __call__(self) -> CheckResult:
+        """Look now."""
+        return await self.check()
+
+
+class DatabaseObserver:
+    """What persistence says of itself, as metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._errors: Mapping[str, Callable[[], None]] = {k.value: m.inc for k, m in metrics.db_errors.items()}
+        self._durations: Mapping[str, Callable[[float], None]] = {
+            operation.value: histogram.observe for operation, histogram in metrics.db_query_duration.items()
+        }
+
+    def error(self, kind: str) -> None:
+        """Count an error under its kind."""
+        self._errors.get(kind, self._errors[DbErrorKind.OTHER.value])()
+
+    def timed(self, operation: str, seconds: float) -> None:
+        """Observe a duration under its operation."""
+        self._durations.get(operation, self._durations[DbOperation.OTHER.value])(seconds)
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """The whole service as one ASGI callable; its lifespan connects, serves the metrics, and drains.
+
+    Reads the environment unless `settings` are given. Raises FirewallError (INVALID_SETTINGS, INVALID_POLICY) before
+    anything was opened; the lifespan raises SCHEMA_MISMATCH or UNAVAILABLE.
+    """
+    if settings is None:
+        settings = Settings.load()
+    metrics = Metrics(version=VERSION)
+    logs = Logs(
+        level=settings.logging.level.value,
+        form=settings.logging.format.value,
+        dropped=metrics.log_events_dropped.inc,
+    )
+    policy_set = _policy_set(settings)
+    metrics.show_policy_set(policy_set.digest, policies=len(policy_set.policies), rules=len(policy_set.rules))
+
+    dsn = _database_url(settings)
+    observer = DatabaseObserver(metrics)
+    database = settings.database
+    engine = create_engine(
+        dsn,
+        pool_size=database.pool_size,
+        connect_timeout=database.connect_timeout_seconds,
+        statement_timeout=database.statement_timeout_seconds,
+        lock_timeout=database.lock_timeout_seconds,
+    )
+    ledger = LedgerWriter(
+        dsn,
+        deadline=settings.ledger.deadline_seconds,
+        queue_max=settings.ledger.queue_size,
+        batch_max=settings.ledger.max_batch,
+        connect_timeout=database.connect_timeout_seconds,
+        statement_timeout=database.statement_timeout_seconds,
+        observer=observer,
+    )
+    keys = _key_ring(settings, ApiKeyStore(engine, observer=observer))
+    authenticator = _authenticator(settings, keys, metrics)
+    service = DecisionService(
+        policy_set,
+        ledger=ledger,
+        clock=partial(datetime.now, UTC),
+        entropy=os.urandom,
+        engine=f"mutation-firewall/{VERSION}",
+        counted=_counter(metrics),
+    )
+
+    async def check_database() -> CheckResult:
+        return CheckResult(Status.HEALTHY, f"schema revision {await revision.check(engine)}")
+
+    async def check_ledger() -> CheckResult:
+        if ledger.breaker is not BreakerState.CLOSED or not ledger.connected:
+            return CheckResult(Status.UNHEALTHY, f"writer not connected, breaker {ledger.breaker.value}")
+        return CheckResult(Status.HEALTHY, f"{ledger.waiting} entries wait")
+
+    async def check_policies() -> CheckResult:
+        return CheckResult(Status.HEALTHY, f"{len(policy_set.policies)} policies, {policy_set.digest}")
+
+    checks = [
+        NamedCheck("database", check_database),
+        NamedCheck("ledger", check_ledger),
+        NamedCheck("policies", check_policies),
+    ]
+    if keys is not None:
+        checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
+    health = Health(checks, version=VERSION, changed=metrics.ready.set)
+
+    traces: Traces | None = None
+    if settings.tracing.endpoint is not None:
+        traces = start_traces(
+            endpoint=settings.tracing.endpoint, sample_ratio=settings.tracing.sample_ratio, version=VERSION
+        )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as opened:
+            logs.install()
+            opened.callback(logs.stop)
+            if traces is not None:
+                opened.callback(traces.stop)
+            opened.push_async_callback(engine.dispose)
+            await revision.check(engine)
+            await ledger.start()
+            opened.push_async_callback(ledger.stop)
+            if keys is not None:
+                await keys.start()
+                opened.push_async_callback(keys.stop)
+            if settings.metrics.enabled:
+                _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
+                opened.callback(stop_metrics)
+            health.started = True
+            yield
+            health.draining = True
+
+    api = FastAPI(
+        title="Mutation Firewall",
+        version=VERSION,
+        summary="Every change that an AI wants to make is asked here first.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # A redirect for a slash too many would send the caller's credential once more.
+        redirect_slashes=False,
+    )
+    endpoint = DecisionEndpoint(
+        service,
+        authenticator=authenticator,
+        buckets=TokenBuckets(per_minute=settings.limits.per_minute, burst=settings.limits.burst),
+        metrics=metrics,
+        max_body_bytes=settings.http.max_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(decisions_router(endpoint))
+    api.include_router(health_router(health, authenticator=authenticator))
+    install_problem_handlers(api)
+    install_openapi(api)
+
+    hot: ASGIApp = endpoint
+    if traces is not None:
+        traces.instrument(api)
+        hot = traces.around(endpoint, name=f"POST {PATH}")
+    app: ASGIApp = HotPath(api, endpoint=hot)
+    if settings.http.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.http.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
+        )
+    return ContextMiddleware(app, metrics=metrics, internal_problem=internal_problem, log=logs.write)
+
+
+def _policy_set(settings: Settings) -> CompiledPolicySet:
+    if settings.policies.directory is None:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS,
+            "no policies are named",
+            fix="set MFW_POLICIES__DIRECTORY to the directory with the policy files",
+        )
+    return load_directory(settings.policies.directory)
+
+
+def _database_url(settings: Settings) -> str:
+    if settings.database.url is None:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS,
+            "no database is named",
+            fix="set MFW_DATABASE__URL, or start `mfw dev`, which brings a database of its own",
+        )
+    return settings.database.url.get_secret_value()
+
+
+def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:
+    if settings.auth.unsafe_disabled or not settings.auth.api_keys.enabled:
+        return None
+    return ApiKeyRing(store.list_active, refresh_seconds=settings.auth.api_keys.refresh_seconds)
+
+
+async def _check_keys(keys: ApiKeyRing) -> CheckResult:
+    if not keys.usable:
+        return CheckResult(Status.UNHEALTHY, "api keys could not be loaded for too long")
+    return CheckResult(Status.HEALTHY, f"{len(keys)} api keys")
+
+
+def _authenticator(settings: Settings, keys: ApiKeyRing | None, metrics: Metrics) -> Authenticates:
+    auth = settings.auth
+    if auth.unsafe_disabled:
+        return UnsafeAnonymousAuthenticator()
+    verifier: JwtVerifier | None = None
+    if auth.jwt.enabled:
+        if auth.jwt.issuer is None or auth.jwt.audience is None:
+            raise FirewallError(
+                Kind.INVALID_SETTINGS,
+                "tokens are on without an issuer or an audience",
+                fix="set MFW_AUTH__JWT__ISSUER and MFW_AUTH__JWT__AUDIENCE",
+            )
+        verifier = JwtVerifier(
+            algorithms=[algorithm.value for algorithm in auth.jwt.algorithms],
+            issuer=auth.jwt.issuer,
+            audience=auth.jwt.audience,
+            public_keys=auth.jwt.public_keys,
+            secret=None if auth.jwt.secret is None else auth.jwt.secret.get_secret_value(),
+            roles_claim=auth.jwt.roles_claim,
+            leeway_seconds=auth.jwt.leeway_seconds,
+        )
+    return Authenticator(
+        api_keys=keys,
+        jwt=verifier,
+        failures=TokenBuckets(per_minute=settings.limits.failures_per_minute_per_ip),
+        metrics=metrics,
+    )
+
+
+def _counter(metrics: Metrics) -> Callable[[Effect], None]:
+    increments = {effect: counter.inc for effect, counter in metrics.decisions.items()}
+
+    def counted(effect: Effect) -> None:
+        increments[effect]()
+
+    return counted
