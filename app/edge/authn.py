@@ -366,10 +366,9 @@ class Authenticator:
         self._token_success = metrics.auth_attempts[AuthMethod.JWT, AuthResult.SUCCESS]
 
     def replace_jwt(self, verifier: JwtVerifier | None) -> None:
-        """Take other keys into use; every token is verified anew."""
+        """Take other keys into use; every token is verified anew, since what was remembered is of an earlier epoch."""
         self._jwt = verifier
         self._epoch += 1
-        self._tokens.clear()
 
     async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
         """Return who asks.

@@ -127,7 +127,9 @@ class TokenBuckets:
 
     def exhausted(self, key: Hashable) -> Allowance | None:
         """The refusal that `take` would give now, or None; takes nothing."""
-        full_at = self._current.get(key) or self._previous.get(key) or 0
+        full_at = self._current.get(key) or self._previous.get(key)
+        if full_at is None:
+            full_at = self._current.get(_OVERFLOW, 0) if len(self) >= self._max_buckets else 0
         missing = full_at + self._interval_ns - self._clock_ns()
         if missing <= self._burst_ns:
             return None

@@ -1,0 +1,782 @@
+"""Step 2: who gets in, who does not, and that nobody learns why."""
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jose import jwe, jws
+
+from app.edge.authn import (
+    MAX_KEYS_AGE_SECONDS,
+    MAX_TOKEN_BYTES,
+    ApiKeyRing,
+    Authenticator,
+    JwtVerifier,
+    Principal,
+    Role,
+    UnsafeAnonymousAuthenticator,
+    require,
+)
+from app.edge.limits import TokenBuckets
+from app.errors import FirewallError, Kind
+from app.observability.metrics import Metrics
+from app.persistence.api_keys import generate
+
+NOW = 1_800_000_000
+ISSUER = "https://issuer.example"
+AUDIENCE = "mutation-firewall"
+SECRET = "0f" * 32
+KEY = generate(b"\x01" * 32)
+OTHER_KEY = generate(b"\x02" * 32)
+EXPIRED_KEY = generate(b"\x03" * 32)
+
+
+def pem(private: Any) -> str:
+    public = private.public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def private_pem(private: Any) -> str:
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+P256 = ec.generate_private_key(ec.SECP256R1())
+P384 = ec.generate_private_key(ec.SECP384R1())
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    base = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "alice",
+        "iat": NOW - 5,
+        "nbf": NOW - 5,
+        "exp": NOW + 300,
+        "roles": ["requester", "offline_access"],
+    }
+    return {name: value for name, value in (base | changes).items() if value is not ...}
+
+
+def sign(payload: Any, key: Any = RSA, *, algorithm: str = "RS256", **header: Any) -> str:
+    key = key if isinstance(key, str) else private_pem(key)
+    return jws.sign(payload, key, headers=header, algorithm=algorithm)
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@dataclass
+class Clock:
+    """Wall clock and monotonic clock at once."""
+
+    now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Record:
+    hash: bytes
+    principal_id: str = "ci"
+    roles: Collection[str] = ("requester",)
+    expires_at: datetime | None = None
+
+
+class Store:
+    """The table of keys: counts how often it is asked, fails on demand, waits if told to."""
+
+    def __init__(self, *keys: str) -> None:
+        self.records = [Record(sha256(key.encode()).digest()) for key in keys]
+        self.asked = 0
+        self.error: Exception | None = None
+        self.gate: asyncio.Event | None = None
+
+    async def load(self) -> Iterable[Record]:
+        self.asked += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return list(self.records)
+
+
+def verifier(**changes: Any) -> JwtVerifier:
+    base: dict[str, Any] = {
+        "algorithms": ["RS256"],
+        "issuer": ISSUER,
+        "audience": AUDIENCE,
+        "public_keys": {"": pem(RSA)},
+    }
+    return JwtVerifier(**(base | changes))
+
+
+class Edge:
+    """An authenticator with everything around it within reach."""
+
+    def __init__(self, store: Store | None = None, jwt: JwtVerifier | None = None, **options: Any) -> None:
+        self.clock = Clock()
+        self.store = store or Store(KEY)
+        self.ring = ApiKeyRing(self.store.load, monotonic=self.clock, clock=self.clock)
+        self.metrics = options.pop("metrics", None) or Metrics(version="0")
+        self.failures = TokenBuckets(per_minute=60, burst=5, clock_ns=lambda: int(self.clock.now * 1e9))
+        self.authenticator = Authenticator(
+            api_keys=options.pop("api_keys", self.ring),
+            jwt=jwt,
+            failures=self.failures,
+            metrics=self.metrics,
+            clock=self.clock,
+            **options,
+        )
+
+    async def ask(self, *headers: tuple[bytes, bytes], client_ip: str = "192.0.2.1") -> Principal:
+        return await self.authenticator.authenticate(headers, client_ip=client_ip)
+
+    async def bearer(self, credential: str, **options: Any) -> Principal:
+        return await self.ask((b"authorization", b"Bearer " + credential.encode("latin-1")), **options)
+
+    async def outcome(self, credential: str) -> Principal | FirewallError:
+        try:
+            return await self.bearer(credential)
+        except FirewallError as error:
+            return error
+
+    async def refused(self, *headers: tuple[bytes, bytes], client_ip: str = "192.0.2.1") -> FirewallError:
+        with pytest.raises(FirewallError) as caught:
+            await self.ask(*headers, client_ip=client_ip)
+        return caught.value
+
+    async def refused_bearer(self, credential: str, **options: Any) -> FirewallError:
+        return await self.refused((b"authorization", b"Bearer " + credential.encode("latin-1")), **options)
+
+    def attempts(self, method: str, result: str) -> float:
+        value = self.metrics.registry.get_sample_value("mfw_auth_attempts_total", {"method": method, "result": result})
+        assert value is not None
+        return value
+
+
+# -- where the credential stands ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"authorization", f"Bearer {KEY}".encode()),
+        (b"authorization", f"bearer  {KEY} ".encode()),
+        (b"x-api-key", KEY.encode()),
+        (b"x-api-key", f" {KEY} ".encode()),
+    ],
+)
+async def test_a_key_is_taken_from_either_header(header: tuple[bytes, bytes]) -> None:
+    edge = Edge()
+    await edge.ring.refresh()
+    principal = await edge.ask((b"host", b"h"), header)
+    assert (principal.id, principal.method, principal.kind) == ("ci", "api_key", "service")
+    assert principal.roles == {Role.REQUESTER}
+    assert edge.attempts("api_key", "success") == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        ((b"authorization", b""),),
+        ((b"authorization", b"Bearer"),),
+        ((b"authorization", b"Bearer   "),),
+        ((b"authorization", f"Basic {KEY}".encode()),),
+        ((b"authorization", KEY.encode()),),
+        ((b"x-api-key", b""),),
+        ((b"x-api-key", b"abc"),),
+    ],
+)
+async def test_without_a_credential_nobody_gets_in_and_nobody_is_blamed(headers: Any) -> None:
+    edge = Edge()
+    for _ in range(20):
+        assert (await edge.refused(*headers)).kind is Kind.UNAUTHENTICATED
+    assert edge.attempts("none", "failure") == 20
+    assert edge.failures.exhausted("192.0.2.1") is None
+
+
+async def test_a_token_does_not_pass_as_an_api_key_header() -> None:
+    assert (await Edge(jwt=verifier()).refused((b"x-api-key", sign(claims()).encode()))).kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ((b"authorization", f"Bearer {KEY}".encode()), (b"x-api-key", KEY.encode())),
+        ((b"authorization", f"Bearer {KEY}".encode()), (b"authorization", f"Bearer {KEY}".encode())),
+        ((b"x-api-key", KEY.encode()), (b"x-api-key", KEY.encode())),
+    ],
+)
+async def test_two_credentials_are_refused_as_malformed(headers: Any) -> None:
+    assert (await Edge().refused(*headers)).kind is Kind.MALFORMED
+
+
+# -- api keys ----------------------------------------------------------------------------------------------------------
+
+
+async def test_unknown_keys_ask_the_store_once_a_second_at_most() -> None:
+    edge = Edge(Store())
+    for number in range(5):
+        assert (await edge.refused_bearer(generate(bytes([number]) * 32))).kind is Kind.UNAUTHENTICATED
+    assert edge.store.asked == 1
+    edge.clock.now += 1
+    await edge.refused_bearer(KEY)
+    assert edge.store.asked == 2
+
+
+async def test_a_key_without_its_checksum_never_reaches_the_store() -> None:
+    edge = Edge(Store())
+    for wrong in ("mfw_x", "mfw_" + "a" * 49, KEY[:-1], KEY + "0", "mfw_" + "\xff" * 49):
+        assert (await edge.refused_bearer(wrong)).kind is Kind.UNAUTHENTICATED
+    assert edge.store.asked == 0
+
+
+async def test_a_new_key_works_at_once_and_a_revoked_one_after_the_next_load() -> None:
+    edge = Edge(Store())
+    await edge.ring.refresh()
+    edge.store.records.append(Record(sha256(KEY.encode()).digest()))
+    edge.clock.now += 1
+    assert (await edge.bearer(KEY)).id == "ci"
+    edge.store.records.clear()
+    await edge.ring.refresh()
+    assert (await edge.refused_bearer(KEY)).kind is Kind.UNAUTHENTICATED
+
+
+async def test_an_expired_key_says_so() -> None:
+    edge = Edge(Store(KEY))
+    edge.store.records[0].expires_at = datetime.fromtimestamp(NOW + 10, UTC)
+    assert (await edge.bearer(KEY)).id == "ci"
+    edge.clock.now += 10
+    for _ in range(20):
+        error = await edge.refused_bearer(KEY)
+        assert (error.kind, error.detail) == (Kind.TOKEN_EXPIRED, "api key expired")
+    assert edge.attempts("api_key", "expired") == 20
+
+
+async def test_unknown_roles_give_nothing() -> None:
+    edge = Edge(Store(KEY))
+    edge.store.records[0].roles = ["requester", "root", "ADMIN"]
+    assert (await edge.bearer(KEY)).roles == {Role.REQUESTER}
+
+
+async def test_keys_that_cannot_be_loaded_are_unavailable_not_wrong() -> None:
+    edge = Edge(Store(KEY))
+    edge.store.error = ConnectionError("no")
+    error = await edge.refused_bearer(KEY)
+    assert (error.kind, error.retry_after) == (Kind.UNAVAILABLE, 1.0)
+    assert edge.attempts("api_key", "unavailable") == 1
+
+
+async def test_keys_in_memory_hold_while_the_store_is_away_and_then_no_longer() -> None:
+    edge = Edge(Store(KEY))
+    await edge.ring.refresh()
+    edge.store.error = ConnectionError("no")
+    edge.clock.now += MAX_KEYS_AGE_SECONDS
+    assert (await edge.bearer(KEY)).id == "ci"
+    # An unknown key may have been made meanwhile: that cannot be known.
+    assert (await edge.refused_bearer(OTHER_KEY)).kind is Kind.UNAVAILABLE
+    edge.clock.now += 1
+    assert not edge.ring.usable
+    assert (await edge.refused_bearer(KEY)).kind is Kind.UNAVAILABLE
+    edge.store.error = None
+    edge.clock.now += 1
+    assert (await edge.bearer(KEY)).id == "ci"
+
+
+async def test_who_comes_while_keys_are_loaded_waits_for_that_load() -> None:
+    edge = Edge(Store(KEY))
+    edge.store.gate = asyncio.Event()
+    asking = [asyncio.create_task(edge.bearer(KEY)) for _ in range(10)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    edge.clock.now += 5
+    edge.store.gate.set()
+    assert {principal.id for principal in await asyncio.gather(*asking)} == {"ci"}
+    assert edge.store.asked == 1
+
+
+async def test_the_ring_loads_at_its_start_again_and_again_and_stops() -> None:
+    store = Store(KEY)
+    ring = ApiKeyRing(store.load, refresh_seconds=0)
+    await ring.start()
+    assert len(ring) == 1
+    while store.asked < 3:
+        await asyncio.sleep(0)
+    await ring.stop()
+    await ring.stop()
+    asked = store.asked
+    await asyncio.sleep(0)
+    assert store.asked == asked
+
+
+async def test_a_start_without_a_store_is_not_the_end() -> None:
+    store = Store(KEY)
+    store.error = ConnectionError("no")
+    ring = ApiKeyRing(store.load)
+    await ring.start()
+    assert not ring.usable
+    await ring.stop()
+
+
+async def test_a_hash_that_only_shares_its_slot_does_not_match() -> None:
+    edge = Edge(Store(KEY))
+    await edge.ring.refresh()
+    known = edge.ring._known[sha256(KEY.encode()).digest()]
+    known.hash = b"\0" * 32
+    assert (await edge.refused_bearer(KEY)).kind is Kind.UNAUTHENTICATED
+
+
+async def test_keys_and_tokens_can_be_off() -> None:
+    edge = Edge(api_keys=None)
+    assert (await edge.refused_bearer(KEY)).kind is Kind.UNAUTHENTICATED
+    assert (await edge.refused_bearer(sign(claims()))).kind is Kind.UNAUTHENTICATED
+
+
+# -- brute force -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_address_that_fails_too_often_is_slowed_before_work_is_done() -> None:
+    edge = Edge(jwt=verifier())
+    await edge.ring.refresh()
+    for _ in range(5):
+        assert (await edge.refused_bearer("a.b.c")).kind is Kind.UNAUTHENTICATED
+    asked = edge.store.asked
+    for guess in ("a.b.c", OTHER_KEY, sign(claims())):
+        error = await edge.refused_bearer(guess)
+        assert error.kind is Kind.RATE_LIMITED
+        assert error.retry_after is not None
+    assert edge.store.asked == asked
+    assert edge.attempts("jwt", "limited") == 2
+    rejections = edge.metrics.registry.get_sample_value("mfw_rate_limit_rejections_total", {"scope": "address"})
+    assert rejections == 3
+    # Somebody behind the same address whose key is known is not locked out, nor is another address.
+    assert (await edge.bearer(KEY)).id == "ci"
+    assert (await edge.bearer(sign(claims()), client_ip="192.0.2.2")).id == "alice"
+    edge.clock.now += 1
+    assert (await edge.bearer(sign(claims()))).id == "alice"
+
+
+async def test_an_ipv6_subscriber_is_one_address() -> None:
+    edge = Edge()
+    for last in range(5):
+        await edge.refused_bearer("a.b.c", client_ip=f"2001:db8:1:2::{last}")
+    assert (await edge.refused_bearer("a.b.c", client_ip="2001:db8:1:2:ffff::9%eth0")).kind is Kind.RATE_LIMITED
+    assert (await edge.refused_bearer("a.b.c", client_ip="2001:db8:1:3::1")).kind is Kind.UNAUTHENTICATED
+    for _ in range(5):
+        await edge.refused_bearer("a.b.c", client_ip="::ffff:192.0.2.77")
+    assert (await edge.refused_bearer("a.b.c", client_ip="192.0.2.77")).kind is Kind.RATE_LIMITED
+    assert (await edge.refused_bearer("a.b.c", client_ip="not:an:address")).kind is Kind.UNAUTHENTICATED
+
+
+async def test_a_failure_is_logged_with_its_reason_and_without_the_credential(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    edge = Edge(Store(), jwt=verifier())
+    token = sign(claims(iss="https://elsewhere.example"))
+    with caplog.at_level(logging.WARNING):
+        await edge.refused_bearer(token)
+        await edge.refused_bearer(KEY)
+    reasons = [getattr(record, "fields", {})["reason"] for record in caplog.records]
+    assert reasons == ["other issuer", "unknown api key"]
+    assert KEY not in repr([record.__dict__ for record in caplog.records])
+    assert token not in repr([record.__dict__ for record in caplog.records])
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_good_token_gives_a_principal() -> None:
+    principal = await Edge(jwt=verifier()).bearer(sign(claims()))
+    assert (principal.id, principal.method, principal.kind) == ("alice", "jwt", "user")
+    assert principal.roles == {Role.REQUESTER}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "key", "options"),
+    [
+        ("RS512", RSA, {"public_keys": {"": pem(RSA)}}),
+        ("ES256", P256, {"public_keys": {"": pem(P256)}}),
+        ("ES384", P384, {"public_keys": {"": pem(P384)}}),
+        ("HS256", SECRET, {"public_keys": {}, "secret": SECRET}),
+    ],
+)
+async def test_every_family_of_algorithms_works(algorithm: str, key: Any, options: Any) -> None:
+    edge = Edge(jwt=verifier(algorithms=[algorithm], **options))
+    assert (await edge.bearer(sign(claims(), key, algorithm=algorithm))).id == "alice"
+
+
+async def test_the_key_id_selects_the_key() -> None:
+    edge = Edge(jwt=verifier(public_keys={"a": pem(RSA), "b": pem(OTHER_RSA)}))
+    assert (await edge.bearer(sign(claims(), RSA, kid="a"))).id == "alice"
+    assert (await edge.bearer(sign(claims(), OTHER_RSA, kid="b"))).id == "alice"
+    for token in (
+        sign(claims(), RSA, kid="b"),
+        sign(claims(), RSA, kid="c"),
+        sign(claims(), RSA, kid=7),
+        sign(claims(), RSA),
+    ):
+        assert (await edge.refused_bearer(token, client_ip=token[-9:])).kind is Kind.UNAUTHENTICATED
+
+
+async def test_a_key_without_an_id_fits_tokens_with_one() -> None:
+    assert (await Edge(jwt=verifier()).bearer(sign(claims(), kid="2026-01"))).id == "alice"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": ...},
+        {"iss": "https://elsewhere.example"},
+        {"iss": [ISSUER]},
+        {"aud": ...},
+        {"aud": "other"},
+        {"aud": ["other"]},
+        {"aud": {AUDIENCE: 1}},
+        {"sub": ...},
+        {"sub": ""},
+        {"sub": 7},
+        {"sub": "x" * 256},
+        {"exp": ...},
+        {"exp": None},
+        {"exp": True},
+        {"exp": str(NOW + 300)},
+        {"exp": [NOW]},
+        {"nbf": ...},
+        {"nbf": NOW + 11},
+        {"iat": ...},
+        {"iat": NOW + 11},
+        {"roles": {"requester": True}},
+        {"roles": 7},
+    ],
+)
+async def test_a_claim_that_is_missing_or_wrong_refuses_the_token(changes: dict[str, Any]) -> None:
+    error = await Edge(jwt=verifier()).refused_bearer(sign(claims(**changes)))
+    assert (error.kind, error.detail) == (Kind.UNAUTHENTICATED, "a valid api key or token is needed")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": ["other", AUDIENCE]},
+        {"nbf": NOW + 10, "iat": NOW + 10},
+        {"exp": NOW - 9},
+        {"exp": NOW + 0.5},
+        {"roles": "requester auditor"},
+        {"roles": ...},
+        {"roles": [1, None, "requester"]},
+    ],
+)
+async def test_what_the_rfc_and_the_leeway_allow_is_allowed(changes: dict[str, Any]) -> None:
+    assert (await Edge(jwt=verifier()).bearer(sign(claims(**changes)))).id == "alice"
+
+
+async def test_roles_come_from_the_claim_that_is_configured() -> None:
+    edge = Edge(jwt=verifier(roles_claim="https://mfw.example/roles"))
+    token = sign(claims(**{"https://mfw.example/roles": ["auditor"]}))
+    assert (await edge.bearer(token)).roles == {Role.AUDITOR}
+
+
+async def test_an_expired_token_says_so_and_is_no_failure() -> None:
+    edge = Edge(jwt=verifier())
+    for _ in range(20):
+        error = await edge.refused_bearer(sign(claims(exp=NOW - 10)))
+        assert (error.kind, error.detail) == (Kind.TOKEN_EXPIRED, "token expired")
+    assert edge.attempts("jwt", "expired") == 20
+
+
+async def test_a_forged_expired_token_does_not_learn_that() -> None:
+    error = await Edge(jwt=verifier()).refused_bearer(sign(claims(exp=NOW - 10), OTHER_RSA))
+    assert error.kind is Kind.UNAUTHENTICATED
+
+
+# -- attacks on tokens -------------------------------------------------------------------------------------------------
+
+
+def forged(header: dict[str, Any], payload: dict[str, Any], signature: bytes = b"") -> str:
+    return ".".join([b64(json.dumps(header).encode()), b64(json.dumps(payload).encode()), b64(signature) or "AA"])
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "", "HS256", "RS384", "PS256", None, 7, ["RS256"], {}])
+async def test_an_algorithm_that_is_not_pinned_is_refused(algorithm: Any) -> None:
+    token = forged({"alg": algorithm, "typ": "JWT"}, claims())
+    assert (await Edge(jwt=verifier()).refused_bearer(token)).kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("key", [RSA, P256])
+async def test_a_public_key_never_serves_as_a_secret(key: Any) -> None:
+    """CVE-2024-33663 and CVE-2015-9235: an HMAC over the public key, in every form in which it may be known."""
+    import hashlib
+    import hmac
+
+    algorithm = "RS256" if key is RSA else "ES256"
+    edge = Edge(jwt=verifier(algorithms=[algorithm], public_keys={"": pem(key)}))
+    public = key.public_key()
+    forms = [
+        pem(key).encode(),
+        pem(key).strip().encode(),
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
+    ]
+    for number, form in enumerate(forms):
+        signing_input = forged({"alg": "HS256", "typ": "JWT"}, claims()).rpartition(".")[0]
+        signature = hmac.new(form, signing_input.encode(), hashlib.sha256).digest()
+        error = await edge.refused_bearer(f"{signing_input}.{b64(signature)}", client_ip=str(number))
+        assert error.kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        pem(RSA),
+        pem(P256),
+        P256.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
+        RSA.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
+    ],
+)
+def test_a_public_key_is_refused_as_the_secret(secret: str) -> None:
+    with pytest.raises(FirewallError) as caught:
+        verifier(algorithms=["HS256"], public_keys={}, secret=secret)
+    assert caught.value.kind is Kind.INVALID_SETTINGS
+
+
+async def test_an_encrypted_token_is_never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CVE-2024-33664: a JWE whose payload unfolds to gigabytes."""
+    bomb = jwe.encrypt(b"\0" * 100_000, "a" * 32, algorithm="dir", encryption="A256GCM", zip="DEF").decode()
+    assert bomb.count(".") == 4
+
+    def opened(*_args: Any, **_options: Any) -> None:
+        raise AssertionError("the token was opened")
+
+    monkeypatch.setattr(jwe, "decrypt", opened)
+    monkeypatch.setattr(jws, "verify", opened)
+    assert (await Edge(jwt=verifier()).refused_bearer(bomb)).kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    "header", [{"crit": ["exp"]}, {"crit": []}, {"typ": "logout+jwt"}, {"typ": None}, {"typ": ["JWT"]}]
+)
+async def test_headers_that_must_be_understood_and_other_kinds_of_token_are_refused(header: dict[str, Any]) -> None:
+    token = sign(claims(), **header)
+    assert (await Edge(jwt=verifier()).refused_bearer(token)).kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("kind", ["JWT", "at+jwt", "application/at+JWT"])
+async def test_access_tokens_by_any_of_their_names_are_taken(kind: str) -> None:
+    assert (await Edge(jwt=verifier()).bearer(sign(claims(), typ=kind))).id == "alice"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[]",
+        b"7",
+        b"null",
+        b"",
+        b"{",
+        b"\xff",
+        b'{"sub": "a", "sub": "b"}',
+        b'{"exp": NaN}',
+        b'{"exp": 1e999}',
+        b'{"exp": ' + b"9" * 5000 + b"}",
+        b"[" * 4000,
+    ],
+)
+async def test_a_signed_payload_that_is_no_object_is_refused(payload: bytes) -> None:
+    token = jws.sign(payload, private_pem(RSA), algorithm="RS256")
+    assert (await Edge(jwt=verifier()).refused_bearer(token)).kind is Kind.UNAUTHENTICATED
+
+
+async def test_a_member_that_stands_twice_in_the_header_is_refused() -> None:
+    good = sign(claims())
+    _, body, signature = good.split(".")
+    doubled = b64(b'{"alg":"none","alg":"RS256","typ":"JWT"}')
+    assert (await Edge(jwt=verifier()).refused_bearer(f"{doubled}.{body}.{signature}")).kind is Kind.UNAUTHENTICATED
+
+
+async def test_a_token_longer_than_the_limit_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = sign(claims(padding="x" * MAX_TOKEN_BYTES))
+    monkeypatch.setattr(jws, "verify", None)
+    assert (await Edge(jwt=verifier()).refused_bearer(token)).kind is Kind.UNAUTHENTICATED
+
+
+TOKEN = sign(claims())
+# Making metrics takes longer than an example of the fuzzing below.
+SHARED = Metrics(version="0")
+VERIFIERS = [
+    verifier(),
+    verifier(algorithms=["ES256"], public_keys={"": pem(P256)}),
+    verifier(algorithms=["HS256"], public_keys={}, secret=SECRET),
+]
+
+
+async def never_lets_in(token: bytes, jwt: JwtVerifier) -> None:
+    edge = Edge(Store(), jwt=jwt, metrics=SHARED)
+    with pytest.raises(FirewallError) as caught:
+        await edge.ask((b"authorization", b"Bearer " + token))
+    assert caught.value.kind is Kind.UNAUTHENTICATED
+
+
+@given(token=st.binary(max_size=300), jwt=st.sampled_from(VERIFIERS))
+async def test_arbitrary_bytes_are_refused(token: bytes, jwt: JwtVerifier) -> None:
+    await never_lets_in(token, jwt)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(["alg", "typ", "kid", "crit", "b64", "jwk", "jku", "x5c", "zip", "enc"])
+
+
+@given(
+    header=st.dictionaries(NAMES, JSON | st.sampled_from(["RS256", "ES256", "HS256", "none", "JWT"]), max_size=5),
+    payload=JSON,
+    signature=st.binary(max_size=80),
+    jwt=st.sampled_from(VERIFIERS),
+)
+async def test_arbitrary_headers_claims_and_signatures_are_refused(
+    header: dict[str, Any], payload: Any, signature: bytes, jwt: JwtVerifier
+) -> None:
+    parts = [json.dumps(header).encode(), json.dumps(payload).encode(), signature]
+    await never_lets_in(".".join(map(b64, parts)).encode(), jwt)
+
+
+@settings(max_examples=60)
+@given(changes=st.dictionaries(st.sampled_from(["iss", "aud", "sub", "exp", "nbf", "iat", "roles"]), JSON, min_size=1))
+async def test_arbitrary_claims_under_a_good_signature_never_break_it(changes: dict[str, Any]) -> None:
+    payload = json.dumps(claims(**changes)).encode()
+    token = jws.sign(payload, SECRET, algorithm="HS256")
+    edge = Edge(Store(), jwt=VERIFIERS[2], metrics=SHARED)
+    outcome = await edge.outcome(token)
+    if isinstance(outcome, FirewallError):
+        assert outcome.kind in {Kind.UNAUTHENTICATED, Kind.TOKEN_EXPIRED}
+    else:
+        assert 0 < len(outcome.id) <= 255
+
+
+@given(position=st.integers(0, len(TOKEN) - 1), replacement=st.sampled_from("AZaz09-_.=+/ \n\0"))
+async def test_one_changed_character_is_refused(position: int, replacement: str) -> None:
+    changed = TOKEN[:position] + replacement + TOKEN[position + 1 :]
+    edge = Edge(Store(), jwt=VERIFIERS[0], metrics=SHARED)
+    signature = TOKEN.rpartition(".")[2]
+
+    def value(text: str) -> bytes:
+        return base64.urlsafe_b64decode(text + "==")
+
+    outcome = await edge.outcome(changed)
+    if isinstance(outcome, FirewallError):
+        assert outcome.kind is Kind.UNAUTHENTICATED
+    else:
+        # The last character of base64 has bits to spare; white space around a header's value is not part of it.
+        assert changed == TOKEN or position == len(TOKEN) - 1
+        assert changed.strip() != changed or value(changed.rpartition(".")[2]) == value(signature)
+
+
+# -- the cache of verified tokens --------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Edge(jwt=verifier())
+    first = await edge.bearer(TOKEN)
+    monkeypatch.setattr(jws, "verify", None)
+    assert await edge.bearer(TOKEN) is first
+    assert edge.attempts("jwt", "success") == 2
+
+
+async def test_a_cached_token_expires_on_time() -> None:
+    edge = Edge(jwt=verifier())
+    token = sign(claims(exp=NOW + 5))
+    await edge.bearer(token)
+    edge.clock.now = NOW + 14.9
+    await edge.bearer(token)
+    edge.clock.now = NOW + 15
+    assert (await edge.refused_bearer(token)).kind is Kind.TOKEN_EXPIRED
+    # It is gone from the cache, and its signature still does not make it younger.
+    assert (await edge.refused_bearer(token)).kind is Kind.TOKEN_EXPIRED
+
+
+async def test_other_keys_end_the_validity_of_cached_tokens() -> None:
+    edge = Edge(jwt=verifier())
+    await edge.bearer(TOKEN)
+    edge.authenticator.replace_jwt(verifier(public_keys={"": pem(OTHER_RSA)}))
+    assert (await edge.refused_bearer(TOKEN)).kind is Kind.UNAUTHENTICATED
+    edge.authenticator.replace_jwt(None)
+    assert (await edge.refused_bearer(TOKEN)).kind is Kind.UNAUTHENTICATED
+
+
+async def test_the_cache_is_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Edge(jwt=verifier(), max_cached_tokens=2)
+    tokens = [sign(claims(jti=str(number))) for number in range(3)]
+    for token in tokens:
+        await edge.bearer(token)
+    monkeypatch.setattr(jws, "verify", None)
+    for token in tokens[1:]:
+        await edge.bearer(token)
+    await edge.refused_bearer(tokens[0])
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithms": []},
+        {"algorithms": [], "public_keys": {}},
+        {"algorithms": ["none"]},
+        {"algorithms": ["EdDSA"]},
+        {"algorithms": ["PS256"]},
+        {"algorithms": ["RS256"], "public_keys": {}},
+        {"algorithms": ["RS256"], "public_keys": None},
+        {"algorithms": ["RS256", "ES256"]},
+        {"algorithms": ["ES256"]},
+        {"algorithms": ["RS256"], "public_keys": {"": pem(P256)}},
+        {"algorithms": ["ES256"], "public_keys": {"": pem(P384)}},
+        {"algorithms": ["ES256"], "public_keys": {"": pem(ec.generate_private_key(ec.SECP256K1()))}},
+        {"algorithms": ["RS256"], "public_keys": {"": pem(ed25519.Ed25519PrivateKey.generate())}},
+        {"algorithms": ["RS256"], "public_keys": {"a": pem(RSA), "b": pem(P256)}},
+        {"algorithms": ["RS256"], "public_keys": {"": private_pem(RSA)}},
+        {"algorithms": ["RS256"], "public_keys": {"": "nonsense"}},
+        {"algorithms": ["RS256"], "public_keys": {"": "-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----"}},
+        {"algorithms": ["HS256"], "public_keys": {}},
+        {"algorithms": ["HS256"], "public_keys": {}, "secret": ""},
+    ],
+)
+def test_keys_that_do_not_fit_the_algorithms_are_refused_at_the_start(options: dict[str, Any]) -> None:
+    with pytest.raises(FirewallError) as caught:
+        verifier(**options)
+    assert caught.value.kind is Kind.INVALID_SETTINGS
+
+
+async def test_authentication_that_is_off_warns_and_lets_everybody_in() -> None:
+    with pytest.warns(RuntimeWarning, match="authentication is off"):
+        authenticator = UnsafeAnonymousAuthenticator()
+    principal = await authenticator.authenticate([], client_ip="192.0.2.1")
+    assert principal.roles == set(Role)
+
+
+async def test_a_role_is_needed_by_name() -> None:
+    principal = await Edge(jwt=verifier()).bearer(TOKEN)
+    require(principal, Role.REQUESTER)
+    require(principal, Role.ADMIN, Role.REQUESTER)
+    with pytest.raises(FirewallError) as caught:
+        require(principal, Role.OPERATOR, Role.ADMIN)
+    assert caught.value.kind is Kind.FORBIDDEN
+    assert "`operator` or `admin`" in caught.value.detail

@@ -1,0 +1,155 @@
+"""Step 3 against a naive bucket with fractions, and its memory under attack."""
+
+import re
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.edge.limits import Allowance, TokenBuckets
+from app.errors import FirewallError, Kind
+
+SECOND = 1_000_000_000
+
+
+class Clock:
+    def __init__(self, now: int = 5 * SECOND) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class NaiveBucket:
+    """A bucket as one would draw it: tokens that trickle in, as exact fractions."""
+
+    def __init__(self, *, interval_ns: int, burst: int, now: int) -> None:
+        self.interval, self.burst, self.tokens, self.at = interval_ns, burst, Fraction(burst), now
+
+    def take(self, now: int) -> tuple[bool, int]:
+        self.tokens = min(Fraction(self.burst), self.tokens + Fraction(now - self.at, self.interval))
+        self.at = now
+        if self.tokens < 1:
+            return False, 0
+        self.tokens -= 1
+        return True, int(self.tokens)
+
+
+@given(
+    per_minute=st.integers(1, 5000),
+    burst=st.integers(1, 60),
+    steps=st.lists(st.tuples(st.integers(0, 2 * SECOND), st.sampled_from("abc")), max_size=150),
+)
+def test_it_does_what_a_naive_bucket_does(per_minute: int, burst: int, steps: list[tuple[int, str]]) -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=per_minute, burst=burst, clock_ns=clock)
+    naive: dict[str, NaiveBucket] = {}
+    for wait, key in steps:
+        clock.now += wait
+        reference = naive.setdefault(
+            key, NaiveBucket(interval_ns=60 * SECOND // per_minute, burst=burst, now=clock.now)
+        )
+        foretold = buckets.exhausted(key)
+        allowed, remaining = reference.take(clock.now)
+        allowance = buckets.take(key)
+        assert (allowance.allowed, allowance.remaining) == (allowed, remaining)
+        assert (foretold is None) == allowed
+        if not allowed:
+            assert foretold == allowance
+            # The wait it names is enough, and a nanosecond less is not.
+            clock.now += allowance.retry_after_ns - 1
+            assert buckets.exhausted(key) is not None
+            clock.now += 1
+            assert buckets.exhausted(key) is None
+
+
+def test_keys_do_not_share() -> None:
+    buckets = TokenBuckets(per_minute=60, burst=1, clock_ns=Clock())
+    assert buckets.take("a").allowed
+    assert not buckets.take("a").allowed
+    assert buckets.take(("a",)).allowed
+    assert buckets.take("b").allowed
+
+
+def test_a_refusal_takes_nothing() -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=60, burst=1, clock_ns=clock)
+    buckets.take("a")
+    for _ in range(100):
+        assert not buckets.take("a").allowed
+    clock.now += SECOND
+    assert buckets.take("a").allowed
+
+
+def test_the_error_says_how_long_to_wait() -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=40, burst=1, clock_ns=clock)
+    buckets.take("a").check()
+    with pytest.raises(FirewallError) as caught:
+        buckets.take("a").check()
+    assert caught.value.kind is Kind.RATE_LIMITED
+    assert caught.value.retry_after == 1.5
+
+
+def test_the_header_fields_are_structured_fields_of_the_draft() -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=250, burst=50, clock_ns=clock)
+    headers = dict(buckets.take("a").headers())
+    # 50 requests in 12 seconds are 250 in a minute.
+    assert headers == {b"ratelimit-policy": b'"default";q=50;w=12', b"ratelimit": b'"default";r=49;t=1'}
+    for _ in range(60):
+        last = buckets.take("a")
+    assert dict(last.headers())[b"ratelimit"] == b'"default";r=0;t=12'
+    assert buckets.policy_header == (b"ratelimit-policy", b'"default";q=50;w=12')
+    item = re.compile(rb'"default"(;[a-z]+=\d+)+')
+    assert all(item.fullmatch(value) for value in headers.values())
+
+
+def test_idle_buckets_are_forgotten() -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=60, burst=2, clock_ns=clock)
+    for number in range(1000):
+        buckets.take(number)
+    assert len(buckets) == 1000
+    clock.now += 2 * SECOND
+    buckets.take("x")
+    clock.now += 2 * SECOND
+    buckets.take("x")
+    assert len(buckets) == 1
+
+
+def test_nobody_can_push_out_a_bucket_in_use() -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=60, burst=1, max_buckets=10, clock_ns=clock)
+    assert buckets.take("victim").allowed
+    passed = 0
+    for number in range(500):
+        passed += buckets.take(f"attacker-{number}").allowed
+        clock.now += 1_000_000
+        assert not buckets.take("victim").allowed
+    assert len(buckets) <= 11
+    # Nine had a bucket of their own, all the others share one.
+    assert passed == 10
+
+
+def test_a_shared_bucket_serves_who_comes_too_late_for_an_own_one() -> None:
+    clock = Clock()
+    buckets = TokenBuckets(per_minute=60, burst=1, max_buckets=1, clock_ns=clock)
+    assert buckets.take("first").allowed
+    assert buckets.take("second").allowed
+    assert buckets.exhausted("third") is not None
+    assert not buckets.take("third").allowed
+    clock.now += 3 * SECOND
+    assert buckets.take("third").allowed
+
+
+@pytest.mark.parametrize("wrong", [{"per_minute": 0}, {"burst": 0}, {"max_buckets": 0}])
+def test_a_limit_of_nothing_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(FirewallError) as caught:
+        TokenBuckets(**wrong)
+    assert caught.value.kind is Kind.INVALID_SETTINGS
+
+
+def test_an_allowance_that_allows_raises_nothing() -> None:
+    Allowance(allowed=True, remaining=1, full_after_ns=1, retry_after_ns=0, policy=b"").check()
