@@ -212,7 +212,12 @@ class HttpSettings(_Section):
         Field(description="addresses or networks whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`"),
     ] = ()
     shutdown_grace_seconds: Annotated[
-        int, Field(ge=0, le=600, description="time that requests in flight get to finish after SIGTERM")
+        int,
+        Field(
+            ge=0,
+            le=600,
+            description="seconds from SIGTERM to the end; requests in flight get all but the last 5, which close the ledger",
+        ),
     ] = 25
 
 
@@ -394,7 +399,9 @@ class Settings(BaseSettings):
     )
     state_dir: Annotated[
         Path,
-        _DefaultText("`/var/lib/mutation-firewall` for root, else `$XDG_STATE_HOME/mutation-firewall`"),
+        _DefaultText(
+            "`/var/lib/mutation-firewall` for root, else `mutation-firewall` in `$XDG_STATE_HOME` or `~/.local/state`"
+        ),
         Field(description="what the development service keeps: the embedded database, its API key"),
     ] = Field(default_factory=default_state_dir)
     http: HttpSettings = HttpSettings()
