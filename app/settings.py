@@ -216,7 +216,7 @@ class HttpSettings(_Section):
         Field(
             ge=0,
             le=600,
-            description="seconds from SIGTERM to the end; requests in flight get all but the last 5, which close the ledger",
+            description="seconds from SIGTERM to the end; the last 5 close the ledger, requests get the others",
         ),
     ] = 25
 
@@ -825,6 +825,10 @@ def _database_rules(settings: Settings, *, production: bool) -> Iterator[Setting
         yield SettingsProblem(name, "is no PostgreSQL URL", example)
     elif not all(parts.hosts):
         yield SettingsProblem(name, "names no host", example)
+    elif len(parts.hosts) > 1:
+        yield SettingsProblem(
+            name, "names several hosts", "name one: the address that your PostgreSQL keeps for its primary"
+        )
     elif production:
         yield from _database_strength(parts)
 
@@ -846,7 +850,7 @@ class _DatabaseParts:
 
 
 def _database_parts(text: str) -> _DatabaseParts | None:
-    """A libpq URL taken apart (several hosts and a socket directory are legal); None where it is none."""
+    """A libpq URL taken apart, with a socket directory for a host as well; None where it is none."""
     try:
         parts = urlsplit(text)
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}

@@ -149,10 +149,15 @@ def ask(body: bytes, *, url: str, api_key: str | None, timeout: float) -> bytes:
             ) from None
         raise Refused(
             ExitCode.UNREACHABLE,
-            f"cannot reach `{url}`: {str(reason).lower() or type(reason).__name__}",
+            f"cannot reach `{url}`: {_words(reason)}",
             fix="start a service with `mfw dev`, or name another with --url or MFW_URL",
         ) from None
     return answer
+
+
+def _words(reason: object) -> str:
+    """Why a connection failed, without the number."""
+    return (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).lower()
 
 
 def _address(url: str) -> Any:
