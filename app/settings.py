@@ -366,12 +366,18 @@ class TracingSettings(_Section):
 
 def default_state_dir() -> Path:
     """Where the embedded database and the development key live when nothing else is said."""
+    system = Path("/var/lib/mutation-firewall")
     if os.geteuid() == 0:
-        return Path("/var/lib/mutation-firewall")
+        return system
     base = os.environ.get("XDG_STATE_HOME")
     # The XDG Base Directory Specification: a relative path is invalid and must be ignored.
-    root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".local" / "state"
-    return root / "mutation-firewall"
+    if base and Path(base).is_absolute():
+        return Path(base) / "mutation-firewall"
+    try:
+        return Path.home() / ".local" / "state" / "mutation-firewall"
+    except RuntimeError:
+        # A container: a number for a user, no entry in /etc/passwd, no HOME.
+        return system
 
 
 class Settings(BaseSettings):

@@ -563,6 +563,15 @@ class TestTheRest:
             monkeypatch.setenv("XDG_STATE_HOME", unusable)
             assert default_state_dir() == Path("/home/ann/.local/state/mutation-firewall")
 
+    def test_a_user_without_a_home(self, monkeypatch):
+        def nobody(_cls):
+            raise RuntimeError
+
+        monkeypatch.setattr(os, "geteuid", lambda: 65532)
+        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", classmethod(nobody))
+        assert default_state_dir() == Path("/var/lib/mutation-firewall")
+
     @pytest.mark.parametrize(
         ("value", "text"),
         [
