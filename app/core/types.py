@@ -73,7 +73,8 @@ class Reason:
 class Verdict:
     """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
 
-    `approval` is the requirement of the strongest hold rule as its policy states it, None unless `effect` is hold.
+    `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states it, or
+    `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
     """
 
     effect: Effect

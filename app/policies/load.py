@@ -188,7 +188,7 @@ def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
         name = str(node.value)
         if name in first:
             other = first[name]
-            message = f"the name `{name}` is used twice, first in `{other.file}` line {other.root.line}"
+            message = f"the name `{name[:80]}` is used twice, first in `{other.file}` line {other.root.line}"
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
             first[name] = one

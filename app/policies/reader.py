@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.tree import Mapping, Node, Scalar, Sequence, Style
 
+# A finding quotes enough to recognise a member, not a file that was pasted into one.
+_SHOWN_MAX_CHARS = 80
 _JSON_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "nothing"}
 
 
@@ -40,9 +42,10 @@ class Reader:
             return {}
         for name, key in node.keys.items():
             if name not in known:
-                near = get_close_matches(name, known, n=1)
+                shown = name[:_SHOWN_MAX_CHARS]
+                near = get_close_matches(shown, known, n=1)
                 fix = f"did you mean `{near[0]}`?" if near else "known are " + ", ".join(f"`{k}`" for k in known)
-                self.note(key, join(path, name), f"unknown member `{name}`", fix=fix)
+                self.note(key, join(path, shown), f"unknown member `{shown}`", fix=fix)
         for name in required:
             if name not in node.items:
                 self.note(node, path, f"`{name}` is missing", fix=f"add `{name}`")
@@ -94,8 +97,9 @@ class Reader:
             return None
         if isinstance(node, Scalar) and isinstance(node.value, str) and node.value in choices:
             return node.value
-        given = f"`{str(node.value)[:40]}`" if isinstance(node, Scalar) else _kind(node)
-        near = get_close_matches(str(node.value), choices, n=1) if isinstance(node, Scalar) else []
+        shown = str(node.value)[:_SHOWN_MAX_CHARS] if isinstance(node, Scalar) else ""
+        given = f"`{shown}`" if isinstance(node, Scalar) else _kind(node)
+        near = get_close_matches(shown, choices, n=1)
         fix = f"did you mean `{near[0]}`?" if near else None
         self.note(node, path, f"must be one of {', '.join(f'`{c}`' for c in choices)}, not {given}", fix=fix)
         return None

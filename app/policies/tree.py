@@ -166,7 +166,7 @@ def _node(event: Event, stream: Iterator[Any], depth: int) -> Node:
         if key.value == "<<":
             raise _error("a merge key is not allowed", child, "write the members where they are used")
         if key.value in members:
-            message = f"the key `{key.value}` is there twice, first in line {keys[key.value].line}"
+            message = f"the key `{key.value[:80]}` is there twice, first in line {keys[key.value].line}"
             raise _error(message, child, "keep one of them")
         keys[key.value] = key
         members[key.value] = _node(next(stream), stream, depth + 1)

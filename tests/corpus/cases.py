@@ -43,7 +43,7 @@ class Case:
 
 def mutation(body: dict[str, Any]) -> Mutation:
     """Give a request body as the core knows it."""
-    entity = {"properties": {}}
+    entity: dict[str, Any] = {"properties": {}}
     return Mutation(
         subject={**entity, **body["subject"]},
         action={**entity, **body["action"]},

@@ -31,7 +31,9 @@ def test_case(case):
 @pytest.fixture(scope="module")
 def outcomes():
     """What each rule said over the whole corpus: sets of `True`, `False` and `error`."""
-    found = {(policy.name, rule.name): set() for policy, rule in POLICY_SET.rules}
+    found: dict[tuple[str, str], set[bool | str]] = {
+        (policy.name, rule.name): set() for policy, rule in POLICY_SET.rules
+    }
     for case in CASES:
         inputs = normalise(case.parsed()).inputs
         bindings = bind(inputs, now=case.now)

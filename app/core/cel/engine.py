@@ -204,7 +204,8 @@ def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
         if undeclared is not None and "." in undeclared.group(1):
             # The engine points at the last dot of `a.b.c`; the reader looks for its start.
             start = column_at - undeclared.group(1).rindex(".")
-            if lines[at - 1][max(start - 1, 0) :].startswith(undeclared.group(1)):
+            shown = lines[at - 1] if at <= len(lines) else ""
+            if shown[max(start - 1, 0) :].startswith(undeclared.group(1)):
                 column_at = start
         root = undeclared.group(1).split(".", 1)[0] if undeclared is not None else None
         found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None

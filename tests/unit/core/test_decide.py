@@ -2,6 +2,7 @@
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -248,7 +249,7 @@ def test_inputs_of_the_wrong_shape_deny(inputs):
 
 
 def test_a_broken_policy_set_denies():
-    verdict = decide(None, MUTATION, NOW)
+    verdict = decide(cast("CompiledPolicySet", None), MUTATION, NOW)
     assert (verdict.effect, verdict.reasons[0].policy, verdict.reasons[0].rule) == (
         Effect.DENY,
         FIREWALL,

@@ -1,5 +1,7 @@
 """Strict YAML: what a reviewer reads is what is loaded, and every refusal has its place."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +84,7 @@ def test_what_is_refused(text, line, column, message, fix):
 
 
 def test_nodes_know_their_places():
-    (root,) = documents("a: 1\nb:\n  - x\n  - {c: y}\n")
+    root: Any = documents("a: 1\nb:\n  - x\n  - {c: y}\n")[0]
     assert (root.keys["b"].line, root.keys["b"].column) == (2, 1)
     items = root.items["b"].items
     assert [(item.line, item.column) for item in items] == [(3, 5), (4, 5)]

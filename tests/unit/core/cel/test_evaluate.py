@@ -14,7 +14,7 @@ from app.core.cel import ERROR_MAX_CHARS, EvaluationError, ResultType, bind, com
 from app.core.cel.engine import EngineProgram
 
 NOW = dt.datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=dt.UTC)
-EMPTY = {"subject": {}, "action": {}, "resource": {}, "context": {}, "change": {}}
+EMPTY: dict[str, dict[str, object]] = {"subject": {}, "action": {}, "resource": {}, "context": {}, "change": {}}
 
 
 def run(text, *, change=None, variables=None, result=ResultType.BOOL):
@@ -146,6 +146,7 @@ def test_bindings_of_another_engine_are_refused():
 def test_a_result_of_another_type_is_never_read():
     # Static types say BOOL or STRING; should the engine ever give something else, it is an error.
     program = compile_expression("'text'", result=ResultType.STRING)
+    assert isinstance(program, EngineProgram)
     lying = EngineProgram(text="'text'", result=ResultType.BOOL, expression=program.expression)
     with pytest.raises(EvaluationError, match="gave `string`, not `bool`"):
         lying.evaluate(bind(EMPTY, now=NOW))
