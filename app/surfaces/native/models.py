@@ -1,11 +1,25 @@
 """The native surface as the API document shows it; requests are read by `wire.py`, never by these."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.json_schema import SkipJsonSchema
 
+from app.core.manifest import ArtefactKind
+from app.core.statements import MAX_TEXT, SqlDialect
 from app.core.types import Effect, Mode
 from app.surfaces.native.wire import MAX_ID_CHARS, MAX_RATIONALE_CHARS
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+Present = TypeVar("Present")
+# May be left out, which is None to Python; but `null` is not what is sent then, and the document must not say so.
+Left = Annotated[Present | SkipJsonSchema[None], Field(json_schema_extra=_without_default)]
+
+Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 
 
 class _Wire(BaseModel):
@@ -38,49 +52,49 @@ class Resource(_Wire):
 class Statement(_Wire):
     """SQL."""
 
-    dialect: str = Field(examples=["postgres"])
-    text: str
+    dialect: SqlDialect
+    text: str = Field(min_length=1, max_length=MAX_TEXT)
 
 
 class Artifact(_Wire):
     """One file of a manifest."""
 
-    name: str
-    digest: str
+    name: str = Field(min_length=1)
+    digest: Digest
 
 
 class Evaluation(_Wire):
     """One metric before and after."""
 
-    suite: str
-    metric: str
+    suite: str = Field(min_length=1)
+    metric: str = Field(min_length=1)
     base: float
     target: float
-    higher_is_better: bool
-    safety: bool = False
+    higher_is_better: bool = True
+    safety: bool = Field(default=False, description="whether a regression is one of safety")
 
 
 class Manifest(_Wire):
     """A model, prompt, tool, memory, policy or data set, by digest, with the evidence of its evaluation."""
 
-    kind: Literal["model", "prompt", "tool", "memory", "policy", "dataset"]
-    target_digest: str
-    base_digest: str | None = None
+    kind: ArtefactKind
+    target_digest: Digest
+    base_digest: Left[Digest] = None
     artifacts: list[Artifact] = Field(default_factory=list)
     evaluations: list[Evaluation] = Field(default_factory=list)
 
 
 class Change(_Wire):
-    """What would be different: at least one member."""
+    """What would be different: at least one member; `before` alone for the action `delete` only."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
 
-    before: JsonValue = None
-    after: JsonValue = None
-    patch: list[dict[str, Any]] = Field(default_factory=list, description="JSON Patch, RFC 6902")
-    diff: str = Field(default="", description="a unified diff")
-    statement: Statement | None = None
-    manifest: Manifest | None = None
+    before: JsonValue = Field(default=None, description="null is nothing", json_schema_extra=_without_default)
+    after: JsonValue = Field(default=None, description="null is nothing", json_schema_extra=_without_default)
+    patch: list[dict[str, JsonValue]] = Field(default_factory=list, description="JSON Patch, RFC 6902")
+    diff: Left[str] = Field(default=None, description="a unified diff")
+    statement: Left[Statement] = None
+    manifest: Left[Manifest] = None
 
 
 class DecisionRequest(_Wire):
@@ -91,8 +105,8 @@ class DecisionRequest(_Wire):
     resource: Resource
     change: Change
     context: dict[str, JsonValue] = Field(default_factory=dict)
-    request_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARS)
-    rationale: str | None = Field(default=None, min_length=1, max_length=MAX_RATIONALE_CHARS)
+    request_id: Left[str] = Field(default=None, min_length=1, max_length=MAX_ID_CHARS)
+    rationale: Left[str] = Field(default=None, min_length=1, max_length=MAX_RATIONALE_CHARS)
 
 
 class ReasonOut(_Wire):
@@ -103,7 +117,7 @@ class ReasonOut(_Wire):
     effect: Effect
     mode: Mode
     message: str
-    clause: str | None = None
+    clause: Left[str] = None
 
 
 class DecisionOut(_Wire):
@@ -112,13 +126,13 @@ class DecisionOut(_Wire):
     id: str = Field(description="UUIDv7", json_schema_extra={"format": "uuid"})
     decision: Effect
     reasons: list[ReasonOut] = Field(min_length=1, description="the deciding reason first")
-    policy_set: str = Field(pattern="^sha256:[0-9a-f]{64}$")
-    mutation_digest: str = Field(pattern="^sha256:[0-9a-f]{64}$")
+    policy_set: Digest
+    mutation_digest: Digest
     ledger_index: int = Field(ge=0)
-    receipt_hash: str = Field(pattern="^sha256:[0-9a-f]{64}$", description="RFC 9162 leaf hash")
+    receipt_hash: Digest = Field(description="RFC 9162 leaf hash")
     decided_at: str = Field(json_schema_extra={"format": "date-time"})
-    approval: dict[str, JsonValue] | None = Field(default=None, description="what lifts a hold")
-    request_id: str | None = None
+    approval: Left[dict[str, JsonValue]] = Field(default=None, description="what lifts a hold")
+    request_id: Left[str] = None
 
 
 EXAMPLE_REQUEST: Final[dict[str, Any]] = {

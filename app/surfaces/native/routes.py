@@ -168,7 +168,6 @@ def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
         PATH,
         summary="Ask for a decision about one mutation",
         operation_id="decide",
-        response_class=_Delegated,
         responses=success | problem_responses(400, 401, 403, 413, 415, 429, 500, 503, 504),
         openapi_extra=json_body(DecisionRequest, EXAMPLE_REQUEST),
     )

@@ -43,12 +43,13 @@ EXPIRED_KEY = generate(b"\x03" * 32)
 
 
 def pem(private: Any) -> str:
-    public = private.public_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    text: bytes = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return text.decode()
 
 
 def private_pem(private: Any) -> str:
-    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    text: bytes = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return text.decode()
 
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Receive
 
 from app.edge.body import ClientDisconnectedError, read_body
 from app.errors import FirewallError, Kind
@@ -17,7 +18,7 @@ def scope(*headers: tuple[bytes, bytes]) -> dict[str, Any]:
     return {"type": "http", "headers": list(headers)}
 
 
-def chunks(*parts: bytes, then_leaves: bool = False):
+def chunks(*parts: bytes, then_leaves: bool = False) -> Receive:
     messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     if then_leaves:
         messages.append({"type": "http.disconnect"})
