@@ -13,10 +13,9 @@ from app.cli.output import Refused, console, plain, table, write_json
 from app.cli.state import database_file, private_directory, read_private, state_directory
 from app.core.principal import Role
 from app.errors import FirewallError
-from app.migrations.schema import status
+from app.persistence import revision
 from app.persistence.api_keys import ApiKeyStore, StoredApiKey
 from app.persistence.engine import create_engine
-from app.persistence.revision import judge
 from app.settings import Environment, Settings
 
 # What an agent's runtime needs: ask for decisions, nothing else.
@@ -77,7 +76,6 @@ def run_revoke(key_id: UUID, *, as_json: bool) -> None:
 
 def _with_store(act: Any) -> Any:
     async def run(dsn: str) -> Any:
-        judge((await status(dsn)).current)
         async with key_store(dsn) as store:
             return await act(store)
 
@@ -90,6 +88,7 @@ async def key_store(dsn: str) -> AsyncIterator[ApiKeyStore]:
     """A store for a few calls. Raises `FirewallError`."""
     engine = create_engine(dsn, pool_size=1)
     try:
+        await revision.check(engine)
         yield ApiKeyStore(engine)
     finally:
         await engine.dispose()

@@ -42,10 +42,14 @@ def run_serve() -> NoReturn:
 
 
 async def _check_schema(dsn: str) -> None:
-    from app.migrations.schema import status
-    from app.persistence.revision import judge
+    from app.persistence import revision
+    from app.persistence.engine import create_engine
 
-    judge((await status(dsn)).current)
+    engine = create_engine(dsn, pool_size=1)
+    try:
+        await revision.check(engine)
+    finally:
+        await engine.dispose()
 
 
 def gunicorn_arguments(settings: Settings) -> list[str]:
