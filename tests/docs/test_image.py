@@ -16,7 +16,7 @@ def instructions():
 
 
 def stages():
-    found = []
+    found: list[list[tuple[str, ...]]] = []
     for word, rest in instructions():
         if word == "FROM":
             found.append([])

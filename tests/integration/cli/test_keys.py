@@ -44,11 +44,12 @@ def test_it_works_at_the_running_service(commands, service):
     assert made["principal_id"] == "agent-7"
     assert made["roles"] == ["requester"]
     # The service asks the database about unknown keys at most once a second; a wrong key of another test may count.
-    for _ in range(20):
+    codes: list[int] = []
+    while len(codes) < 20 and codes[-1:] != [10]:
         asked = commands.run("decide", "-f", "-", stdin=MUTATION, MFW_URL=service.url, MFW_API_KEY=made["key"])
-        if asked.returncode != 77:
-            break
-    assert asked.returncode == 10, asked.stderr
+        codes.append(asked.returncode)
+    assert set(codes[:-1]) <= {77}
+    assert codes[-1] == 10
 
 
 def test_a_key_that_is_not_there(commands, database_dsn):
