@@ -104,6 +104,12 @@ def database_dsn(server_dsn: str, _template: str) -> Iterator[str]:
     yield from _cloned(server_dsn, _template)
 
 
+@pytest.fixture(scope="module")
+def shared_database_dsn(server_dsn: str, _template: str) -> Iterator[str]:
+    """The DSN of a migrated database that the tests of one module share."""
+    yield from _cloned(server_dsn, _template)
+
+
 @pytest.fixture
 def empty_database_dsn(server_dsn: str) -> Iterator[str]:
     """The DSN of a database without any schema that this test alone uses."""

@@ -1,0 +1,129 @@
+"""The service as it is served: uvicorn on a free port, in a thread of its own, on a database of the test's own."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import httpx
+import pytest
+import uvicorn
+import uvloop
+
+from app.bootstrap import create_app
+from app.core.principal import Role
+from app.persistence.api_keys import ApiKeyStore
+from app.persistence.engine import create_engine
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[3]
+STARTER = ROOT / "policies" / "starter"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that answers on `url`, the database it writes to, and keys with different roles."""
+
+    url: str
+    dsn: str
+    key: str
+    operator_key: str
+
+    def client(self, *, key: str | None = None, timeout: float = 30) -> httpx.Client:
+        """A client that sends a key, the requester's unless another is given ("" for none)."""
+        key = self.key if key is None else key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+
+    def entries(self) -> list[tuple[int, str, bytes]]:
+        """Index, id and receipt of all that is in the ledger."""
+
+        async def read() -> list[tuple[int, str, bytes]]:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                rows = await connection.fetch("SELECT idx, id, receipt FROM ledger_entries ORDER BY idx")
+                return [(row["idx"], str(row["id"]), row["receipt"]) for row in rows]
+            finally:
+                await connection.close()
+
+        return apart(read())
+
+
+T = TypeVar("T")
+
+
+def apart(work: "Coroutine[Any, Any, T]") -> T:
+    """Run it in a loop and a thread of its own: the test's loop may be running here."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+def make_key(dsn: str, *roles: Role) -> str:
+    """A new API key."""
+
+    async def make() -> str:
+        engine = create_engine(dsn)
+        try:
+            return (await ApiKeyStore(engine).create("test", principal_id="test", roles=roles)).key
+        finally:
+            await engine.dispose()
+
+    return apart(make())
+
+
+@contextlib.contextmanager
+def running(dsn: str, **overrides: str) -> Iterator[Running]:
+    """Serve until the block ends. `overrides` are MFW_ variables."""
+    environ = {
+        "MFW_ENVIRONMENT": "test",
+        "MFW_DATABASE__URL": dsn,
+        "MFW_POLICIES__DIRECTORY": str(STARTER),
+        "MFW_METRICS__ENABLED": "false",
+        "MFW_LIMITS__PER_MINUTE": "1000000",
+        "MFW_LIMITS__BURST": "100000",
+        "MFW_LIMITS__FAILURES_PER_MINUTE_PER_IP": "100000",
+        "MFW_LOGGING__LEVEL": "warning",
+        **overrides,
+    }
+    key = make_key(dsn, Role.REQUESTER)
+    operator_key = make_key(dsn, Role.OPERATOR)
+    app = create_app(Settings.load(environ))
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(server.serve())
+
+    thread = threading.Thread(target=serve, name="service")
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started and thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.started, "the service did not start"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, key=key, operator_key=operator_key)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive(), "the service did not stop"
+
+
+@pytest.fixture
+def serve() -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    """`with serve(dsn, MFW_...=...) as service`, for a test that needs its own settings or its own server."""
+    return running
+
+
+@pytest.fixture(scope="module")
+def service(shared_database_dsn: str) -> Iterator[Running]:
+    """One service for the tests of a module."""
+    with running(shared_database_dsn) as started:
+        yield started

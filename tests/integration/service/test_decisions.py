@@ -1,0 +1,172 @@
+"""The main job over HTTP: each example decides as its name says, and the ledger holds what was answered."""
+
+import asyncio
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+
+from app.bootstrap import create_app
+from app.core import strict_json
+from app.ledger import receipt as receipts
+from app.settings import Settings
+from app.surfaces.native.routes import HotPath
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
+
+
+def post(client: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
+    return client.post("/v1/decisions", content=body, headers={"Content-Type": "application/json", **headers})
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_decides_as_named_and_is_recorded(service, example):
+    with service.client() as client:
+        answer = post(client, example.read_bytes())
+    assert answer.status_code == 200, answer.text
+    decision = answer.json()
+    assert decision["decision"] == example.stem.split("-")[0]
+    assert decision["reasons"]
+    assert ("approval" in decision) == (decision["decision"] == "hold")
+
+    index, identity, receipt = service.entries()[decision["ledger_index"]]
+    assert (index, identity) == (decision["ledger_index"], decision["id"])
+    assert decision["receipt_hash"] == "sha256:" + hashlib.sha256(b"\x00" + receipt).hexdigest()
+    members = receipts.parse(receipt)
+    assert members["decision"] == decision["decision"]
+    assert members["mutation"] == decision["mutation_digest"]
+    assert members["policy_set"] == decision["policy_set"]
+    assert members["at"] == decision["decided_at"]
+    assert (members["policy"], members["rule"]) == (decision["reasons"][0]["policy"], decision["reasons"][0]["rule"])
+
+
+def test_identifier_is_a_uuid7_of_the_moment_and_indexes_follow_one_another(service):
+    body = EXAMPLES[0].read_bytes()
+    with service.client() as client:
+        answers = [post(client, body).json() for _ in range(5)]
+    indexes = [answer["ledger_index"] for answer in answers]
+    assert indexes == list(range(indexes[0], indexes[0] + 5))
+    assert len({answer["id"] for answer in answers}) == 5
+    for answer in answers:
+        identity = UUID(answer["id"])
+        assert identity.version == 7
+        moment = datetime.fromtimestamp((identity.int >> 80) / 1000, UTC)
+        assert abs(moment - datetime.fromisoformat(answer["decided_at"])) < timedelta(milliseconds=2)
+
+
+def test_request_id_is_echoed_and_does_not_change_the_digest(service):
+    mutation = json.loads(EXAMPLES[0].read_bytes())
+    with service.client() as client:
+        plain = post(client, json.dumps(mutation).encode())
+        named = post(
+            client,
+            json.dumps({**mutation, "request_id": "r-1", "rationale": "because"}).encode(),
+            **{"X-Request-Id": "caller-7"},
+        )
+    assert named.json()["request_id"] == "r-1"
+    assert named.headers["x-request-id"] == "caller-7"
+    assert "request_id" not in plain.json()
+    assert named.json()["mutation_digest"] == plain.json()["mutation_digest"]
+
+
+def test_record_keeps_the_input_and_the_receipt_binds_it(service):
+    with service.client() as client:
+        decision = post(client, EXAMPLES[0].read_bytes()).json()
+
+    async def record() -> tuple[bytes, bytes]:
+        import asyncpg
+
+        connection = await asyncpg.connect(service.dsn)
+        try:
+            row = await connection.fetchrow(
+                "SELECT salt, record FROM ledger_records WHERE idx = $1", decision["ledger_index"]
+            )
+            assert row is not None
+            return row["salt"], row["record"]
+        finally:
+            await connection.close()
+
+    salt, kept = asyncio.run(record())
+    receipt = receipts.parse(service.entries()[decision["ledger_index"]][2])
+    assert receipts.record_digest(salt, kept) == receipt["record"]
+    content = strict_json.parse(kept).tree
+    sent = json.loads(EXAMPLES[0].read_bytes())
+    assert content["input"]["change"] == sent["change"]
+    assert content["now"] == decision["decided_at"]
+    assert content["decision"] == decision["decision"]
+
+
+async def test_both_ways_in_answer_alike(database_dsn):
+    """The dispatcher in front and the FastAPI route behind it: same status, same headers, same members."""
+    settings = Settings.load(
+        {
+            "MFW_ENVIRONMENT": "test",
+            "MFW_DATABASE__URL": database_dsn,
+            "MFW_POLICIES__DIRECTORY": str(ROOT / "policies" / "starter"),
+            "MFW_METRICS__ENABLED": "false",
+            "MFW_AUTH__UNSAFE_DISABLED": "true",
+        }
+    )
+    with pytest.warns(RuntimeWarning, match="authentication is off"):
+        app = create_app(settings)
+    hot = app._app  # type: ignore[attr-defined]
+    assert isinstance(hot, HotPath)
+    api = hot._app
+    bodies = [
+        *(example.read_bytes() for example in EXAMPLES),
+        b"",
+        b"{",
+        b"[]",
+        b'{"subject":1}',
+        b'{"a":1,"a":2}',
+        b'{"x":"\\u0000"}',
+    ]
+    volatile = {"id", "ledger_index", "receipt_hash", "decided_at", "request_id"}
+    async with (
+        LifespanManager(api),
+        httpx.AsyncClient(transport=httpx.ASGITransport(hot), base_url="http://hot") as front,
+        httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://api") as back,
+    ):
+        for body in bodies:
+            answers = [
+                await client.post("/v1/decisions", content=body, headers={"Content-Type": "application/json"})
+                for client in (front, back)
+            ]
+            first, second = (
+                (
+                    answer.status_code,
+                    sorted(set(answer.headers) - {"date"}),
+                    {name: value for name, value in answer.json().items() if name not in volatile},
+                )
+                for answer in answers
+            )
+            assert first == second
+
+
+async def test_a_client_that_leaves_costs_nothing(service):
+    """The decision of a caller that hung up is in the ledger or not, and the next caller is answered."""
+    before = len(service.entries())
+    body = EXAMPLES[0].read_bytes()
+    port = int(service.url.rsplit(":", 1)[1])
+    head = (
+        f"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    for sent in (head, head + body[:10], head + body):
+        for _ in range(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            await writer.drain()
+            writer.close()
+    async with httpx.AsyncClient(base_url=service.url, headers={"Authorization": f"Bearer {service.key}"}) as client:
+        answer = await client.post("/v1/decisions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    entries = service.entries()
+    assert [index for index, _, _ in entries] == list(range(len(entries)))
+    assert before < len(entries) <= before + 11
