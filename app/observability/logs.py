@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import sys
 import threading
 import time
 import traceback
@@ -50,7 +49,14 @@ _SECRET_SHAPES: Final = (
     (b"asic ", re.compile(rb"([Bb]asic )[A-Za-z0-9+/=]{8,}"), rb"\1[redacted]"),
     # the password in a URL (RFC 3986 section 3.2.1)
     (b"://", re.compile(rb"(://[^/\s:@\"\\]*:)[^@\s\"\\]+@"), rb"\1[redacted]@"),
-    (b"PRIVATE KEY-----", re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----[^\"]*"), b"[redacted private key]"),
+    # up to its end or the end of the string it stands in; an escape is never cut in two
+    (
+        b"PRIVATE KEY-----",
+        re.compile(
+            rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^\"\\]|\\.)*?(?:-----END [A-Z ]*PRIVATE KEY-----|(?=\")|\Z)"
+        ),
+        b"[redacted private key]",
+    ),
 )
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -270,8 +276,8 @@ def _as_text(event: Event) -> bytes:
     # One event is one line here too: a line break in a value would let a caller forge the next event.
     line = f"{moment} {event['level']:<7} {event['event']}{fields}".encode("utf-8", "backslashreplace")
     line = line.replace(b"\r", b"\\r").replace(b"\n", b"\\n")
-    trace = event.get("exception")
-    return line + b"\n" + (f"{trace}".encode("utf-8", "backslashreplace") if trace else b"")
+    trace = f"{event.get('exception') or ''}".rstrip("\n")
+    return line + b"\n" + (f"{trace}\n".encode("utf-8", "backslashreplace") if trace else b"")
 
 
 def _to_stderr(data: bytes) -> None:
@@ -298,8 +304,6 @@ def _restorer(logger: logging.Logger) -> Callable[[], None]:
 
 
 def _after_fork(logs: Logs) -> None:
-    if sys.platform == "win32":  # pragma: no cover - no fork there
-        return
     reference = weakref.ref(logs)
 
     def in_child() -> None:
