@@ -158,9 +158,9 @@ class LedgerWriter:
             await asyncio.wait([waiter.future for waiter in waiters], timeout=drain_timeout)
         task.cancel()
         await asyncio.wait([task])
-        for waiter in (*self._in_flight, *self._line):
+        hanging, self._in_flight = self._in_flight, []
+        for waiter in (*hanging, *self._line):
             _refuse(waiter, _stopping())
-        self._in_flight = []
         self._line.take(entries_max=len(self._line), bytes_max=0)
         if self._alarm is not None:
             self._alarm.cancel()
@@ -168,7 +168,8 @@ class LedgerWriter:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
-                await connection.close(timeout=self._connect_timeout)
+                # A server that owes an answer will not say goodbye either.
+                await connection.close(timeout=0 if hanging else self._connect_timeout)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 connection.terminate()
 

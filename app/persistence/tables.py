@@ -30,9 +30,9 @@ metadata = MetaData(
 ledger_head = Table(
     "ledger_head",
     metadata,
-    Column("only", Boolean, primary_key=True, server_default=text("true")),
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
     Column("next_index", BigInteger, nullable=False),
-    CheckConstraint('"only"', name="only"),
+    CheckConstraint("singleton", name="singleton"),
     CheckConstraint("next_index >= 0", name="next_index"),
 )
 

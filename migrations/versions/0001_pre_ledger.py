@@ -37,10 +37,10 @@ $$
 def upgrade() -> None:
     op.create_table(
         "ledger_head",
-        sa.Column("only", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("next_index", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("only", name="ledger_head_pkey"),
-        sa.CheckConstraint('"only"', name="ledger_head_only_check"),
+        sa.PrimaryKeyConstraint("singleton", name="ledger_head_pkey"),
+        sa.CheckConstraint("singleton", name="ledger_head_singleton_check"),
         sa.CheckConstraint("next_index >= 0", name="ledger_head_next_index_check"),
     )
     op.create_table(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import signal
 import stat
@@ -104,6 +105,8 @@ def launcher(state, *, python=sys.executable, user=None):
         extra_groups=None if user is None else [],
         cwd="/",
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         dsn, _, rest = process.stdout.readline().strip().partition(" ")
         yield process, dsn, rest
@@ -195,7 +198,7 @@ async def test_a_killed_server_recovers(state_directory):
         await query(server.dsn, "CREATE TABLE t (n int)")
         for number in range(3):
             await query(server.dsn, f"INSERT INTO t VALUES ({number})")
-            os.kill(server.pid, signal.SIGKILL)
+            os.kill(server.pid or 0, signal.SIGKILL)
             until(lambda: server.pid is None)
             server.start()
             assert await query(server.dsn, "SELECT count(*) FROM t") == number + 1
@@ -386,7 +389,7 @@ def test_a_uid_without_a_name_is_told_so(state_directory, monkeypatch):
     def nobody_knows(uid):
         raise KeyError(uid)
 
-    monkeypatch.setattr(embedded.pwd, "getpwuid", nobody_knows)
+    monkeypatch.setattr(pwd, "getpwuid", nobody_knows)
     with pytest.raises(FirewallError, match="needs a name for uid"):
         EmbeddedPostgres(state_directory).start()
     assert embedded._user_name(12345) == "uid 12345"
@@ -401,7 +404,7 @@ def test_an_impossible_directory_is_told(path):
 
 
 def test_another_platform_is_told(state_directory, monkeypatch):
-    monkeypatch.setattr(embedded.sys, "platform", "plan9")
+    monkeypatch.setattr(sys, "platform", "plan9")
     with pytest.raises(FirewallError, match="Linux"):
         EmbeddedPostgres(state_directory).start()
 
@@ -485,12 +488,12 @@ async def test_somebody_elses_directory_is_told(state_directory):
 
 def test_the_default_place(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(embedded.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert embedded.default_state_directory() == tmp_path / "mutation-firewall" / "postgresql"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/zoe")
     assert embedded.default_state_directory() == Path("/home/zoe/.local/state/mutation-firewall/postgresql")
-    monkeypatch.setattr(embedded.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert embedded.default_state_directory() == Path("/var/lib/mutation-firewall/postgresql")
 
 

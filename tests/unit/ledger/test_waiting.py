@@ -1,6 +1,7 @@
 """The line in front of the ledger: order, bounds, and nobody lost on the way in or out."""
 
 import asyncio
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,7 @@ from app.ledger.waiting import Waiter, WaitingLine
 
 
 class Answer:
-    """What the line needs of a future."""
+    """What the line needs of a future, without a loop."""
 
     def __init__(self):
         self.given = False
@@ -24,7 +25,7 @@ class Answer:
 
 def waiter(number=0, size=10):
     entry = SealedEntry(UUID(int=number), EntryKind.DECISION, b"r" * size, b"", b"")
-    return Waiter(entry, future=Answer(), deadline=float(number))
+    return Waiter(entry, future=cast("Any", Answer()), deadline=float(number))
 
 
 def line(entries_max=100, bytes_max=10_000):
@@ -129,7 +130,7 @@ class LineAgainstList(RuleBasedStateMachine):
     def take(self, entries, size):
         self.taken = self.line.take(entries_max=entries, bytes_max=size)
         used = 0
-        expected = []
+        expected: list[Waiter] = []
         while self.model and len(expected) < entries:
             one = self.model[0]
             if not one.future.done():
