@@ -39,9 +39,9 @@ def upgrade() -> None:
         "ledger_head",
         sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("next_index", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("singleton", name="ledger_head_pkey"),
-        sa.CheckConstraint("singleton", name="ledger_head_singleton_check"),
-        sa.CheckConstraint("next_index >= 0", name="ledger_head_next_index_check"),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("ledger_head_pkey")),
+        sa.CheckConstraint("singleton", name=op.f("ledger_head_singleton_check")),
+        sa.CheckConstraint("next_index >= 0", name=op.f("ledger_head_next_index_check")),
     )
     op.create_table(
         "ledger_entries",
@@ -50,14 +50,14 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("receipt", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("idx", name="ledger_entries_pkey"),
-        sa.CheckConstraint("idx >= 0", name="ledger_entries_idx_check"),
+        sa.PrimaryKeyConstraint("idx", name=op.f("ledger_entries_pkey")),
+        sa.CheckConstraint("idx >= 0", name=op.f("ledger_entries_idx_check")),
         sa.CheckConstraint(
             "kind IN ('decision', 'request', 'vote', 'permit', 'activation', "
             "'break-glass', 'snapshot', 'rollback', 'key')",
-            name="ledger_entries_kind_check",
+            name=op.f("ledger_entries_kind_check"),
         ),
-        sa.CheckConstraint("octet_length(receipt) BETWEEN 2 AND 4096", name="ledger_entries_receipt_check"),
+        sa.CheckConstraint("octet_length(receipt) BETWEEN 2 AND 4096", name=op.f("ledger_entries_receipt_check")),
     )
     op.create_index("ledger_entries_id_key", "ledger_entries", ["id"], unique=True)
     op.create_table(
@@ -65,8 +65,8 @@ def upgrade() -> None:
         sa.Column("idx", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("salt", sa.LargeBinary(), nullable=False),
         sa.Column("record", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("idx", name="ledger_records_pkey"),
-        sa.CheckConstraint("octet_length(salt) = 32", name="ledger_records_salt_check"),
+        sa.PrimaryKeyConstraint("idx", name=op.f("ledger_records_pkey")),
+        sa.CheckConstraint("octet_length(salt) = 32", name=op.f("ledger_records_salt_check")),
     )
     op.execute("INSERT INTO ledger_head (next_index) VALUES (0)")
     # One row that changes at each commit: room on its page for the versions that are not yet swept away.

@@ -21,10 +21,12 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
-        sa.PrimaryKeyConstraint("id", name="api_keys_pkey"),
-        sa.CheckConstraint("octet_length(hash) = 32", name="api_keys_hash_check"),
-        sa.CheckConstraint("name <> '' AND length(name) <= 200", name="api_keys_name_check"),
-        sa.CheckConstraint("principal_id <> '' AND length(principal_id) <= 200", name="api_keys_principal_id_check"),
+        sa.PrimaryKeyConstraint("id", name=op.f("api_keys_pkey")),
+        sa.CheckConstraint("octet_length(hash) = 32", name=op.f("api_keys_hash_check")),
+        sa.CheckConstraint("name <> '' AND length(name) <= 200", name=op.f("api_keys_name_check")),
+        sa.CheckConstraint(
+            "principal_id <> '' AND length(principal_id) <= 200", name=op.f("api_keys_principal_id_check")
+        ),
     )
     op.create_index("api_keys_hash_key", "api_keys", ["hash"], unique=True)
 

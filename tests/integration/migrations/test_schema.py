@@ -1,18 +1,213 @@
 """The schema moves forward and back, one mover at a time, and never drops the ledger."""
 
+import asyncio
 
+import asyncpg
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from app.errors import FirewallError, Kind
+from app.migrations import schema
+from app.persistence import revision
 from app.persistence.engine import create_engine
 from app.persistence.tables import metadata
+
+# What `compare_metadata` does not look at.
+CONSTRAINTS = """
+SELECT conrelid::regclass::text AS on_table, conname AS name, pg_get_constraintdef(oid) AS definition
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'p') ORDER BY 1, 2
+"""
+TRIGGERS = """
+SELECT tgrelid::regclass::text AS on_table, tgname AS name, tgenabled = 'A' AS always
+FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2
+"""
+
+
+@pytest.fixture
+async def database(empty_database_dsn):
+    connection = await asyncpg.connect(empty_database_dsn)
+    yield connection
+    await connection.close()
+
+
+async def shape(connection):
+    columns = await connection.fetch(
+        "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+        " WHERE table_schema = 'public' ORDER BY 1, 2"
+    )
+    return columns, await connection.fetch(CONSTRAINTS), await connection.fetch(TRIGGERS)
+
+
+async def refused(awaitable):
+    with pytest.raises(FirewallError) as caught:
+        await awaitable
+    return caught.value
 
 
 async def test_models_match_migrations(database_dsn):
     engine = create_engine(database_dsn)
     async with engine.connect() as connection:
         differences = await connection.run_sync(
-            lambda sync: compare_metadata(MigrationContext.configure(sync, opts={"compare_type": True}), metadata)
+            lambda sync: compare_metadata(
+                MigrationContext.configure(sync, opts={"compare_type": True, "compare_server_default": True}), metadata
+            )
         )
     await engine.dispose()
     assert differences == []
+
+
+async def test_models_have_the_constraints_of_the_migrations(database_dsn, empty_database_dsn, database):
+    engine = create_engine(empty_database_dsn)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+    migrated = await asyncpg.connect(database_dsn)
+    theirs = [row for row in await migrated.fetch(CONSTRAINTS) if row["on_table"] != revision.VERSION_TABLE]
+    await migrated.close()
+    assert await database.fetch(CONSTRAINTS) == theirs
+
+
+async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    triggers = await connection.fetch(TRIGGERS)
+    await connection.close()
+    assert [(row["on_table"], row["name"], row["always"]) for row in triggers] == [
+        ("ledger_entries", "append_only", True),
+        ("ledger_head", "append_only", True),
+        ("ledger_head", "grows", True),
+        ("ledger_records", "append_only", True),
+    ]
+
+
+async def test_forward_is_repeatable(empty_database_dsn, database):
+    before = await schema.status(empty_database_dsn)
+    assert (before.current, before.pending, before.served) == (None, ("0001", "0002"), False)
+    after = await schema.apply(empty_database_dsn)
+    assert (after.current, after.pending, after.served) == (after.newest, (), True)
+    made = await shape(database)
+    assert await schema.apply(empty_database_dsn) == after == await schema.status(empty_database_dsn)
+    assert await shape(database) == made
+
+
+async def test_forward_back_and_forward_again(empty_database_dsn, database):
+    step = await schema.apply(empty_database_dsn, revision="0001")
+    assert (step.current, step.pending, step.served) == ("0001", ("0002",), False)
+    at_0001 = await shape(database)
+    await schema.apply(empty_database_dsn)
+    at_0002 = await shape(database)
+    assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
+    assert await shape(database) == at_0001
+    assert (await schema.apply(empty_database_dsn)).current == "0002"
+    assert await shape(database) == at_0002
+
+
+async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    error = await refused(schema.rollback(empty_database_dsn, "base"))
+    assert error.kind is Kind.CONFLICT
+    assert "never dropped" in error.detail
+    # One transaction per migration: what came after the ledger was undone, the ledger stands.
+    assert (await schema.status(empty_database_dsn)).current == "0001"
+    assert await database.fetchval("SELECT next_index FROM ledger_head") == 0
+    assert (await schema.apply(empty_database_dsn)).served
+
+
+async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
+    outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
+    assert {outcome.current for outcome in outcomes} == {"0002"}
+
+
+async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
+    await database.fetch("SELECT pg_advisory_lock($1::bigint)", schema.ADVISORY_LOCK)
+    error = await refused(schema.apply(empty_database_dsn, queue_timeout=0.05))
+    assert error.kind is Kind.TIMEOUT
+    assert "another migration" in error.detail
+    assert (await schema.status(empty_database_dsn)).current is None
+
+
+async def test_a_lock_that_is_not_to_be_had_is_told(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    async with database.transaction():
+        await database.execute("LOCK TABLE api_keys IN ACCESS SHARE MODE")
+        error = await refused(schema.rollback(empty_database_dsn, "0001", lock_timeout=0.05))
+    assert error.kind is Kind.TIMEOUT
+    assert "pg_stat_activity" in str(error.fix)
+    assert (await schema.status(empty_database_dsn)).current == "0002"
+    # The lock was given back: the same command works now.
+    assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
+
+
+async def test_a_statement_that_takes_too_long_is_told(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    async with database.transaction():
+        await database.execute("LOCK TABLE api_keys IN ACCESS SHARE MODE")
+        error = await refused(schema.rollback(empty_database_dsn, "0001", lock_timeout=60.0, statement_timeout=0.05))
+    assert error.kind is Kind.TIMEOUT
+    assert "--statement-timeout" in str(error.fix)
+
+
+async def test_a_migration_that_fails_leaves_nothing(empty_database_dsn, database):
+    await database.execute("CREATE TABLE api_keys (n int)")
+    error = await refused(schema.apply(empty_database_dsn))
+    assert error.kind is Kind.UNAVAILABLE
+    assert "api_keys" in error.detail
+    assert (await schema.status(empty_database_dsn)).current == "0001"
+
+
+async def test_a_database_from_a_later_release_is_left_alone(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.execute("UPDATE alembic_version SET version_num = '9999'")
+    for awaitable in (schema.apply(empty_database_dsn), schema.rollback(empty_database_dsn, "0001")):
+        error = await refused(awaitable)
+        assert error.kind is Kind.SCHEMA_MISMATCH
+        assert "9999" in error.detail
+
+
+@pytest.mark.parametrize("target", ["0007", "", "head+1", "'; DROP TABLE ledger_entries"])
+async def test_an_unknown_revision_is_refused(database_dsn, target):
+    for awaitable in (schema.rollback(database_dsn, target), schema.apply(database_dsn, revision=target)):
+        assert (await refused(awaitable)).kind is Kind.MALFORMED
+
+
+@pytest.mark.parametrize(("at", "target"), [("0001", "0002"), (None, "0001"), ("0002", "head")])
+async def test_back_goes_only_back(empty_database_dsn, at, target):
+    if at is not None:
+        await schema.apply(empty_database_dsn, revision=at)
+    assert (await refused(schema.rollback(empty_database_dsn, target))).kind is Kind.MALFORMED
+
+
+async def test_back_to_where_it_is_changes_nothing(database_dsn):
+    assert (await schema.rollback(database_dsn, "0002")).current == "0002"
+
+
+async def test_a_database_that_is_away_is_told():
+    for awaitable in (
+        schema.apply("postgresql://u@/d?host=/nowhere"),
+        schema.status("postgresql://u@/d?host=/nowhere"),
+    ):
+        assert (await refused(awaitable)).kind is Kind.UNAVAILABLE
+
+
+async def test_the_folder_of_the_migrations_may_be_missing(database_dsn, monkeypatch, tmp_path):
+    monkeypatch.setattr(schema, "FOLDER", tmp_path)
+    error = await refused(schema.apply(database_dsn))
+    assert error.kind is Kind.INVALID_SETTINGS
+    assert "migrations" in error.detail
+
+
+async def test_alembic_by_itself_is_sent_here():
+    from alembic import command
+
+    with pytest.raises(FirewallError, match=r"app\.migrations\.apply"):
+        command.upgrade(schema._config(), "head")
+
+
+async def test_migrations_are_named_pre_or_post():
+    names = sorted(path.name for path in (schema.FOLDER / "versions").glob("*.py"))
+    assert names
+    for name in names:
+        assert name.split("_")[1] in {"pre", "post"}, name
+        assert name[:4].isdigit()
+    newest = names[-1][:4]
+    assert revision.MINIMUM_REVISION <= revision.MAXIMUM_REVISION <= newest
