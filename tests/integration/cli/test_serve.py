@@ -43,11 +43,16 @@ def test_it_serves_and_ends_on_sigterm(commands, database_dsn):
             assert "server" not in {name.lower() for name in ready.headers}
         with urllib.request.urlopen(f"http://127.0.0.1:{settings['MFW_METRICS__PORT']}/metrics") as metrics:
             assert metrics.status == 200
+        # No proxy is trusted unless it is named: nobody chooses the address that limits count by.
+        forged = urllib.request.Request(f"{url}/health/live", headers={"X-Forwarded-For": "203.0.113.9"})
+        with urllib.request.urlopen(forged) as live:
+            assert live.status == 200
         assert process.stop(signal.SIGTERM) == 0
         # gunicorn's own lines and the service's: one JSON object each.
         for line in process.output.splitlines():
             assert "event" in json.loads(line), line
         assert key not in process.output
+        assert "203.0.113.9" not in process.output
         with pytest.raises(URLError):
             urllib.request.urlopen(f"{url}/health/live")
 
