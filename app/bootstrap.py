@@ -29,7 +29,7 @@ from app.persistence.breaker import BreakerState
 from app.persistence.engine import create_engine
 from app.policies.load import load_directory
 from app.service.decide import DecisionService
-from app.settings import Settings
+from app.settings import LogLevel, Settings
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
@@ -198,7 +198,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
-    return ContextMiddleware(app, metrics=metrics, internal_problem=internal_problem, log=logs.write)
+    # One line per request, unless only what is wrong shall be written.
+    access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
+    return ContextMiddleware(app, metrics=metrics, internal_problem=internal_problem, log=access_log)
 
 
 def _policy_set(settings: Settings) -> CompiledPolicySet:

@@ -1,0 +1,66 @@
+"""The API document is true: schemathesis asks what the document allows and what it forbids; every answer is in it."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+
+@pytest.fixture(scope="module")
+def document(service):
+    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+
+
+OPERATIONS = (
+    ("/v1/decisions", "POST"),
+    ("/health", "GET"),
+    ("/health/live", "GET"),
+    ("/health/ready", "GET"),
+    ("/health/startup", "GET"),
+    ("/health/detailed", "GET"),
+)
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("path", "method"), OPERATIONS)
+def test_every_answer_is_documented(document, service, path, method, mode):
+    operation = document[path][method]
+    statuses = set()
+
+    @settings(max_examples=60 if method == "POST" else 5, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case):
+        answer = case.call(headers={"Authorization": f"Bearer {service.key}"})
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=CHECKS)
+
+    try:
+        ask()
+    except Unsatisfiable:
+        # An operation without parameters has no wrong request.
+        assert method == "GET" and mode is GenerationMode.NEGATIVE
+        return
+    assert 500 not in statuses
+    if method == "POST" and mode is GenerationMode.POSITIVE:
+        assert 200 in statuses
+
+
+def test_document_names_every_path(service):
+    with service.client(key="") as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {
+        "/v1/decisions",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/health/startup",
+        "/health/detailed",
+    }

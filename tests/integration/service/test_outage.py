@@ -1,0 +1,93 @@
+"""The database goes away under load and comes back: errors with Retry-After, nothing acknowledged is lost, no restart."""
+
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from app.migrations import schema
+from app.persistence.embedded import EmbeddedPostgres
+
+ROOT = Path(__file__).resolve().parents[3]
+BODY = (ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes()
+CALLERS = 4
+
+
+class Caller(threading.Thread):
+    """Asks without pause until told to stop, and keeps every answer."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        super().__init__()
+        self.client = client
+        self.stopping = threading.Event()
+        self.acknowledged: list[dict[str, object]] = []
+        self.refusals: list[httpx.Response] = []
+        self.broken: list[httpx.HTTPError] = []
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                answer = self.client.post("/v1/decisions", content=BODY, headers={"Content-Type": "application/json"})
+            except httpx.HTTPError as error:
+                self.broken.append(error)
+                continue
+            if answer.status_code == 200:
+                self.acknowledged.append(answer.json())
+            else:
+                self.refusals.append(answer)
+
+
+def wait_until(condition, *, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+async def apply(dsn):
+    await schema.apply(dsn)
+
+
+def test_outage(state_directory, serve):
+    import asyncio
+
+    server = EmbeddedPostgres(state_directory)
+    dsn = server.start()
+    try:
+        asyncio.run(apply(dsn))
+        with serve(dsn, MFW_LEDGER__DEADLINE_SECONDS="1") as service, service.client() as client:
+            callers = [Caller(client) for _ in range(CALLERS)]
+            for caller in callers:
+                caller.start()
+            try:
+                wait_until(lambda: sum(len(c.acknowledged) for c in callers) > 50)
+                server.stop()
+                wait_until(lambda: sum(len(c.refusals) for c in callers) > 10)
+                assert client.get("/health/live").status_code == 200
+                wait_until(lambda: client.get("/health/ready").status_code == 503)
+                assert server.start() == dsn
+                known = sum(len(c.acknowledged) for c in callers)
+                wait_until(lambda: sum(len(c.acknowledged) for c in callers) > known + 50)
+                wait_until(lambda: client.get("/health/ready").status_code == 200)
+            finally:
+                for caller in callers:
+                    caller.stopping.set()
+                for caller in callers:
+                    caller.join(30)
+            entries = service.entries()
+    finally:
+        server.stop()
+
+    assert not [error for caller in callers for error in caller.broken]
+    for refusal in (refusal for caller in callers for refusal in caller.refusals):
+        assert refusal.status_code in {503, 504}, refusal.text
+        assert int(refusal.headers["retry-after"]) >= 1
+        assert refusal.headers["content-type"] == "application/problem+json"
+    assert [index for index, _, _ in entries] == list(range(len(entries)))
+    written = {identity: (index, receipt) for index, identity, receipt in entries}
+    for decision in (decision for caller in callers for decision in caller.acknowledged):
+        index, receipt = written[str(decision["id"])]
+        assert index == decision["ledger_index"]
+        assert decision["receipt_hash"] == "sha256:" + hashlib.sha256(b"\x00" + receipt).hexdigest()
