@@ -92,7 +92,7 @@ class Change(_Wire):
     before: JsonValue = Field(default=None, description="null is nothing", json_schema_extra=_without_default)
     after: JsonValue = Field(default=None, description="null is nothing", json_schema_extra=_without_default)
     patch: list[dict[str, JsonValue]] = Field(default_factory=list, description="JSON Patch, RFC 6902")
-    diff: Left[str] = Field(default=None, description="a unified diff")
+    diff: Left[str] = Field(default=None, min_length=1, description="a unified diff")
     statement: Left[Statement] = None
     manifest: Left[Manifest] = None
 

@@ -118,7 +118,12 @@ class DecisionEndpoint:
             await deliver(problem(error, context.request_id), send, exchange.limit_headers)
             return
         except TimeoutError:
-            late = FirewallError(Kind.TIMEOUT, "the request took too long", retry_after=1)
+            late = FirewallError(
+                Kind.TIMEOUT,
+                "the request took too long",
+                retry_after=1,
+                fix="ask again; a decision that was recorded meanwhile was not given to anybody",
+            )
             await deliver(problem(late, context.request_id), send, exchange.limit_headers)
             return
         except ClientDisconnectedError:
