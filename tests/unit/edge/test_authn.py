@@ -312,6 +312,24 @@ async def test_who_comes_while_keys_are_loaded_waits_for_that_load() -> None:
     assert edge.store.asked == 1
 
 
+async def test_a_load_that_is_cancelled_is_no_answer() -> None:
+    edge = Edge(Store())
+    await edge.ring.refresh()
+    edge.store.records.append(Record(sha256(KEY.encode()).digest()))
+    edge.clock.now += 1
+    edge.store.gate = asyncio.Event()
+    first, second = (asyncio.create_task(edge.outcome(KEY)) for _ in range(2))
+    while edge.store.asked < 2:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    outcome = await second
+    assert isinstance(outcome, FirewallError)
+    assert outcome.kind is Kind.UNAVAILABLE
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
 async def test_the_ring_loads_at_its_start_again_and_again_and_stops() -> None:
     store = Store(KEY)
     ring = ApiKeyRing(store.load, refresh_seconds=0)
