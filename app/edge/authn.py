@@ -184,8 +184,8 @@ class ApiKeyRing:
             if self._loads != loads or self._monotonic() - self._tried_at < unless_tried_within:
                 return
             self._tried_at = self._monotonic()
-            # Until the opposite is known: a request whose time runs out is cancelled in the middle of this load, and who
-            # waits for it must not take that for "there is no such key".
+            # Until the opposite is known: a request whose time runs out is cancelled in the middle of this load, and
+            # who waits for it must not take that for "there is no such key".
             self._failed = True
             try:
                 known = {key.hash: key for key in map(_KnownKey, await self._load())}
