@@ -49,10 +49,11 @@ def limits(condition: exp.Expr, *, negated: bool = False) -> bool:
         case exp.Exists():
             return _limited_query(condition.this, outside=None)
         case _ if isinstance(condition, _COMPARISONS):
+            sides = (condition.this, condition.expression)
             return (
-                _apart(condition.this, condition.expression)
+                _apart(*sides)
                 and not _quoted_name(condition)
-                and not any(isinstance(side, _NEVER_NEGATIVE) for side in (condition.this, condition.expression))
+                and not (isinstance(condition, _OPEN) and any(isinstance(side, _NEVER_NEGATIVE) for side in sides))
             )
         case _ if isinstance(condition, (*_PATTERNS, exp.Escape)):
             return _pattern(condition)

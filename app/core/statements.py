@@ -183,7 +183,8 @@ _PURE = _words(
 _KNOWN = _words(
     """
     Identifier Column Table TableAlias Alias Aliases Dot Star Literal Null Boolean Var Parameter
-    SessionParameter Placeholder BitString HexString National DataType DataTypeParam PseudoType ObjectIdentifier
+    SessionParameter Placeholder BitString Heredoc HexString National RawString DataType DataTypeParam PseudoType
+    ObjectIdentifier
     Interval IntervalSpan
     Add Sub Mul Div IntDiv Mod Neg Paren Not EQ NEQ NullSafeEQ NullSafeNEQ GT GTE LT LTE Is In Between Like
     ILike SimilarTo Glob Escape DPipe BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitwiseLeftShift
@@ -466,7 +467,7 @@ def _names_its_tables(delete: exp.Delete) -> bool:
     named = [table for place in delete.args.get("tables") or [] for table in _plain_tables(place)]
     tables = [table for table in delete.find_all(exp.Table) if all(table is not other for other in named)]
     known = {(table.alias or table.name).lower() for table in tables}
-    return all(table.name.lower() in known for table in named)
+    return not delete.args.get("this") or all(table.name.lower() in known for table in named)
 
 
 def _is_opaque_part(node: exp.Expr, *, dialect: SqlDialect) -> bool:
