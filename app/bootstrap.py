@@ -152,6 +152,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             await revision.check(engine)
             await ledger.start()
             opened.push_async_callback(ledger.stop)
+            # The database answered just now: waiting saves the first probes from finding the writer on its way.
+            await ledger.wait_connected(within=database.connect_timeout_seconds)
             if keys is not None:
                 await keys.start()
                 opened.push_async_callback(keys.stop)

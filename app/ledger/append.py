@@ -121,6 +121,7 @@ class LedgerWriter:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._probe = asyncio.Event()
+        self._open = asyncio.Event()
         self._closing = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -144,6 +145,13 @@ class LedgerWriter:
         if self._task is None:
             self._closing = False
             self._task = asyncio.create_task(self._run(), name="ledger-writer")
+
+    async def wait_connected(self, *, within: float) -> bool:
+        """Wait up to `within` seconds for the connection to open; tells whether it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._open.wait()
+        return self.connected
 
     async def stop(self, *, drain_timeout: float = DRAIN_TIMEOUT) -> None:
         """Write what still waits, refuse what comes, then close the connection.
@@ -263,7 +271,10 @@ class LedgerWriter:
         except BaseException:
             connection.terminate()
             raise
+        # Also when nobody asks for anything: readiness follows `connected`, and traffic follows readiness.
+        connection.add_termination_listener(lambda _: self._wake.set())
         self._connection = connection
+        self._open.set()
         self._breaker.success()
         return connection
 
@@ -277,6 +288,7 @@ class LedgerWriter:
     def _lost(self, error: Exception) -> None:
         """The connection is of no use any more; who was in flight goes back to the front, to be settled first."""
         connection, self._connection = self._connection, None
+        self._open.clear()
         if connection is not None:
             connection.terminate()
         for waiter in self._in_flight:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol, assert_never
 
 import asyncpg
@@ -130,17 +131,22 @@ def create_engine(
     Raises as `parse_dsn`.
     """
     settings = {} if lock_timeout is None else {"lock_timeout": str(int(lock_timeout * 1000))}
+    # Checked now, so that a bad DSN is refused here and not by the first query.
+    raw_dsn(dsn)
     return create_async_engine(
-        parse_dsn(dsn),
+        f"{_DRIVER}://",
+        # Not SQLAlchemy's own reading of the DSN: it hands `sslmode` on as an argument that asyncpg does not know.
+        async_creator=partial(
+            connect,
+            dsn,
+            connect_timeout=connect_timeout,
+            statement_timeout=statement_timeout,
+            settings=settings,
+        ),
         pool_size=pool_size,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=connect_timeout,
         pool_pre_ping=True,
-        connect_args={
-            "timeout": connect_timeout,
-            "command_timeout": statement_timeout + CLIENT_GRACE,
-            "server_settings": _server_settings(statement_timeout, settings),
-        },
     )
 
 
