@@ -418,6 +418,18 @@ async def test_terminated_backends_lose_nothing(database_dsn, database, reader, 
     assert {(row["idx"], row["id"]) for row in rows} == set(acknowledged)
 
 
+async def test_it_connects_again_although_nobody_asks(wire, entry):
+    async with writing(wire.dsn) as writer:
+        await until(lambda: writer.connected)
+        await wire.cut()
+        await until(lambda: not writer.connected)
+        await wire.open()
+        await until(lambda: writer.connected)
+        assert wire.connections == 2
+        assert writer.breaker is BreakerState.CLOSED
+        assert await writer.append(entry()) == 0
+
+
 async def test_a_database_without_schema_is_unavailable_until_it_has_one(empty_database_dsn, entry):
     from app.migrations import schema
 

@@ -80,3 +80,11 @@ async def test_a_database_that_is_away_is_not_a_mismatch():
         await revision.check(engine)
     assert caught.value.kind is Kind.UNAVAILABLE
     await engine.dispose()
+
+
+@pytest.mark.parametrize("mode", ["disable", "prefer"])
+async def test_the_dsn_means_the_same_to_the_engine_as_to_the_driver(database_dsn, mode):
+    engine = create_engine(f"{database_dsn}{'&' if '?' in database_dsn else '?'}sslmode={mode}")
+    async with engine.connect() as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await engine.dispose()
