@@ -39,11 +39,11 @@ def canonical(value: Json) -> bytes:
     Raises: FirewallError(MALFORMED) for NaN, Infinity, integers outside int64, lone surrogates and types beyond JSON.
     Does not check: duplicate keys (a dict has none), NUL, depth: `strict_json.parse` did.
     """
-    # The fast path leaves the writing to orjson where its rules are those of the RFC: no floats, no integer that might
-    # be outside int64, and keys that sort alike as UTF-8 and as UTF-16. A tag found by chance only costs time.
+    # The fast path leaves the writing to orjson where its rules are those of the RFC: no floats, no integer outside
+    # int64, and keys that sort alike as UTF-8 and as UTF-16. A tag may be there by chance, in a text or a number.
     try:
         packed = _pack(value)
-        if _PACKED_FLOAT not in packed and _PACKED_UINT64 not in packed:
+        if (_PACKED_FLOAT not in packed and _PACKED_UINT64 not in packed) or _is_plain(value):
             text = _dumps(value, option=_SORTED)
             if text.isascii() or not any(lead in text for lead in _SUPPLEMENTARY):
                 return text
@@ -70,6 +70,9 @@ def number(value: float) -> str:
     if value.is_integer() and INT64_MIN <= value < -float(INT64_MIN):
         return str(int(value))
     # repr() gives the shortest digits that read back as this double, the closest of those: what ECMAScript asks for.
+    text = repr(value)
+    if "e" not in text:
+        return text  # a fraction between 1e-4 and 2^53: written alike
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
@@ -86,6 +89,19 @@ def number(value: float) -> str:
     else:
         text = f"{digits[0]}{'.' if count > 1 else ''}{digits[1:]}e{point - 1:+d}"
     return "-" + text if value < 0 else text
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether there is no float and no integer outside int64 anywhere."""
+    stack: list[Any] = [[value]]
+    while stack:
+        node = stack.pop()
+        for child in node.values() if isinstance(node, dict) else node:
+            if isinstance(child, dict | list | tuple):
+                stack.append(child)
+            elif isinstance(child, float) or (isinstance(child, int) and not INT64_MIN <= child <= INT64_MAX):
+                return False
+    return True
 
 
 class _Text(str):

@@ -44,6 +44,8 @@ _BINARY_LINE = re.compile(r"[A-Za-z][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]+")
 # GNU patch would also read these between files: an indented diff, a context diff, a normal diff, an ed script.
 _INDENTED = re.compile(r"[ \tX]+(?:--- |\+\+\+ |@@ -|diff --git |\*\*\* |Index: )")
 _OTHER_FORMAT = re.compile(r"\*{15}.*|[0-9]+(?:,[0-9]+)?[acd](?:[0-9]+(?:,[0-9]+)?)?|[0-9]+(?:,[0-9]+)?s/.*")
+# Every line between files that is not plain text, and some that are: the others are passed over quickly.
+_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBF]|[ \tX]+[-+@d*I]")
 # GNU diff dates what is not there at the start of 1970, in the local time zone.
 _EPOCH = re.compile(r"19(?:70-01-01|69-12-31) .*")
 _OCTAL = re.compile(r"[0-3][0-7]{2}")
@@ -119,7 +121,9 @@ class _Reader:
         index_name: str | None = None
         while self.position < len(self.lines):
             line = self.header()
-            if line.startswith("diff --git "):
+            if _NOTEWORTHY.match(line) is None:
+                self.position += 1
+            elif line.startswith("diff --git "):
                 files.append(_described(self.git_file()))
                 index_name = None
             elif line.startswith("--- "):

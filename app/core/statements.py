@@ -523,10 +523,8 @@ def _targets(node: exp.Expr) -> list[exp.Table]:
     return [table for table in first if table is not None]
 
 
-def _plain_tables(place: exp.Expr | None) -> Iterator[exp.Table]:
+def _plain_tables(place: exp.Expr) -> Iterator[exp.Table]:
     """Tables named at a place, not those that a subquery there reads."""
-    if place is None:
-        return
     for table in place.find_all(exp.Table):
         node: exp.Expr | None = table
         while node is not None and node is not place and not isinstance(node, exp.Query):
@@ -567,14 +565,12 @@ def _is_cte(table: exp.Table) -> bool:
                 visible = visible[: next(i for i, cte in enumerate(visible) if cte is node)]
             if any(cte.alias.lower() == name for cte in visible):
                 return True
-            node = parent
-            parent = node.parent
-            if parent is None:
-                return False
-        else:
-            declared = parent.args.get("with_")
-            if declared is not None and any(cte.alias.lower() == name for cte in declared.expressions):
-                return True
+            # The query that the WITH stands before has nothing to add: go on above it.
+            node = parent.parent or parent
+            continue
+        declared = parent.args.get("with_")
+        if declared is not None and any(cte.alias.lower() == name for cte in declared.expressions):
+            return True
         node = parent
     return False
 

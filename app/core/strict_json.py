@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NoReturn
 
 import msgspec
@@ -35,6 +36,9 @@ _DIGIT_CLASS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_RUN = b"0" * len(str(INT64_MAX))
 
 _BRACKET_CLASS = bytes.maketrans(b"[]", b"{}")
+_STEPS = bytes.maketrans(b"{}", b"\x01\xff")
+# Real documents have few levels, which cost less to peel off than to count; each costs a pass over the rest.
+_PEELED = 10
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 # A float64 is the only thing that MessagePack tags with this byte (it may also be part of text or of a number).
@@ -86,7 +90,7 @@ def parse(body: bytes, *, max_depth: int = MAX_DEPTH) -> Document:
     # parser takes them, every quote that is left starts or ends a string.
     quotes = body.replace(b"\\\\", b"").replace(b'\\"', b"") if escaped else body
     if body.count(b"{") + body.count(b"[") > max_depth and not _shallow(quotes, max_depth=max_depth):
-        return _explain(body, max_depth=max_depth)
+        return _explain(body, max_depth=max_depth, deep=True)
     try:
         tree = _decode(body)
         again = _dumps(tree)
@@ -127,20 +131,25 @@ def has_floats(tree: Json) -> bool:
 
 
 def _shallow(quotes: bytes, *, max_depth: int) -> bool:
-    """Whether the brackets outside strings close properly and nest at most `max_depth` deep.
+    """Whether the brackets outside strings nest at most `max_depth` deep, given that the text is JSON.
 
-    Each round removes the innermost pairs, so the number of rounds until nothing is left is the depth.
+    Each of the first rounds removes the innermost pairs, so that the number of rounds until nothing is left is the
+    depth; a sum over what is then left tells the rest.
     """
     brackets = b"".join(quotes.split(b'"')[::2]).translate(_BRACKET_CLASS, _NOT_BRACKETS)
-    for _ in range(max_depth):
+    peeled = min(_PEELED, max_depth)
+    for _ in range(peeled):
         if not brackets:
             return True
         brackets = brackets.replace(b"{}", b"")
-    return not brackets
+    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) <= max_depth - peeled
 
 
-def _explain(body: bytes, *, max_depth: int) -> Document:
-    """Decide what the good path doubted: the document after all, or the precise reason why not."""
+def _explain(body: bytes, *, max_depth: int, deep: bool = False) -> Document:
+    """Decide what the good path doubted: the document after all, or the precise reason why not.
+
+    `deep` says that the doubt is about nesting. Without it a text that is JSON nests at most `max_depth` deep.
+    """
     if not body.strip(b" \t\r\n"):
         raise FirewallError(Kind.MALFORMED, "the body is empty", pointer="", fix="send a json document")
     if body.startswith(_BOM):
@@ -156,13 +165,16 @@ def _explain(body: bytes, *, max_depth: int) -> Document:
         raise FirewallError(
             Kind.MALFORMED, f"the body is not utf-8 at byte {error.start}", pointer="", fix="send json as utf-8"
         ) from None
-    _check_depth(text, max_depth=max_depth)
+    if deep:
+        _check_depth(text, max_depth=max_depth)
     try:
         tree = _reference.decode(text)
     except json.JSONDecodeError as error:
         _refuse_syntax(error)
-    fault = _fault(tree)
-    if fault is not None:
+    except RecursionError:
+        # The text is no JSON, and was too deep before the parser could say where.
+        raise _too_deep(max_depth, offset=0, path=[]) from None
+    if (fault := _fault(tree)) is not None:
         where, detail, fix = fault
         raise FirewallError(Kind.MALFORMED, detail, pointer=where, fix=fix)
     return Document(tree)
@@ -193,6 +205,15 @@ def _refuse_syntax(error: json.JSONDecodeError) -> NoReturn:
     )
 
 
+def _too_deep(max_depth: int, *, offset: int, path: list[str | int]) -> FirewallError:
+    return FirewallError(
+        Kind.MALFORMED,
+        f"more than {max_depth} objects and arrays are nested at offset {offset}",
+        pointer=pointer.build(path),
+        fix="flatten the document",
+    )
+
+
 def _check_depth(text: str, *, max_depth: int) -> None:
     """Refuse nesting beyond `max_depth`, before any parser that recurses sees the text.
 
@@ -210,12 +231,7 @@ def _check_depth(text: str, *, max_depth: int) -> None:
                 path[-1] += 1
             case "{" | "[" as bracket:
                 if len(path) == max_depth:
-                    raise FirewallError(
-                        Kind.MALFORMED,
-                        f"more than {max_depth} objects and arrays are nested at offset {token.start()}",
-                        pointer=pointer.build(path),
-                        fix="flatten the document",
-                    )
+                    raise _too_deep(max_depth, offset=token.start(), path=path)
                 path.append("" if bracket == "{" else 0)
             case "}" | "]" if path:
                 path.pop()

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,22 @@ def _trees(leaves: Any) -> Any:
 
 
 def _es6(value: float) -> str:
-    """ECMA-262 Number::toString by its steps, finding the digits by trying every length."""
+    """ECMA-262 Number::toString by its steps and note 2: as few digits as will do, the closest, then the even ones."""
     if value == 0:
         return "0"
     if value < 0:
         return "-" + _es6(-value)
-    digits, exponent = next(
-        (text[0] + text[2:].split("e")[0] if "." in text else text[0], int(text.split("e")[1]))
-        for text in (f"{value:.{precision}e}" for precision in range(18))
-        if float(text) == value
-    )
+    exact = Decimal(value)  # exactly, whatever the context
+    for precision in range(1, 18):
+        step = Decimal((0, (1,), exact.adjusted() - precision + 1))
+        with localcontext(prec=2000):
+            near = {exact.quantize(step, rounding) for rounding in (ROUND_FLOOR, ROUND_CEILING)}
+        same = [candidate for candidate in near if float(candidate) == value]
+        if same:
+            break
+    with localcontext(prec=2000):
+        nearest = min(same, key=lambda candidate: (abs(candidate - exact), candidate.as_tuple().digits[-1] % 2))
+    digits, exponent = "".join(map(str, nearest.as_tuple().digits)), nearest.adjusted()
     digits = digits.rstrip("0")
     k, n = len(digits), exponent + 1
     if k <= n <= 21:
@@ -102,6 +109,10 @@ def test_documents(vector):
 @example(2.0**63)
 @example(-(2.0**63))
 @example(2.0**62)
+@example(2.0**-24)
+@example(9.5367431640625e-7)
+@example(1e-5)
+@example(123456789.125)
 def test_numbers_are_those_of_ecmascript_outside_int64_and_exact_within(value):
     expected = _es6(value)
     if value.is_integer() and -(2**63) <= value < 2**63:
