@@ -89,5 +89,7 @@ class Program(Protocol):
 
 def one_line(text: str, limit: int) -> str:
     """Make a text fit for one line of a reason: control characters become blanks, the rest after `limit` is cut."""
+    if len(text) <= limit and text.isprintable():
+        return text.strip()
     clean = "".join(c if c.isprintable() else " " for c in text[: limit + 1]).strip()
     return clean if len(clean) <= limit else clean[: limit - 1].rstrip() + "…"
