@@ -446,7 +446,7 @@ def _is_opaque(root: exp.Expr, *, dialect: SqlDialect) -> bool:
     """Whether any part of a statement is of no known form, or of one that hides what happens."""
     if isinstance(root, exp.Create) and str(root.args["kind"]).upper() not in _PASSIVE:
         return True
-    if isinstance(root, exp.Copy) and not _copies_stream(root, dialect=dialect):
+    if isinstance(root, exp.Copy) and not _copies_stream(root):
         return True
     if isinstance(root, exp.Describe) and not isinstance(root.this, exp.Table):
         return True
@@ -490,10 +490,8 @@ def _is_opaque_part(node: exp.Expr, *, dialect: SqlDialect) -> bool:
             return type(node).__name__ not in _KNOWN
 
 
-def _copies_stream(copy: exp.Copy, *, dialect: SqlDialect) -> bool:
-    """COPY between a table and the client (PostgreSQL) or a stage (Snowflake), not a file or program of the server."""
-    if dialect is SqlDialect.SNOWFLAKE:
-        return True
+def _copies_stream(copy: exp.Copy) -> bool:
+    """COPY between a table and the client, as PostgreSQL has it; not a file, a program or a bucket."""
     files = copy.args.get("files") or []
     return len(files) == 1 and isinstance(files[0], exp.Identifier) and files[0].name.upper() in {"STDIN", "STDOUT"}
 

@@ -44,6 +44,7 @@ def _es6(value: float) -> str:
     if value < 0:
         return "-" + _es6(-value)
     exact = Decimal(value)  # exactly, whatever the context
+    same: list[Decimal] = []
     for precision in range(1, 18):
         step = Decimal((0, (1,), exact.adjusted() - precision + 1))
         with localcontext(prec=2000):
@@ -167,7 +168,7 @@ def test_the_order_of_members_does_not_matter(tree, random):
 
 @pytest.mark.parametrize(
     "value",
-    [math.nan, math.inf, [-math.inf], 2**63, -(2**63) - 1, [2**64], 10**400, "\ud800", {"\udfff": 1}, [1.5, "\ud800"], {1: 2}, {1: 2.5}, b"x", [1.5, b"x"], {1.5, 2}],
+    [math.nan, math.inf, [203, 2**63], [203, -(2**63) - 1], {"a": [203, 2.0**70], "b": b""}, [-math.inf], 2**63, -(2**63) - 1, [2**64], 10**400, "\ud800", {"\udfff": 1}, [1.5, "\ud800"], {1: 2}, {1: 2.5}, b"x", [1.5, b"x"], {1.5, 2}],
 )  # fmt: skip
 def test_what_is_not_json_is_refused(value):
     with pytest.raises(FirewallError) as caught:
@@ -185,3 +186,11 @@ def test_a_value_too_deep_for_recursion_is_written():
 def test_tuples_are_arrays_in_both_paths():
     write: list[Callable[[Any], bytes]] = [canonical, module._exact]
     assert {function((1, (2, 3))) for function in write} == {b"[1,[2,3]]"}
+
+
+def test_numbers_that_look_like_tags_take_the_fast_path():
+    tree = {"a": [203, 207, 2**40, {"b": ["ˈ", "ω"]}]}
+    assert canonical(tree) == module._exact(tree)
+    assert module._is_plain(tree)
+    assert not module._is_plain([1, [203.5]])
+    assert not module._is_plain([2**63])

@@ -110,7 +110,7 @@ def test_what_a_statement_does(dialect, text, kind, tables, targets, has_where, 
         ("postgres", "CREATE TRIGGER x AFTER INSERT ON t EXECUTE FUNCTION f()"), ("tsql", "EXEC sp_x"), ("tsql", "EXEC xp_cmdshell 'dir'"), ("tsql", "xp_cmdshell 'dir'"),
         ("tsql", "IF 1=1 DELETE FROM t"), ("tsql", "WHILE 1=1 DELETE FROM t"), ("oracle", "EXEC p"), ("bigquery", "CREATE MODEL m OPTIONS() AS SELECT 1"),
         # files and programs
-        ("postgres", "COPY t TO PROGRAM 'rm -rf /'"), ("postgres", "COPY t FROM PROGRAM 'curl x'"), ("postgres", "COPY t FROM '/etc/passwd'"), ("duckdb", "COPY t TO 'x'"),
+        ("postgres", "COPY t TO PROGRAM 'rm -rf /'"), ("postgres", "COPY t FROM PROGRAM 'curl x'"), ("postgres", "COPY t FROM '/etc/passwd'"), ("duckdb", "COPY t TO 'x'"), ("snowflake", "COPY INTO t FROM @s"), ("redshift", "COPY t FROM 's3://b/k' IAM_ROLE 'x'"),
         ("duckdb", "SELECT * FROM 'x.csv'"), ("duckdb", 'SELECT * FROM "x.csv"'), ("spark", "SELECT * FROM csv.`/etc/passwd`"), ("snowflake", "SELECT * FROM @stage"),
         ("mysql", "SELECT 'x' INTO OUTFILE '/x'"), ("mysql", "SELECT 1 INTO @x"), ("mysql", "LOAD DATA INFILE 'x' INTO TABLE t"),
         # what readers read differently

@@ -192,6 +192,7 @@ def test_depth_is_exact(tree, wrapped):
         (b"[1e400]", "/0", "not a number that a double can hold"),
         (b"[NaN]", "/0", "not a number that a double can hold"),
         (b'{"a":[0,' + b"[" * 70, "/a/1" + "/0" * 62, "more than 64 objects and arrays are nested at offset 70"),
+        (b'{"\x01":' * 65, '/"\x01"' * 64, "more than 64 objects and arrays are nested at offset 320"),
         (b'{"a":{"b":1,"c":' * 40, ("/a/c" * 32), "more than 64 objects and arrays are nested at offset 512"),
     ],
 )
@@ -257,3 +258,13 @@ def test_floats_are_noticed(tree):
 
 def test_a_number_that_looks_like_a_tag_is_no_float():
     assert not strict_json.has_floats({"a": [203, "ˈ"]})
+
+
+@given(_TREES)
+def test_the_slow_path_reads_legal_documents_too(tree):
+    assert _same(strict_json._explain(json.dumps(tree).encode(), max_depth=MAX_DEPTH, deep=True).tree, tree)
+
+
+def test_a_text_too_deep_for_the_reference_parser_is_refused():
+    with pytest.raises(FirewallError, match="nested"):
+        strict_json._explain(b"[" * 100_000, max_depth=MAX_DEPTH)
