@@ -77,7 +77,7 @@ def process(command: list[str], *, environment: Mapping[str, str], ready: str, c
     """Run `command` on `cores` until the block ends; yields when `ready` (a URL) answers 200."""
     began = time.perf_counter()
     # A file, not a pipe: nobody reads while the load runs, and a full pipe would be part of the measurement.
-    log = tempfile.TemporaryFile()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, after the child
     child = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-# JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry no
-# NUL and no lone surrogate, no object has a key twice, nesting is at most 64 deep.
-Json: TypeAlias = "None | bool | int | float | str | list[Any] | dict[str, Any]"
+# JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry
+# no NUL and no lone surrogate, no object has a key twice, nesting is at most 64 deep.
+Json: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 JsonObject: TypeAlias = "dict[str, Any]"
 
 
@@ -73,8 +73,8 @@ class Reason:
 class Verdict:
     """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
 
-    `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states it, or
-    `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
+    `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
+    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
     """
 
     effect: Effect

@@ -46,7 +46,7 @@ def test_every_answer_is_documented(document, service, path, method, mode):
         ask()
     except Unsatisfiable:
         # An operation without parameters has no wrong request.
-        assert method == "GET" and mode is GenerationMode.NEGATIVE
+        assert (method, mode) == ("GET", GenerationMode.NEGATIVE)
         return
     assert 500 not in statuses
     if method == "POST" and mode is GenerationMode.POSITIVE:
