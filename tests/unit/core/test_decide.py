@@ -101,7 +101,7 @@ def test_an_error_denies_and_says_where():
     assert verdict.effect is Effect.DENY
     (reason,) = verdict.reasons
     assert (reason.policy, reason.rule, reason.clause) == ("p", "broken", "when")
-    assert reason.message == 'rule_error: key not found in map: "nothing"'
+    assert reason.message == "rule_error: no such key: `nothing`"
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
