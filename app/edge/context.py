@@ -5,7 +5,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -122,18 +122,18 @@ class ContextMiddleware:
         context = scope[_KEY] = RequestContext(request_id, trace_id)
         # The server gives each request a task of its own, and the value ends with it.
         current_request.set((request_id, trace_id))
-        added = ((b"x-request-id", request_id.encode()), *SAFE_HEADERS)
         status = 0
         complete = False
 
-        async def send_on(message: Message) -> None:
+        def send_on(message: Message) -> Awaitable[None]:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *added]
+                own = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message.get("headers", ()), own, *SAFE_HEADERS]
             else:
                 complete = not message.get("more_body", False)
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_on)
