@@ -31,7 +31,7 @@ from app.policies.load import load_directory
 from app.service.decide import DecisionService
 from app.settings import LogLevel, Settings
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
-from app.surfaces.openapi import install_openapi
+from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.problems import install_problem_handlers, internal_problem
 
@@ -197,6 +197,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         summary="Every change that an AI wants to make is asked here first.",
         lifespan=lifespan,
         docs_url=None,
+        openapi_url=None,
         redoc_url=None,
         # A redirect for a slash too many would send the caller's credential once more.
         redirect_slashes=False,
@@ -213,6 +214,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     api.include_router(health_router(health, authenticator=authenticator))
     install_problem_handlers(api)
     install_openapi(api)
+    api.include_router(openapi_router(api, authenticator=authenticator))
 
     hot: ASGIApp = endpoint
     if traces is not None:
