@@ -10,9 +10,8 @@ doubts goes to `_explain`, which decides alone, precisely and without regard for
 import json
 import math
 import re
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 import orjson
@@ -50,8 +49,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]', re.DOTALL)
 _BEYOND_INT64 = 2**64  # stands for every integer whose digits alone say that it cannot fit
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A JSON document that has exactly one reading: see `app.core.types.Json` for what holds in `tree`."""
 
     tree: Any
