@@ -70,7 +70,7 @@ class NativeExchange:
 
     def limit(self, principal: Principal) -> None:
         """Step 3: the rate first, so that a caller without the role cannot ask for ever."""
-        allowance = self._endpoint.buckets.take((principal.method, principal.id))
+        allowance = self._endpoint.buckets.take(principal.identity)
         self.limit_headers = allowance.headers()
         if not allowance.allowed:
             self._endpoint.rejected()
