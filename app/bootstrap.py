@@ -218,7 +218,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
     api.include_router(decisions_router(endpoint))
     api.include_router(health_router(health, authenticator=authenticator))
-    install_problem_handlers(api)
+    install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
     api.include_router(openapi_router(api, authenticator=authenticator))
 
@@ -237,7 +237,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         )
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
-    return ContextMiddleware(app, metrics=metrics, internal_problem=internal_problem, log=access_log)
+    unforeseen = partial(internal_problem, debug=settings.debug)
+    return ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,10 @@ class _Rendered(Protocol):
     def body(self) -> bytes: ...
 
 
+class _RendersUnforeseen(Protocol):
+    def __call__(self, request_id: str, *, error: Exception) -> _Rendered: ...
+
+
 class RequestContext:
     """What is known about the request while it is answered. `principal` is filled in by step 2."""
 
@@ -102,7 +106,7 @@ class ContextMiddleware:
         app: ASGIApp,
         *,
         metrics: Metrics,
-        internal_problem: Callable[[str], _Rendered],
+        internal_problem: _RendersUnforeseen,
         log: Callable[[dict[str, Any]], None] | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -142,7 +146,7 @@ class ContextMiddleware:
         except Exception as error:
             _log.exception("request failed", extra={"fields": {"error": type(error).__name__}})
             if status == 0:
-                await deliver(self._internal_problem(request_id), send_on)
+                await deliver(self._internal_problem(request_id, error=error), send_on)
             elif not complete:
                 # Half an answer is out: only the server can tell the client, by closing the connection.
                 raise
