@@ -412,7 +412,7 @@ class Expressions:
                 return self.string(0)
             case 16:
                 clause = self.pick("%s", "%d", "%f", "%x", "%X", "%o", "%b", "%.2f", "%e", "a%%")
-                argument = self.pick(self.int(d), self.uint(d), self.bool(d), self.string(d), self.list(d), self.map(d))
+                argument = self.pick(self.int(d), self.uint(d), self.bool(d), self.string(d), self.list(d), self.map(0))
                 return f"'{clause}'.format([{argument}])"
             case 1:
                 return f"({self.string(d)} + {self.pick(self.string(d), self.dyn(d))})"
