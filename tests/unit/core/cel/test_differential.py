@@ -123,6 +123,8 @@ def check(text, result, changes):
             continue
         if mine[0] is None and any(lenience in mine[1] for lenience in LENIENCES):
             continue
+        if isinstance(theirs[0], str):
+            theirs = (theirs[0].replace("-nan", "nan"), "")
         assert (mine[0], type(mine[0])) == (theirs[0], type(theirs[0])), (text, made, mine, theirs)
 
 
@@ -185,7 +187,13 @@ class Expressions:
             case 6:
                 return f"({self.bool(d)} ? {self.dyn(d)} : {self.dyn(d)})"
             case 7:
-                return f"({self.dyn(d)} {self.pick('+', '-', '*', '/', '%')} {self.dyn(d)})"
+                # No double is divided by zero: the engine writes the sign that its NaN happens to have.
+                by = self.pick("2", "0", "-1", "1.5", "3u", "0u")
+                return (
+                    f"({self.dyn(d)} {self.pick('+', '-', '*', '%')} {self.dyn(d)})"
+                    if self.pick(0, 1, 2)
+                    else f"({self.dyn(d)} / {by})"
+                )
             case 8:
                 return f"{self.list(d)}[{self.int(d)}]"
             case 9:
@@ -383,7 +391,7 @@ class Expressions:
             case 0:
                 return self.double(0)
             case 1:
-                return f"({self.double(d)} {self.pick('+', '-', '*', '/')} {self.double(d)})"
+                return f"({self.double(d)} {self.pick('+', '-', '*')} {self.double(d)} / {self.pick('2.0', '-0.3')})"
             case 2:
                 return f"double({self.pick(self.int(d), self.string(d), self.uint(d), self.dyn(d))})"
             case 3:
