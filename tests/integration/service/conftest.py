@@ -17,6 +17,7 @@ import uvicorn
 import uvloop
 
 from app.bootstrap import create_app
+from app.cli.server import OPTIONS
 from app.core.principal import Role
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.engine import create_engine
@@ -94,7 +95,7 @@ def running(dsn: str, **overrides: str) -> Iterator[Running]:
     key = make_key(dsn, Role.REQUESTER)
     operator_key = make_key(dsn, Role.OPERATOR)
     app = create_app(Settings.load(environ))
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, **OPTIONS)
     server = uvicorn.Server(config)
 
     def serve() -> None:
