@@ -71,6 +71,7 @@ class DbOperation(StrEnum):
     LOAD_KEYS = "load_keys"
     REVISION = "revision"
     PING = "ping"
+    POLICY_SETS = "policy_sets"
     OTHER = "other"
 
 

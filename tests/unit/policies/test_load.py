@@ -129,7 +129,7 @@ class TestRefusals:
         assert "refused" in str(PolicyErrors([]))
 
     def test_an_empty_directory(self, tmp_path):
-        assert "no policies in the directory" in refused(tmp_path)[0][1]
+        assert "there are no policies" in refused(tmp_path)[0][1]
 
     def test_files_without_documents(self, tmp_path):
         write(tmp_path, a="# nothing\n")
