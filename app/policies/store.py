@@ -1,4 +1,4 @@
-"""Policy sets at rest: each under the digest of its documents, and the activations that put one after another into force.
+"""Policy sets at rest: each under the digest of its documents, and the activations that put them into force.
 
 Nothing here is ever changed or removed. The last activation names the set in force; going back to an earlier set is one
 more activation.
@@ -230,7 +230,10 @@ class PolicySetStore:
 
 
 def check_text(text: str | None, member: str, *, required: bool = False) -> None:
-    """Refuse a note or a reason that is too long, or missing where it is `required`. Raises FirewallError (MALFORMED)."""
+    """Refuse a note or a reason that is too long, or missing where it is `required`.
+
+    Raises FirewallError (MALFORMED).
+    """
     if required and not (text or "").strip():
         raise FirewallError(Kind.MALFORMED, f"`{member}` is empty", pointer=f"/{member}", fix="say why, for the ledger")
     if text is not None and (len(text) > TEXT_CHARACTERS_MAX or "\0" in text):
