@@ -107,8 +107,8 @@ policy_sets = Table(
     Index("policy_sets_number_key", "number", unique=True),
 )
 
-# INVARIANT: sequence is 1, 2, 3 ...; the last row names the set in force, and each row has its entry in the ledger, which
-# the same transaction wrote.
+# INVARIANT: sequence is 1, 2, 3 ...; the last row names the set in force, and each row has its entry in the ledger,
+# written by the same transaction.
 policy_set_activations = Table(
     "policy_set_activations",
     metadata,

@@ -34,6 +34,7 @@ class Running:
     dsn: str
     key: str
     operator_key: str
+    admin_key: str
 
     def client(self, *, key: str | None = None, timeout: float = 30) -> httpx.Client:
         """A client that sends a key, the requester's unless another is given ("" for none)."""
@@ -93,6 +94,7 @@ def running(dsn: str, **overrides: str) -> Iterator[Running]:
     }
     key = make_key(dsn, Role.REQUESTER)
     operator_key = make_key(dsn, Role.OPERATOR)
+    admin_key = make_key(dsn, Role.ADMIN)
     app = create_app(Settings.load(environ))
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on")
     server = uvicorn.Server(config)
@@ -109,7 +111,7 @@ def running(dsn: str, **overrides: str) -> Iterator[Running]:
             time.sleep(0.01)
         assert server.started, "the service did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, key=key, operator_key=operator_key)
+        yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, key=key, operator_key=operator_key, admin_key=admin_key)
     finally:
         server.should_exit = True
         thread.join(30)
