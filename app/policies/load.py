@@ -75,6 +75,13 @@ def check_directory(path: Path) -> Checked:
     return _assembled(found, diagnostics)
 
 
+def check_files(files: Sequence[Path]) -> Checked:
+    """Check the documents of these files together."""
+    diagnostics: list[Diagnostic] = []
+    found = [policy for file in files for policy in _read_file(str(file), file, diagnostics)]
+    return _assembled(found, diagnostics)
+
+
 def check_text(text: str, *, name: str) -> Checked:
     """Check YAML documents separated by `---` as those of one file called `name`."""
     diagnostics: list[Diagnostic] = []
