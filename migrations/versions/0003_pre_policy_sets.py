@@ -54,9 +54,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sequence", name=op.f("policy_set_activations_pkey")),
         sa.ForeignKeyConstraint(["digest"], ["policy_sets.digest"], name=op.f("policy_set_activations_digest_fkey")),
         sa.CheckConstraint("sequence > 0", name=op.f("policy_set_activations_sequence_check")),
-        sa.CheckConstraint(
-            "reason <> '' AND length(reason) <= 1000", name=op.f("policy_set_activations_reason_check")
-        ),
+        sa.CheckConstraint("reason <> '' AND length(reason) <= 1000", name=op.f("policy_set_activations_reason_check")),
     )
     op.create_index("policy_set_activations_digest_idx", "policy_set_activations", ["digest"])
     op.create_index("policy_set_activations_ledger_id_key", "policy_set_activations", ["ledger_id"], unique=True)
