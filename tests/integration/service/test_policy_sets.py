@@ -1,5 +1,6 @@
 """Policy sets over HTTP: stored whole, judged by the set in force, in the ledger and in force together."""
 
+import asyncio
 import itertools
 import json
 import threading
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from app.migrations import schema
+from app.persistence.embedded import EmbeddedPostgres
 from app.policies.load import check_directory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -362,3 +365,108 @@ def test_two_replicas_follow_under_load_and_none_mixes_two_sets(serve, database_
         assert order == [*sets, sets[0]]
     # By notification: the second replica's next poll is a minute away.
     assert max(took) < 2, took
+
+
+def test_a_mounted_directory_is_followed(serve, database_dsn, tmp_path):
+    mount = tmp_path / "policies"
+    mount.mkdir()
+
+    def publish(version, text):
+        (mount / version).mkdir()
+        (mount / version / "policies.yaml").write_text(text)
+        (mount / "..new").symlink_to(version)
+        (mount / "..new").rename(mount / "..data")
+
+    publish("..1", json.dumps(named("one")))
+    (mount / "policies.yaml").symlink_to("..data/policies.yaml")
+    settings = {"MFW_POLICIES__DIRECTORY": str(mount), "MFW_POLICIES__POLL_SECONDS": "0.1"}
+    with serve(database_dsn, **settings) as service, admin(service) as client:
+        asker = Asker(service)
+        asker.start()
+        try:
+            wait_until(lambda: asker.seen)
+            publish("..2", json.dumps(named("two")))
+            wait_until(lambda: asker.seen[-1][1] == ("two",))
+            publish("..3", "kind: [")
+            wait_until(lambda: client.get("/health").json()["status"] == "degraded")
+            assert client.get("/health/ready").status_code == 200
+            assert asker.seen[-1][1] == ("two",)
+            with service.client(key=service.operator_key) as operator:
+                component = operator.get("/health/detailed").json()["components"]["policies"]
+            assert "policies.yaml" in component["detail"]
+            publish("..4", json.dumps(named("four")))
+            wait_until(lambda: asker.seen[-1][1] == ("four",))
+            wait_until(lambda: client.get("/health").json()["status"] == "healthy")
+        finally:
+            asker.stopping.set()
+            asker.join(30)
+    assert asker.faults == []
+    assert [name for name, _ in itertools.groupby(names for _, (names,) in asker.seen)] == ["one", "two", "four"]
+
+
+def test_two_administrators_at_once(serve, database_dsn):
+    with serve(database_dsn, **DATABASE) as first, serve(database_dsn, **DATABASE) as second, admin(first) as client:
+        start = put(client, named("start"))["digest"]
+        digests = [put(client, named(f"p{number}"))["digest"] for number in range(8)]
+        activate(client, start)
+        answers = []
+
+        def ask(service, digest):
+            with admin(service) as other:
+                answers.append(other.post(f"/v1/policy-sets/{digest}/activate", json={"reason": "a race"}))
+
+        threads = [
+            threading.Thread(target=ask, args=((first, second)[number % 2], digest))
+            for number, digest in enumerate(digests)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert {answer.status_code for answer in answers} <= {200, 409, 503}
+        won = [answer.json() for answer in answers if answer.status_code == 200]
+        assert won
+        history = client.get("/v1/policy-sets/activations").json()["items"]
+        assert [one["sequence"] for one in history] == list(range(len(won) + 1, 0, -1))
+        # Each was judged by the one before it, and nobody's ledger entry stands without its activation.
+        for later, earlier in itertools.pairwise(history):
+            assert later["previous"] == earlier["digest"]
+        entries = [one for one in receipts(first) if one["kind"] == "activation"]
+        assert [one["policy_set"] for one in entries] == [one["digest"] for one in reversed(history)]
+
+
+def test_it_starts_without_a_database_from_the_last_good_copy(serve, state_directory, tmp_path):
+    server = EmbeddedPostgres(state_directory)
+    dsn = server.start()
+    try:
+        asyncio.run(schema.apply(dsn))
+        settings = {
+            **DATABASE,
+            "MFW_POLICIES__CACHE_DIRECTORY": str(tmp_path),
+            "MFW_POLICIES__POLL_SECONDS": "0.2",
+            "MFW_DATABASE__CONNECT_TIMEOUT_SECONDS": "1",
+        }
+        with serve(dsn, **settings) as service, admin(service) as client:
+            digest = put(client, named("all"))["digest"]
+            activate(client, digest)
+            keys = {"key": service.key, "operator_key": service.operator_key, "admin_key": service.admin_key}
+        server.stop()
+        body = json.dumps(
+            {
+                "subject": {"type": "agent", "id": "a"},
+                "action": {"name": "update"},
+                "resource": {"type": "t", "id": "r"},
+                "change": {"after": 1},
+            }
+        )
+        typed = {"Content-Type": "application/json"}
+        with serve(dsn, keys=keys, **settings) as service, service.client() as client:
+            assert client.get("/health/ready").status_code == 503
+            # No ledger and no keys: refused, whatever the set would say.
+            assert client.post("/v1/decisions", content=body, headers=typed).status_code == 503
+            assert server.start() == dsn
+            wait_until(lambda: client.get("/health/ready").status_code == 200, seconds=30)
+            answer = client.post("/v1/decisions", content=body, headers=typed).json()
+            assert (answer["decision"], answer["policy_set"]) == ("allow", digest)
+    finally:
+        server.stop()
