@@ -39,9 +39,13 @@ def free_port() -> int:
         return port
 
 
+# What this process may use before anything is pinned: a child inherits what its parent was pinned to meanwhile.
+_CORES = os.sched_getaffinity(0)
+
+
 def pin(cores: set[int]) -> None:
     """Ask for these cores, where the machine has them."""
-    wanted = cores & os.sched_getaffinity(0)
+    wanted = cores & _CORES
     if wanted:
         os.sched_setaffinity(0, wanted)
 

@@ -6,14 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from app.core.cel.budget import STEPS_MAX
+from app.core.cel.failures import FAIL, said
 from app.core.cel.instants import timestamp_of
 from app.core.cel.values import BudgetError, CelError
 from app.core.types import JsonObject
-
-# What `&&`, `||`, `all` and `exists` absorb: `CelError`, and what Python says of `x['field']` where there is no such
-# key or no map. Everything else, `BudgetError` too, goes through.
-FAIL = (CelError, KeyError, TypeError)
-_QUOTED_MAX_CHARS = 120
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,17 +59,6 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
         raise
     bindings.values[variable] = value
     return value
-
-
-def said(error: BaseException) -> str:
-    """Give the text of one of `FAIL`; it is never empty."""
-    match error:
-        case CelError():
-            return str(error) or "an error"
-        case KeyError():
-            return f"no such key: `{str(error.args[0])[:_QUOTED_MAX_CHARS]}`"
-        case _:
-            return "no matching overload: a field of a value that is no map"
 
 
 def _now(bindings: RequestBindings, *_: Any) -> Any:

@@ -21,7 +21,12 @@ def spend(budget: Budget, steps: int) -> None:
     """
     budget[0] -= steps
     if budget[0] < 0:
-        raise BudgetError(f"the evaluation takes more than {STEPS_MAX} steps")
+        raise too_expensive()
+
+
+def too_expensive() -> BudgetError:
+    """Make the error of an evaluation that has nothing left to spend."""
+    return BudgetError(f"the evaluation takes more than {STEPS_MAX} steps")
 
 
 def spend_characters(budget: Budget, characters: int) -> None:
@@ -31,4 +36,6 @@ def spend_characters(budget: Budget, characters: int) -> None:
         BudgetError: nothing is left.
     """
     if characters >= _CHARACTERS_PER_STEP:
-        spend(budget, characters // _CHARACTERS_PER_STEP)
+        budget[0] -= characters // _CHARACTERS_PER_STEP
+        if budget[0] < 0:
+            raise too_expensive()

@@ -13,9 +13,10 @@ from typing import Any
 
 from cel_expr_python import cel
 
-from app.core.cel.bindings import FAIL, NOW, RequestBindings, Variable, said
+from app.core.cel.bindings import NOW, RequestBindings, Variable
 from app.core.cel.budget import STEPS_MAX
 from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.program import (
@@ -30,7 +31,6 @@ from app.core.cel.program import (
     one_line,
 )
 from app.core.cel.tokens import position
-from app.core.cel.values import BudgetError
 from app.core.cel.variables import check_shape, order
 
 _EXTENSIONS = (
@@ -78,10 +78,10 @@ class CompiledProgram:
             raise EvaluationError("the values were bound for another engine")
         try:
             answer: bool | str = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+        except EvaluationError:
+            raise
         except FAIL as error:
             text = said(error)
-        except BudgetError as error:
-            text = str(error)
         except Exception as error:  # noqa: BLE001 - whatever goes wrong, this expression has no value
             text = f"`{type(error).__name__}`"
         else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from app.core.cel import conversions, instants, lists, numbers, operators, patterns, texts
+from app.core.cel import conversions, formatting, instants, lists, numbers, operators, patterns, texts
 from app.core.cel.values import Optional
 
 
@@ -100,6 +100,7 @@ FUNCTIONS: dict[str, Function] = {
     "trim": Function(texts.trim, _S),
     "lowerAscii": Function(texts.lower_ascii, _S, budget=True),
     "upperAscii": Function(texts.upper_ascii, _S, budget=True),
+    "format": Function(formatting.format_, _S, budget=True),
     "strings.quote": Function(texts.quote, _S, budget=True),
     "reverse": Function(lists.reverse, _ANY, budget=True),
     "slice": Function(lists.slice_, _L, budget=True),

@@ -11,13 +11,13 @@ operands that can fail) has the operands before it put aside first.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from app.core.cel import operators
-from app.core.cel.bindings import FAIL, load, said
+from app.core.cel.bindings import load
 from app.core.cel.budget import Budget, spend
 from app.core.cel.checked import (
     Call,
@@ -31,6 +31,7 @@ from app.core.cel.checked import (
     Node,
     Select,
 )
+from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
 from app.core.cel.functions import FUNCTIONS, PATTERNS, Function, Kind
 from app.core.cel.patterns import Pattern, pattern
 from app.core.cel.values import (
@@ -117,15 +118,6 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
         UnsupportedError: a part of it is not known here; `node` says which.
     """
     return _Generator(scope).function(checked.root, wanted)
-
-
-def fail(text: str) -> None:
-    """Raise what was put aside as text, for an exception that is kept in a variable keeps its frame alive.
-
-    Raises:
-        CelError: always.
-    """
-    raise CelError(text)
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -443,7 +435,11 @@ class _Generator:
         codes = self._sequence(node.arguments)
         place = PATTERNS.get(node.function)
         if place is not None and isinstance(text := codes[place].constant, str):
-            codes[place] = replace(codes[place], text=self._pattern(node, text))
+            compiled = self._pattern(node, text)
+            if node.function == "matches":
+                finder = self._object(compiled.found_in, "p")
+                return Code(f"{finder}({codes[0].text}, q)", Kind.BOOL)
+            codes[place] = replace(codes[place], text=self._object(compiled, "p"))
         return self._applied(node.function, known, codes)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
@@ -472,12 +468,11 @@ class _Generator:
         function = self._object(known.implementation, "f")
         return Code(f"{function}({', '.join(arguments)})", result_kind, element, fails=fails or known.fails)
 
-    def _pattern(self, node: Call, text: str) -> str:
+    def _pattern(self, node: Call, text: str) -> Pattern:
         try:
-            compiled: Pattern = pattern(text)
+            return pattern(text)
         except CelError as error:
             raise UnsupportedError(node.id, str(error), "mend the pattern; its syntax is that of RE2") from None
-        return self._object(compiled, "p")
 
     def _equality(self, node: Call) -> Code:
         codes = self._sequence(node.arguments)
@@ -577,6 +572,9 @@ class _Generator:
         return Code(answer, Kind.BOOL, fails=fails, atom=True)
 
     def _conditional(self, node: Call) -> Code:
+        mapped = self._optional_map(node)
+        if mapped is not None:
+            return mapped
         condition = self._boolean(node.arguments[0], "_?_:_")
         with self._inside():
             parts = [self._apart(branch, self._value) for branch in node.arguments[1:]]
@@ -676,6 +674,41 @@ class _Generator:
             self._line(f"has_value({answer})")
         kind = Kind.OPTIONAL if node.function == "or" else Kind.ANY
         return Code(answer, kind, fails=fails, atom=True)
+
+    def _optional_map(self, node: Call) -> Code | None:
+        """`optMap` and `optFlatMap` expand to a form that has their target twice; it is evaluated once here."""
+        match node.arguments:
+            case (
+                Call(function="hasValue", arguments=(target,)),
+                Call(function="optional.of", arguments=(Comprehension() as bind,)) | (Comprehension() as bind),
+                Call(function="optional.none"),
+            ) if _is_bind(bind):
+                pass
+            case _:
+                return None
+        match bind.initial:
+            case Call(function="value", arguments=(again,)) if _same(target, again):
+                pass
+            case _:
+                return None
+        given = self._put_aside(self._value(target))
+        shadowed, lazy = dict(self._locals), dict(self._lazy)
+        with self._inside():
+            bound = self._fresh()
+            self._locals[bind.accumulator] = Code(bound, fails=False, atom=True)
+            self._lazy.pop(bind.accumulator, None)
+            lines, result = self._apart(bind.result, self._value)
+        self._locals, self._lazy = shadowed, lazy
+        answer = self._fresh()
+        self._line(f"if has_value({given.text}):")
+        self._line(f"    {bound} = optional_value({given.text})")
+        self._lines += lines
+        wrapped = f"Optional({result.text})" if isinstance(node.arguments[1], Call) else result.text
+        self._line(f"    {answer} = {wrapped}")
+        self._line("else:")
+        self._line(f"    {answer} = NONE")
+        kind = Kind.OPTIONAL if isinstance(node.arguments[1], Call) else Kind.ANY
+        return Code(answer, kind, atom=True)
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
@@ -856,9 +889,9 @@ _KINDS: dict[type, Kind] = {
 
 
 def _function(source: str, names: Mapping[str, Any]) -> Callable[..., Any]:
-    namespace = {"__builtins__": {}, **names}
+    namespace = {**names, "__builtins__": {}, SOURCE: source}
     try:
-        code = compile(source, "<cel>", "exec", dont_inherit=True)
+        code = compile(source, GENERATED, "exec", dont_inherit=True)
     except (SyntaxError, RecursionError, MemoryError):
         # Python's own limits: a hundred levels of indentation, and the depth of its parser.
         raise UnsupportedError(0, "the expression is nested too deep", "use `spec.variables`") from None
@@ -926,6 +959,37 @@ def _read_first(node: Node, name: str) -> bool:
             return _read_first(node.over, name)
         case _:
             return False
+
+
+def _same(a: Node, b: Node) -> bool:
+    """Tell whether two trees are the same but for the numbers of their nodes."""
+    match a, b:
+        case (Constant(value=x), Constant(value=y)):
+            return type(x) is type(y) and repr(x) == repr(y)
+        case (Identifier(name=x), Identifier(name=y)):
+            return x == y
+        case (Select(), Select()):
+            return a.field == b.field and a.test_only == b.test_only and _same(a.operand, b.operand)
+        case (Call(), Call()):
+            return a.function == b.function and _all_same(a.arguments, b.arguments)
+        case (ListLiteral(), ListLiteral()):
+            return a.optional == b.optional and _all_same(a.elements, b.elements)
+        case (MapLiteral(), MapLiteral()):
+            return [entry.optional for entry in a.entries] == [entry.optional for entry in b.entries] and _all_same(
+                [part for entry in a.entries for part in (entry.key, entry.value)],
+                [part for entry in b.entries for part in (entry.key, entry.value)],
+            )
+        case (Comprehension(), Comprehension()):
+            names = (a.variable, a.second_variable, a.accumulator) == (b.variable, b.second_variable, b.accumulator)
+            return names and _all_same(
+                (a.over, a.initial, a.condition, a.step, a.result), (b.over, b.initial, b.condition, b.step, b.result)
+            )
+        case _:
+            return False
+
+
+def _all_same(a: Sequence[Node], b: Sequence[Node]) -> bool:
+    return len(a) == len(b) and all(map(_same, a, b))
 
 
 def _weight(node: Node) -> int:

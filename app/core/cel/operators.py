@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from app.core.cel.budget import Budget, spend, spend_characters
+from app.core.cel.budget import Budget, spend, spend_characters, too_expensive
 from app.core.cel.values import (
     INT_MAX,
     INT_MIN,
@@ -402,13 +402,15 @@ def loop(value: Any, weight: int, budget: Budget) -> list[Any]:
     """
     kind = type(value)
     if kind is list:
-        found: list[Any] = value
-    elif kind is dict or kind is MixedMap:
-        found = list(value.keys())
-    else:
-        raise CelError(f"no matching overload: a loop goes over a list or a map, not over `{type_name(value)}`")
-    spend(budget, len(found) * weight)
-    return found
+        budget[0] -= len(value) * weight
+        if budget[0] < 0:
+            raise too_expensive()
+        return value  # type: ignore[no-any-return]  # its exact type was just looked at
+    if kind is dict or kind is MixedMap:
+        found: list[Any] = list(value.keys())
+        spend(budget, len(found) * weight)
+        return found
+    raise CelError(f"no matching overload: a loop goes over a list or a map, not over `{type_name(value)}`")
 
 
 def loop_pairs(value: Any, weight: int, budget: Budget) -> list[tuple[Any, Any]]:

@@ -7,10 +7,7 @@ and no position of a match is ever shown.
 from functools import lru_cache
 from typing import Any
 
-try:
-    import re2  # type: ignore[import-not-found]  # not among the requirements yet
-except ModuleNotFoundError:
-    from app.core.cel import engine_re2 as re2
+import re2  # type: ignore[import-untyped]  # the library has no stubs
 
 from app.core.cel.budget import Budget, spend_characters
 from app.core.cel.values import NONE, CelError, Optional, no_overload
@@ -41,9 +38,12 @@ class Pattern:
         self._match = _compiled(text, captures=False)._regexp.Match  # noqa: SLF001 - see `_UNANCHORED`
         self.groups = -1
 
-    def found_in(self, text: str) -> bool:
-        """Tell whether the pattern matches anywhere."""
+    def found_in(self, text: Any, budget: Budget) -> bool:
+        """Tell whether the pattern matches anywhere: `text.matches(pattern)`."""
+        if type(text) is not str:
+            raise no_overload("matches", text, "")
         data = text.encode()
+        spend_characters(budget, len(data) * _WEIGHT)
         spans: list[tuple[int, int]] = self._match(_UNANCHORED, data, 0, len(data))
         return spans[0] != _NO_SPAN
 
@@ -84,10 +84,9 @@ def _pattern(value: Any) -> Pattern:
 
 def matches(text: Any, wanted: Any, budget: Budget) -> bool:
     """`text.matches(pattern)`: anywhere in the text."""
-    if type(text) is not str or type(wanted) not in _WANTED:
-        raise no_overload("matches", text, "" if type(wanted) is Pattern else wanted)
-    spend_characters(budget, len(text) * _WEIGHT)
-    return _pattern(wanted).found_in(text)
+    if type(wanted) is str:
+        return pattern(wanted).found_in(text, budget)
+    raise no_overload("matches", text, wanted)
 
 
 _WANTED = frozenset({str, Pattern})

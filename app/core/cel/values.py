@@ -9,16 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.cel.program import EvaluationError
+
 INT_MIN = -(1 << 63)
 INT_MAX = (1 << 63) - 1
 UINT_MAX = (1 << 64) - 1
 
 
-class CelError(Exception):
+class CelError(EvaluationError):
     """An expression, or a part of one, that has no value; `||`, `&&`, `all` and `exists` can absorb it."""
 
 
-class BudgetError(Exception):
+class BudgetError(EvaluationError):
     """An evaluation that costs too much; nothing absorbs it."""
 
 

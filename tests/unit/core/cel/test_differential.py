@@ -63,6 +63,13 @@ DEFECTS = (
     "<start> or <end> is greater than <string>.size()",
     # It gives up after 10,000 turns of loops.
     "iteration",
+    # `l.exists(x, true) && [1].sortBy(y, y) == [1]`: a loop inside `cel.bind`, after another loop, finds no list.
+    "<iter_range>",
+)
+# What it accepts and should not, by our error.
+LENIENCES = (
+    # `int(true)` is 1 for it if the checker does not see the type; it is no conversion of the language definition.
+    "no matching overload for `int` applied to `(bool)`",
 )
 
 
@@ -92,18 +99,19 @@ def check(text, inputs, result):
     try:
         mine = ours(text, inputs, result)
     except ExpressionError as error:
-        # The engine's own limits and checks; what the checker takes, the generator must take.
-        with pytest.raises(Exception, match=r"."):
-            _ENVIRONMENT.compile(text)
-        note(str(error))
-        return False
+        # `!!x` is of the type of `x` for the parser; beside that, what the checker takes the generator must take.
+        if "the expression gives" not in str(error):
+            with pytest.raises(Exception, match=r"."):
+                _ENVIRONMENT.compile(text)
+        return
     theirs = reference(text, inputs)
     note(f"ours {mine}, theirs {theirs}")
     if mine[0] is not None and any(defect in theirs[1] for defect in DEFECTS):
-        return True
+        return
+    if mine[0] is None and any(defect in mine[1] for defect in LENIENCES):
+        return
     assert mine[0] == theirs[0]
     assert type(mine[0]) is type(theirs[0])
-    return True
 
 
 class Expressions:
@@ -350,7 +358,17 @@ class Expressions:
 
     def double(self, depth):
         if depth <= 0:
-            return self.pick("0.0", "1.0", "-1.5", "2.5", "1e300", "9007199254740992.0", "9223372036854775808.0", "0.1")
+            return self.pick(
+                "0.0",
+                "1.0",
+                "-1.5",
+                "2.5",
+                "1e300",
+                "9007199254740992.0",
+                "9223372036854775808.0",
+                "0.1",
+                "math.sqrt(2.0)",
+            )
         d = depth - 1
         match self.pick(*range(5)):
             case 0:
@@ -360,7 +378,8 @@ class Expressions:
             case 2:
                 return f"double({self.pick(self.int(d), self.string(d), self.uint(d), self.dyn(d))})"
             case 3:
-                return f"math.{self.pick('ceil', 'floor', 'round', 'trunc', 'abs', 'sign', 'sqrt')}({self.double(d)})"
+                # `string(math.sqrt(-1.0))` depends on the sign of NaN there.
+                return f"math.{self.pick('ceil', 'floor', 'round', 'trunc', 'abs', 'sign')}({self.double(d)})"
             case _:
                 return f"-({self.double(d)})"
 
@@ -380,9 +399,13 @@ class Expressions:
                 *self.named("string"),
             )
         d = depth - 1
-        match self.pick(*range(16)):
+        match self.pick(*range(17)):
             case 0:
                 return self.string(0)
+            case 16:
+                clause = self.pick("%s", "%d", "%f", "%x", "%X", "%o", "%b", "%.2f", "%e", "a%%")
+                argument = self.pick(self.int(d), self.uint(d), self.bool(d), self.string(d), self.list(d), self.map(d))
+                return f"'{clause}'.format([{argument}])"
             case 1:
                 return f"({self.string(d)} + {self.pick(self.string(d), self.dyn(d))})"
             case 2:
