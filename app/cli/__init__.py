@@ -248,6 +248,23 @@ def policies_rollback(
         run_rollback(digest, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
 
 
+@policies.command(
+    "force", epilog="Example: `mfw policies force sha256:... --reason 'locked out'`"
+)
+def policies_force(
+    digest: Annotated[str, typer.Argument(help="A stored set.")], *, reason: Reason, as_json: Json = False
+) -> None:
+    """Break the glass: put a stored set into force without asking the one that is.
+
+    Works on the database that the settings name, as `mfw keys` does, for a set that denies every activation. The ledger
+    keeps an entry of the kind break-glass.
+    """
+    from app.cli.policy_sets import run_force
+
+    with reporting(as_json=as_json):
+        run_force(digest, reason=reason, as_json=as_json)
+
+
 @policies.command("export", epilog="Example: `mfw policies export sha256:... -o policies-in-force`")
 def policies_export(
     digest: Annotated[str, typer.Argument(help="What `mfw policies history` shows.")],

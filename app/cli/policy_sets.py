@@ -124,6 +124,52 @@ def _show_reasons(reasons: object) -> None:
     console(stderr=True).print(listing)
 
 
+def run_force(digest: str, *, reason: str, as_json: bool) -> None:
+    """Put a stored set into force past the one that is, in the database of the settings. Raises `FirewallError`."""
+    import asyncio
+    import os
+    import pwd
+    import secrets
+    from datetime import UTC, datetime
+    from functools import partial
+    from importlib.metadata import version
+
+    from app.cli.keys import named_database
+    from app.persistence import revision
+    from app.persistence.engine import create_engine
+    from app.policies.store import Activation, PolicySetStore
+    from app.service.force import force
+
+    digest = _digest(digest)
+    try:
+        operator = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container: a number for a user
+        operator = f"uid {os.getuid()}"
+
+    async def run(dsn: str) -> Activation:
+        engine = create_engine(dsn, pool_size=1)
+        try:
+            await revision.check(engine)
+            return await force(
+                digest,
+                store=PolicySetStore(engine),
+                operator=operator,
+                reason=reason,
+                clock=partial(datetime.now, UTC),
+                entropy=secrets.token_bytes,
+                engine=f"mutation-firewall/{version('mutation-firewall')}",
+            )
+        finally:
+            await engine.dispose()
+
+    with named_database() as dsn:
+        made = asyncio.run(run(dsn))
+    if as_json:
+        write_json({"sequence": made.sequence, "digest": made.digest, "ledger_index": made.ledger_index})
+    else:
+        console().print(plain(f"in force, unjudged: {made.digest}; ledger entry {made.ledger_index} says so"))
+
+
 def run_history(*, limit: int, service: Service, as_json: bool) -> None:
     """The activations, the latest first."""
     answer = service.ask(f"{PATH}/activations?{urlencode({'limit': limit})}")

@@ -57,7 +57,7 @@ def mfw(commands, service):
     return run
 
 
-def test_from_the_first_set_to_the_last(mfw, tmp_path):
+def test_from_the_first_set_to_the_last(mfw, commands, service, tmp_path):
     frozen, held = tmp_path / "frozen.yaml", tmp_path / "held.yaml"
     frozen.write_text(FROZEN)
     held.write_text(HELD)
@@ -84,17 +84,29 @@ def test_from_the_first_set_to_the_last(mfw, tmp_path):
     assert [one["digest"] for one in history] == [starter["digest"], other["digest"], starter["digest"]]
     assert "too few" in mfw("history", "--limit", "1").stdout
 
-    for file, code, word in ((held, 11, "holds"), (frozen, 10, "denies")):
-        digest = json.loads(mfw("push", file, "--json").stdout)["digest"]
-        assert mfw("activate", digest, "--reason", "x").returncode == 0
-        if code == 11:
-            judged = mfw("activate", starter["digest"], "--reason", "x")
-            assert judged.returncode == code
-            assert word in judged.stderr
-            assert "nothing changes" in judged.stderr
-            as_json = json.loads(mfw("rollback", "--reason", "x", "--json").stdout)["error"]
-            assert as_json["decision"] == "hold"
-            return
+    digest = json.loads(mfw("push", held, "--json").stdout)["digest"]
+    assert mfw("activate", digest, "--reason", "x").returncode == 0
+    judged = mfw("activate", starter["digest"], "--reason", "x")
+    assert judged.returncode == 11
+    assert "holds" in judged.stderr
+    assert "nothing changes" in judged.stderr
+    error = json.loads(mfw("rollback", "--reason", "x", "--json").stdout)["error"]
+    assert error["decision"] == "hold"
+
+    # The way out: with the database's credentials, past the set in force.
+    digest = json.loads(mfw("push", frozen, "--json").stdout)["digest"]
+    forced = commands.run("policies", "force", digest, "--reason", "x", "--json", **service.settings)
+    assert json.loads(forced.stdout)["digest"] == digest
+    while json.loads(mfw("activate", digest, "--reason", "x", "--json").stdout).get("sequence") is None:
+        pass  # the service has not heard of it yet, and says so
+    assert mfw("rollback", "--reason", "x").returncode == 10
+    forced = commands.run(
+        "policies", "force", starter["digest"], "--reason", "a lock without a key", **service.settings
+    )
+    assert forced.returncode == 0, forced.stderr
+    assert "unjudged" in forced.stdout
+    missing = commands.run("policies", "force", "sha256:" + "0" * 64, "--reason", "x", **service.settings)
+    assert missing.returncode == 1
 
 
 def test_what_is_exported_is_what_was_pushed(mfw, tmp_path):
