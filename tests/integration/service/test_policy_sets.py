@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
 
 from app.migrations import schema
 from app.persistence.embedded import EmbeddedPostgres
@@ -56,7 +56,7 @@ def starter():
     return [
         document
         for path in sorted(STARTER.glob("*.yaml"))
-        for document in yaml.safe_load_all(path.read_text())
+        for document in YAML(typ="safe", pure=True).load_all(path.read_text())
         if document is not None
     ]
 
@@ -196,14 +196,15 @@ def test_everything_that_is_wrong_is_said_at_once(serve, database_dsn):
         assert answer.status_code == 400
         (error,) = answer.json()["errors"]
         assert (error["file"], error["line"], error["severity"]) == ("policies.yaml", 4, "error")
-        for body in (
+        bodies: list[object] = [
             {},
             {"documents": []},
             {"documents": [1]},
             {"documents": [ALLOW_ALL], "nte": ""},
             [],
             {"documents": "x"},
-        ):
+        ]
+        for body in bodies:
             answer = client.post("/v1/policy-sets", json=body)
             assert answer.status_code == 400, body
         for content, headers in (
@@ -246,7 +247,16 @@ def test_who_may_do_what(serve, database_dsn):
                 assert other.get(f"/v1/policy-sets/{digest}").status_code == reading
         activate(client, absent, status=404)
         activate(client, "sha256:xyz", status=400)
-        for body in ({}, {"reason": ""}, {"reason": " "}, {"reason": 1}, {"reason": "x" * 1001}, {"raison": "x"}, []):
+        bodies: list[object] = [
+            {},
+            {"reason": ""},
+            {"reason": " "},
+            {"reason": 1},
+            {"reason": "x" * 1001},
+            {"r": ""},
+            [],
+        ]
+        for body in bodies:
             answer = client.post(f"/v1/policy-sets/{digest}/activate", json=body)
             assert answer.status_code == 400, body
         assert client.get(f"/v1/policy-sets/{absent}").status_code == 404

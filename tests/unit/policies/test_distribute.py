@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from app.policies.diagnostics import PolicyErrors
-from app.policies.distribute import DirectorySource, Failure, SourceState
+from app.policies.distribute import DirectorySource, Failure, SetInForce, SourceState
 
 POLICY = """\
 apiVersion: mutationfirewall.io/v1
@@ -47,7 +47,8 @@ class ConfigMap:
 
 
 async def test_a_config_map_that_is_replaced(tmp_path):
-    changes, failures = [], []
+    changes: list[SetInForce] = []
+    failures: list[Failure] = []
     mount = ConfigMap(tmp_path / "policies")
     mount.publish(a=POLICY.format(name="a"), b=POLICY.format(name="b"))
     source = DirectorySource(mount.root, changed=changes.append, failed=failures.append)
