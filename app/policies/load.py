@@ -21,6 +21,8 @@ FILE_MAX_BYTES = 1024 * 1024
 # Compiling takes about a millisecond per expression: start-up must stay a matter of seconds.
 FILES_MAX = 2_000
 POLICIES_MAX = 5_000
+# After so many findings reading stops: a file that is no policy at all would have one per line.
+FINDINGS_MAX = 10_000
 # Directories below directories: a checkout, not a disk.
 _DEPTH_MAX = 8
 
@@ -107,6 +109,9 @@ def check_documents(values: Sequence[Json]) -> Checked:
         else:
             found.append(_Found(reader.file, root, read_policy(root, reader)))
         diagnostics += reader.diagnostics
+        if len(diagnostics) > FINDINGS_MAX:
+            diagnostics.append(_too_many(reader.file))
+            break
     return _assembled(found, diagnostics)
 
 
@@ -204,6 +209,11 @@ def _whole(message: str, *, fix: str | None = None) -> Diagnostic:
     return Diagnostic("", 0, 0, "", message, fix)
 
 
+def _too_many(file: str) -> Diagnostic:
+    # INVARIANT: an error, also where all findings are warnings: what was not read must not be missed in silence.
+    return Diagnostic(file, 0, 0, "", f"reading stopped after {FINDINGS_MAX} findings", "correct these first")
+
+
 def _version(root: Path) -> str:
     """Give what a ConfigMap mount swaps atomically, empty for an ordinary directory."""
     try:
@@ -240,7 +250,12 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[_Fou
     if not roots:
         diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
     reader = Reader(name, text=text)
-    found = [_Found(name, root, read_policy(root, reader)) for root in roots]
+    found: list[_Found] = []
+    for root in roots:
+        found.append(_Found(name, root, read_policy(root, reader)))
+        if len(reader.diagnostics) > FINDINGS_MAX:
+            diagnostics.append(_too_many(name))
+            break
     diagnostics += reader.diagnostics
     return found
 

@@ -153,8 +153,8 @@ class ActivateService:
         self, held: SetInForce, digest: str, documents: list[Json], *, principal: Principal, reason: str, now: datetime
     ) -> SealedEntry:
         """Step (3): the sealed allow, not recorded yet; anything else is recorded here and raised."""
-        before = _by_name(orjson.loads(held.documents))
-        after = _by_name(documents)
+        before = await asyncio.to_thread(lambda: _by_name(orjson.loads(held.documents)))
+        after = await asyncio.to_thread(_by_name, documents)
         mutation = Mutation(
             subject={
                 "type": principal.kind.value,

@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from app.core.principal import Principal
 from app.errors import FirewallError, Kind
 from app.policies.diagnostics import Diagnostic, PolicyErrors
 from app.policies.load import Checked
 from app.policies.store import PolicySetStore, StoredSet, check_text
+
+# An answer names this many findings at most; nobody reads more before the next try.
+ERRORS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +61,5 @@ def refused(diagnostics: tuple[Diagnostic, ...]) -> FirewallError:
         Kind.MALFORMED,
         whole.detail,
         fix="`errors` has all of them; `mfw policies check DIR` shows them with their places",
-        extra={"errors": [asdict(one) for one in whole.diagnostics]},
+        extra={"errors": [asdict(one) for one in whole.diagnostics[:ERRORS_MAX]]},
     )

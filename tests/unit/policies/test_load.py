@@ -329,6 +329,20 @@ class TestTextsAndDocuments:
         checked = load.check_documents([self.DOCUMENT, self.DOCUMENT])
         assert "more than 1 policies" in checked.diagnostics[0].message
 
+    @pytest.mark.parametrize("text", [False, True])
+    def test_reading_stops_and_never_in_silence(self, monkeypatch, text):
+        monkeypatch.setattr(load, "FINDINGS_MAX", 2)
+        # Allows everything: nothing but a warning each.
+        loud = {**self.DOCUMENT, "spec": {"rules": [{"name": "r", "effect": "allow"}]}}
+        values = [{**loud, "metadata": {"name": f"p{number}"}} for number in range(5)]
+        if text:
+            checked = load.check_text("\n---\n".join(json.dumps(value) for value in values), name="body")
+        else:
+            checked = load.check_documents(values)
+        assert checked.policy_set is None
+        assert any("reading stopped" in one.message for one in checked.diagnostics)
+        assert len(checked.diagnostics) == 4
+
     def test_a_text_that_is_no_yaml(self):
         checked = load.check_text("a: [", name="body")
         assert [(one.file, one.line) for one in checked.diagnostics] == [("body", 1)]
