@@ -32,7 +32,8 @@ from app.core.cel.checked import (
     Select,
 )
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
-from app.core.cel.functions import FUNCTIONS, PATTERNS, Function, Kind
+from app.core.cel.functions import FUNCTIONS, PATTERNS, ZONED, Function, Kind
+from app.core.cel.instants import zone
 from app.core.cel.patterns import Pattern, pattern
 from app.core.cel.values import (
     INT_MAX,
@@ -53,7 +54,8 @@ from app.core.cel.values import (
 _EXACT = 1 << 53
 # Python compiles at most 20 loops and `try` inside one another in one function.
 _BLOCKS_MAX = 8
-_ORDERED = frozenset({Kind.INT, Kind.UINT, Kind.DOUBLE, Kind.STRING, Kind.BYTES, Kind.BOOL})
+_PLAIN = frozenset({Kind.INT, Kind.UINT, Kind.DOUBLE, Kind.BOOL})
+_SORTED = _PLAIN | {Kind.STRING, Kind.BYTES, Kind.TIMESTAMP, Kind.DURATION}
 _COMPARISONS = {"_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">="}
 _INT_OPERATORS = {"_+_": "+", "_-_": "-", "_*_": "*"}
 _SAME_KIND = frozenset({"_+_", "_-_", "_*_", "_/_", "_%_", "-_", "reverse", "math.abs", "math.sign"})
@@ -95,6 +97,7 @@ class Name:
     element: Kind = Kind.ANY
     fails: bool = False
     variable: Any = None
+    constant: Any = operators.MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Generated:
     kind: Kind
     element: Kind
     fails: bool
+    constant: Any
 
 
 def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind.ANY) -> Generated:
@@ -236,7 +240,7 @@ class _Generator:
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
         source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
-        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails)
+        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails, code.constant)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -339,10 +343,19 @@ class _Generator:
             if name in TYPES:
                 return Code(self._object(TYPES[name]), Kind.TYPE, fails=False, atom=True)
             raise UnsupportedError(node.id, f"`{name}` is not known here")
+        if found.constant is not operators.MISSING:
+            return self._known(found)
         if found.variable is None:
             return Code(found.text, found.kind, found.element, fails=found.fails)
         key = self._object(found.variable, "v")
         return Code(f"(c[{key}] if {key} in c else load(b, {key}))", found.kind, found.element, fails=found.fails)
+
+    def _known(self, found: Name) -> Code:
+        """Write a variable whose value is known already, so that its reader knows it too."""
+        if found.kind in {Kind.LIST, Kind.MAP}:
+            text = self._object(found.constant)
+            return Code(text, found.kind, found.element, fails=False, atom=True, constant=found.constant)
+        return self._constant(found.constant)
 
     def _select(self, node: Select) -> Code:
         operand = self._value(node.operand)
@@ -440,6 +453,8 @@ class _Generator:
                 finder = self._object(compiled.found_in, "p")
                 return Code(f"{finder}({codes[0].text}, q)", Kind.BOOL)
             codes[place] = replace(codes[place], text=self._object(compiled, "p"))
+        if node.function in ZONED and isinstance(name := codes[-1].constant, str):
+            self._check_zone(node, name)
         return self._applied(node.function, known, codes)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
@@ -474,6 +489,15 @@ class _Generator:
         except CelError as error:
             raise UnsupportedError(node.id, str(error), "mend the pattern; its syntax is that of RE2") from None
 
+    def _check_zone(self, node: Call, name: str) -> None:
+        """Find a zone now, so that no request waits for its file."""
+        try:
+            if name:
+                zone(name)
+        except CelError as error:
+            fix = "use a name of the IANA database such as `Europe/Berlin`, or an offset such as `+01:30`"
+            raise UnsupportedError(node.id, str(error), fix) from None
+
     def _equality(self, node: Call) -> Code:
         codes = self._sequence(node.arguments)
         fails = any(code.fails for code in codes)
@@ -486,7 +510,7 @@ class _Generator:
             if text is not None:
                 return Code(text, Kind.BOOL, fails=fails)
         a, b = codes
-        if a.kind is b.kind and a.kind in _ORDERED and a.kind is not Kind.ANY:
+        if a.kind is b.kind and a.kind in _PLAIN:
             return Code(f"({a.text} {'!=' if negated else '=='} {b.text})", Kind.BOOL, fails=fails)
         function = self._object(FUNCTIONS[node.function].implementation, "f")
         return Code(f"{function}({a.text}, {b.text}, q)", Kind.BOOL, fails=fails)
@@ -495,13 +519,14 @@ class _Generator:
         a, b = self._sequence(node.arguments)
         sign = _COMPARISONS[node.function]
         function = self._object(FUNCTIONS[node.function].implementation, "f")
-        if a.kind is b.kind and a.kind in _ORDERED:
+        fails = a.fails or b.fails or a.kind is not b.kind or a.kind not in _SORTED
+        if a.kind is b.kind and a.kind in _PLAIN:
             return Code(f"({a.text} {sign} {b.text})", Kind.BOOL, fails=a.fails or b.fails)
-        if a.kind is Kind.ANY and type(b.constant) in {int, str}:
+        if a.kind in {Kind.ANY, Kind.STRING} and type(b.constant) in {int, str}:
             known, name = self._named(a)
             plain, wanted = f"{name} {sign} {b.text}", "int" if type(b.constant) is int else "str"
-            return Code(f"({plain} if type({known}) is {wanted} else {function}({name}, {b.text}))", Kind.BOOL)
-        return Code(f"{function}({a.text}, {b.text})", Kind.BOOL)
+            return Code(f"({plain} if type({known}) is {wanted} else {function}({name}, {b.text}, q))", Kind.BOOL)
+        return Code(f"{function}({a.text}, {b.text}, q)", Kind.BOOL, fails=fails)
 
     def _membership(self, node: Call) -> Code:
         item, collection = self._sequence(node.arguments)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.core.cel.budget import Budget, spend_characters
+from app.core.cel.budget import Budget, spend, spend_characters
 from app.core.cel.values import CelError, MixedMap, no_overload
 
 _LOWER = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
@@ -33,16 +33,18 @@ def contains(text: Any, part: Any, budget: Budget) -> bool:
     raise no_overload("contains", text, part)
 
 
-def starts_with(text: Any, part: Any) -> bool:
+def starts_with(text: Any, part: Any, budget: Budget) -> bool:
     """`text.startsWith(part)`."""
     if type(text) is str and type(part) is str:
+        spend_characters(budget, len(part))
         return text.startswith(part)
     raise no_overload("startsWith", text, part)
 
 
-def ends_with(text: Any, part: Any) -> bool:
+def ends_with(text: Any, part: Any, budget: Budget) -> bool:
     """`text.endsWith(part)`."""
     if type(text) is str and type(part) is str:
+        spend_characters(budget, len(part))
         return text.endswith(part)
     raise no_overload("endsWith", text, part)
 
@@ -68,7 +70,8 @@ def last_index_of(text: Any, part: Any, *rest: Any) -> int:
     """`text.lastIndexOf(part[, last])`: the last place that is not behind `last`."""
     *offset, budget = rest
     _texts("lastIndexOf", text, part, *offset)
-    spend_characters(budget, len(text))
+    # Python looks for the first occurrence in linear time, but not for the last.
+    spend_characters(budget, len(text) * (1 + len(part) // 100))
     last = _offset(offset[0], text) if offset else len(text)
     return int(text.rfind(part, 0, last + len(part)))
 
@@ -84,12 +87,14 @@ def _offset(offset: int, text: str) -> int:
     raise CelError(f"index out of range: {offset}")
 
 
-def substring(text: Any, start: Any, end: Any = None) -> str:
+def substring(text: Any, start: Any, *rest: Any) -> str:
     """`text.substring(start[, end])`."""
-    if type(text) is not str or type(start) is not int or (end is not None and type(end) is not int):
-        raise no_overload("substring", text, start, *(() if end is None else (end,)))
-    stop = len(text) if end is None else end
+    *ends, budget = rest
+    if type(text) is not str or any(type(position) is not int for position in (start, *ends)):
+        raise no_overload("substring", text, start, *ends)
+    stop = ends[0] if ends else len(text)
     if 0 <= start <= stop <= len(text):
+        spend_characters(budget, stop - start)
         return text[start:stop]
     raise CelError(f"index out of range: from {start} to {stop} in a text of {len(text)}")
 
@@ -103,10 +108,13 @@ def split(text: Any, separator: Any, *rest: Any) -> list[str]:
     if limit == 0:
         return []
     if not separator:
+        spend(budget, len(text) if limit < 0 else min(limit, len(text)))
         if limit < 0 or len(text) <= limit:
             return list(text) or [""]
         return [*text[: limit - 1], text[limit - 1 :]]
-    return list(text.split(separator, limit - 1 if limit > 0 else -1))
+    found = list(text.split(separator, limit - 1 if limit > 0 else -1))
+    spend(budget, len(found))
+    return found
 
 
 def join(values: Any, *rest: Any) -> str:
@@ -131,9 +139,10 @@ def replace(text: Any, part: Any, by: Any, *rest: Any) -> str:
     return text.replace(part, by, max(count, -1))
 
 
-def trim(text: Any) -> str:
+def trim(text: Any, budget: Budget) -> str:
     """`text.trim()`: without white space as Unicode defines it."""
     if type(text) is str:
+        spend_characters(budget, len(text))
         return text.strip(_SPACE)
     raise no_overload("trim", text)
 

@@ -13,13 +13,12 @@ from app.core.decide import (
     DEFAULT_DENY,
     FIREWALL,
     INTERNAL_ERROR,
-    MESSAGE_MAX_CHARS,
     MORE_REASONS,
     REASONS_MAX,
     SHADOW_REASONS_MAX,
     decide,
 )
-from app.core.index import Approval, CompiledPolicySet, Condition, Policy, Rule
+from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Policy, Rule
 from app.core.types import Effect, Mode, NormalisedMutation
 
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
