@@ -10,6 +10,7 @@ import pytest
 
 from app.core.canonical import canonical, digest
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
+from app.core.types import Effect
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.read import LedgerReader
@@ -42,7 +43,7 @@ class Firewall:
         self.ledger = LedgerWriter(dsn)
         self.reader = LedgerReader(self.engine)
         self.source = DatabaseSource(self.store, connect=partial(connect, dsn), poll_seconds=600)
-        self.counted = []
+        self.counted: list[Effect] = []
         self.service = ActivateService(
             self.store,
             source=self.source,

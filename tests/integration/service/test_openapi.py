@@ -46,6 +46,8 @@ def test_every_answer_is_documented(document, service, path, method, mode):
     @settings(max_examples=60 if method == "POST" else 5, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case):
+        if isinstance(wait := (case.query or {}).get("wait"), int | float) and wait > 1:
+            case.query["wait"] = 0.1  # a long poll is a right answer as well, but not in this test's time
         key = service.admin_key if path.startswith("/v1/policy-sets") else service.key
         answer = case.call(headers={"Authorization": f"Bearer {key}"})
         statuses.add(answer.status_code)
