@@ -48,6 +48,7 @@ def _same(value: Any) -> Any:
 
 _B, _I, _D, _S, _L, _ANY = Kind.BOOL, Kind.INT, Kind.DOUBLE, Kind.STRING, Kind.LIST, Kind.ANY
 
+# `name/3` is the function of that name for three arguments, where it is another one.
 FUNCTIONS: dict[str, Function] = {
     "_==_": Function(operators.equal, _B, budget=True),
     "_!=_": Function(operators.not_equal, _B, budget=True),
@@ -92,11 +93,17 @@ FUNCTIONS: dict[str, Function] = {
     "matches": Function(patterns.matches, _B, budget=True),
     "charAt": Function(texts.char_at, _S),
     "indexOf": Function(texts.index_of, _I, budget=True),
+    "indexOf/3": Function(texts.index_of_from, _I, budget=True),
     "lastIndexOf": Function(texts.last_index_of, _I, budget=True),
+    "lastIndexOf/3": Function(texts.last_index_of_until, _I, budget=True),
     "substring": Function(texts.substring, _S, budget=True),
+    "substring/3": Function(texts.substring_until, _S, budget=True),
     "split": Function(texts.split, _L, budget=True, element=_S),
+    "split/3": Function(texts.split_into, _L, budget=True, element=_S),
     "join": Function(texts.join, _S, budget=True),
+    "join/2": Function(texts.join_with, _S, budget=True),
     "replace": Function(texts.replace, _S, budget=True),
+    "replace/4": Function(texts.replace_first, _S, budget=True),
     "trim": Function(texts.trim, _S, budget=True),
     "lowerAscii": Function(texts.lower_ascii, _S, budget=True),
     "upperAscii": Function(texts.upper_ascii, _S, budget=True),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from app.core.cel import operators
+from app.core.cel import operators, texts
 from app.core.cel.bindings import load
 from app.core.cel.budget import Budget, spend
 from app.core.cel.checked import (
@@ -187,6 +187,7 @@ _RUNTIME: dict[str, Any] = {
     "MISSING": operators.MISSING,
     "NONE": NONE,
     "Optional": Optional,
+    "concat": texts.concat,
     "dict": dict,
     "entries_of": entries_of,
     "fail": fail,
@@ -438,11 +439,13 @@ class _Generator:
                 return self._comparison(node)
             case "@in":
                 return self._membership(node)
+            case "_+_":
+                return self._sum(node)
             case _:
                 return self._function(node)
 
     def _function(self, node: Call) -> Code:
-        known = FUNCTIONS.get(node.function)
+        known = FUNCTIONS.get(f"{node.function}/{len(node.arguments)}") or FUNCTIONS.get(node.function)
         if known is None:
             raise UnsupportedError(node.id, f"the function `{node.function}` is not known here")
         codes = self._sequence(node.arguments)
@@ -454,19 +457,19 @@ class _Generator:
                 return Code(f"{finder}({codes[0].text}, q)", Kind.BOOL)
             codes[place] = replace(codes[place], text=self._object(compiled, "p"))
         if node.function in ZONED and isinstance(name := codes[-1].constant, str):
-            self._check_zone(node, name)
+            codes[-1] = replace(codes[-1], text=self._zone(node, name))
         return self._applied(node.function, known, codes)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
         kinds = {code.kind for code in codes}
         same = kinds.pop() if len(kinds) == 1 else Kind.ANY
         fails = any(code.fails for code in codes)
-        texts = [code.text for code in codes]
+        written = [code.text for code in codes]
         if same is Kind.INT and name in _INT_OPERATORS:
-            result, text = self._fresh(), f"{texts[0]} {_INT_OPERATORS[name]} {texts[1]}"
+            result, text = self._fresh(), f"{written[0]} {_INT_OPERATORS[name]} {written[1]}"
             return Code(f"({result} if INT_MIN <= ({result} := {text}) <= INT_MAX else overflow())", Kind.INT)
         if name == "size" and same in {Kind.STRING, Kind.LIST, Kind.MAP, Kind.BYTES}:
-            return Code(f"len({texts[0]})", Kind.INT, fails=fails)
+            return Code(f"len({written[0]})", Kind.INT, fails=fails)
         if name == "dyn":
             return codes[0]
         result_kind = known.result
@@ -479,9 +482,26 @@ class _Generator:
             and len({code.element for code in codes if code.kind is Kind.LIST}) == 1
         ):
             element = next(code.element for code in codes if code.kind is Kind.LIST)
-        arguments = [*texts, "q"] if known.budget else texts
+        arguments = [*written, "q"] if known.budget else written
         function = self._object(known.implementation, "f")
         return Code(f"{function}({', '.join(arguments)})", result_kind, element, fails=fails or known.fails)
+
+    def _sum(self, node: Call) -> Code:
+        """`a + b + c`; texts are put together at once."""
+        nodes: list[Node] = []
+        left: Node = node
+        while isinstance(left, Call) and left.function == "_+_":
+            nodes.append(left.arguments[1])
+            left = left.arguments[0]
+        codes = self._sequence((left, *reversed(nodes)))
+        if codes[0].kind is Kind.STRING:
+            parts = ", ".join(code.text for code in codes)
+            fails = any(code.fails or code.kind is not Kind.STRING for code in codes)
+            return Code(f"concat(({parts}), q)", Kind.STRING, fails=fails)
+        total = codes[0]
+        for code in codes[1:]:
+            total = self._applied("_+_", FUNCTIONS["_+_"], [total, code])
+        return total
 
     def _pattern(self, node: Call, text: str) -> Pattern:
         try:
@@ -489,11 +509,10 @@ class _Generator:
         except CelError as error:
             raise UnsupportedError(node.id, str(error), "mend the pattern; its syntax is that of RE2") from None
 
-    def _check_zone(self, node: Call, name: str) -> None:
+    def _zone(self, node: Call, name: str) -> str:
         """Find a zone now, so that no request waits for its file."""
         try:
-            if name:
-                zone(name)
+            return self._object(zone(name))
         except CelError as error:
             fix = "use a name of the IANA database such as `Europe/Berlin`, or an offset such as `+01:30`"
             raise UnsupportedError(node.id, str(error), fix) from None

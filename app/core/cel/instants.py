@@ -128,6 +128,8 @@ def zone(name: str) -> tzinfo:
     Raises:
         CelError: there is no such zone.
     """
+    if name in _UTC_NAMES:
+        return UTC
     offset = _OFFSET.fullmatch(name)
     if offset is not None:
         sign, hours, minutes = offset.groups()
@@ -140,15 +142,16 @@ def zone(name: str) -> tzinfo:
 
 
 def _local(name: str, value: Any, zones: tuple[Any, ...]) -> datetime:
-    """Give the wall clock of a timestamp, to the second below it."""
-    if type(value) is not Timestamp or (zones and type(zones[0]) is not str):
+    """Give the wall clock of a timestamp, to the second below it; the zone is a name, or was found by it already."""
+    where: Any = zones[0] if zones else UTC
+    if type(value) is not Timestamp:
+        raise no_overload(name, value, *("" if isinstance(given, tzinfo) else given for given in zones))
+    if type(where) is str:
+        where = zone(where)
+    elif not isinstance(where, tzinfo):
         raise no_overload(name, value, *zones)
-    seconds = value.nanoseconds // _SECOND
-    moment = _EPOCH + timedelta(seconds=seconds)
-    if not zones or zones[0] in _UTC_NAMES:
-        return moment
     try:
-        return moment.astimezone(zone(zones[0]))
+        return datetime.fromtimestamp(value.nanoseconds // _SECOND, where)
     except (OverflowError, ValueError):
         raise CelError("the time zone takes the timestamp out of the years 1 to 9999") from None
 
