@@ -248,9 +248,7 @@ def policies_rollback(
         run_rollback(digest, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
 
 
-@policies.command(
-    "force", epilog="Example: `mfw policies force sha256:... --reason 'locked out'`"
-)
+@policies.command("force", epilog="Example: `mfw policies force sha256:... --reason 'locked out'`")
 def policies_force(
     digest: Annotated[str, typer.Argument(help="A stored set.")], *, reason: Reason, as_json: Json = False
 ) -> None:
