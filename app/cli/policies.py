@@ -28,7 +28,7 @@ def run_check(directory: Path, *, as_json: bool) -> ExitCode:
             }
         )
     else:
-        _show(checked.diagnostics)
+        show_diagnostics(checked.diagnostics)
         if policy_set is not None:
             out = console()
             out.print(
@@ -45,7 +45,8 @@ def _count(things: Sequence[object], one: str, many: str) -> str:
     return f"{len(things)} {one if len(things) == 1 else many}"
 
 
-def _show(diagnostics: Sequence[Diagnostic]) -> None:
+def show_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
+    """Write a table of what is wrong, on standard error."""
     if not diagnostics:
         return
     listing = table("place", "", "what is wrong", "fix")

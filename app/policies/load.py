@@ -1,18 +1,19 @@
-"""A directory of policy files to a compiled policy set: whole and without an error, or not at all."""
+"""Policy documents, from files or from a store, to a compiled policy set: whole and without an error, or not at all."""
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
-from app.core.canonical import canonical, digest
+from app.core.canonical import canonical
 from app.core.index import CompiledPolicySet, Policy
 from app.core.types import Json
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
 from app.policies.reader import Reader
-from app.policies.tree import Mapping, Node, Scalar, TreeError, documents
+from app.policies.tree import Mapping, Node, Scalar, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 # A ConfigMap holds at most 1 MiB altogether, and a policy is a page.
@@ -20,16 +21,22 @@ FILE_MAX_BYTES = 1024 * 1024
 # Compiling takes about a millisecond per expression: start-up must stay a matter of seconds.
 FILES_MAX = 2_000
 POLICIES_MAX = 5_000
+# After so many findings reading stops: a file that is no policy at all would have one per line.
+FINDINGS_MAX = 10_000
 # Directories below directories: a checkout, not a disk.
 _DEPTH_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a directory holds: the set if there is no error, and every finding."""
+    """What documents hold: the set if there is no error, and every finding.
+
+    `documents` are all of them, sorted, as canonical JSON, the bytes that the set's digest is of; empty without a set.
+    """
 
     policy_set: CompiledPolicySet | None
     diagnostics: tuple[Diagnostic, ...]
+    documents: bytes = b""
 
 
 def load_directory(path: Path) -> CompiledPolicySet:
@@ -67,17 +74,77 @@ def check_directory(path: Path) -> Checked:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(_whole(f"the policy directory `{path}` cannot be read: {reason}", fix="check the path"))
         return Checked(None, tuple(diagnostics))
+    return _assembled(found, diagnostics)
+
+
+def check_files(files: Sequence[Path]) -> Checked:
+    """Check the documents of these files together."""
+    diagnostics: list[Diagnostic] = []
+    found = [policy for file in files for policy in _read_file(str(file), file, diagnostics)]
+    return _assembled(found, diagnostics)
+
+
+def check_text(text: str, *, name: str) -> Checked:
+    """Check YAML documents separated by `---` as those of one file called `name`."""
+    diagnostics: list[Diagnostic] = []
+    return _assembled(_read_text(name, text, diagnostics), diagnostics)
+
+
+def check_documents(values: Sequence[Json]) -> Checked:
+    """Check documents that are JSON values already; a finding's file is then `documents[0]`, without lines.
+
+    Does not check: duplicate keys and numbers beyond int64, which whoever parsed the JSON refused.
+    """
+    diagnostics: list[Diagnostic] = []
+    found: list[_Found] = []
+    if len(values) > POLICIES_MAX:
+        # Before anything is compiled.
+        return Checked(None, (_whole(f"there are more than {POLICIES_MAX} policies"),))
+    for number, value in enumerate(values):
+        reader = Reader(f"documents[{number}]", text="")
+        try:
+            root = tree(value)
+        except TreeError as error:
+            reader.diagnostics.append(Diagnostic(reader.file, 0, 0, "", error.message, error.fix))
+        else:
+            found.append(_Found(reader.file, root, read_policy(root, reader)))
+        diagnostics += reader.diagnostics
+        if len(diagnostics) > FINDINGS_MAX:
+            diagnostics.append(_too_many(reader.file))
+            break
+    return _assembled(found, diagnostics)
+
+
+def fingerprint(path: Path) -> str:
+    """Say, without reading a file, whether what a directory holds may have changed: it has if this text has.
+
+    Raises: OSError.
+    """
+    root = path.resolve(strict=True)
+    seen: list[Json] = [str(root), _version(root)]
+    ignored: list[Diagnostic] = []
+    for name, file in _files(root, root, ignored):
+        state = file.stat()
+        # The change time: unlike the modification time nobody can set it back.
+        seen.append([name, str(file), state.st_ino, state.st_size, str(state.st_mtime_ns), str(state.st_ctime_ns)])
+    seen += [str(diagnostic) for diagnostic in ignored]
+    return sha256(canonical(seen)).hexdigest()
+
+
+def _assembled(found: "list[_Found]", diagnostics: list[Diagnostic]) -> Checked:
     if len(found) > POLICIES_MAX:
         diagnostics.append(_whole(f"there are more than {POLICIES_MAX} policies"))
     if not found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
-        diagnostics.append(_whole("there are no policies in the directory, and an empty set is refused", fix=fix))
+        diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
     _check_names(found, diagnostics)
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered)
     policies = [one.policy for one in found if one.policy is not None]
-    return Checked(CompiledPolicySet(policies, digest=_digest(found)), ordered)
+    content = _documents(found)
+    digest = "sha256:" + sha256(content).hexdigest()
+    return Checked(CompiledPolicySet(policies, digest=digest), ordered, content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +209,11 @@ def _whole(message: str, *, fix: str | None = None) -> Diagnostic:
     return Diagnostic("", 0, 0, "", message, fix)
 
 
+def _too_many(file: str) -> Diagnostic:
+    # INVARIANT: an error, also where all findings are warnings: what was not read must not be missed in silence.
+    return Diagnostic(file, 0, 0, "", f"reading stopped after {FINDINGS_MAX} findings", "correct these first")
+
+
 def _version(root: Path) -> str:
     """Give what a ConfigMap mount swaps atomically, empty for an ordinary directory."""
     try:
@@ -158,7 +230,6 @@ def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Fo
             diagnostics.append(Diagnostic(name, 0, 0, "", f"has more than {FILE_MAX_BYTES} bytes", "split it"))
             return []
         text = raw.decode("utf-8-sig")
-        roots = documents(text)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(Diagnostic(name, 0, 0, "", f"cannot be read: {reason}"))
@@ -167,13 +238,24 @@ def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Fo
         line = error.object[: error.start].count(b"\n") + 1
         diagnostics.append(Diagnostic(name, line, 1, "", "is not UTF-8", "save it as UTF-8"))
         return []
+    return _read_text(name, text, diagnostics)
+
+
+def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[_Found]:
+    try:
+        roots = documents(text)
     except TreeError as error:
         diagnostics.append(Diagnostic(name, error.line, error.column, "", error.message, error.fix))
         return []
     if not roots:
         diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
     reader = Reader(name, text=text)
-    found = [_Found(name, root, read_policy(root, reader)) for root in roots]
+    found: list[_Found] = []
+    for root in roots:
+        found.append(_Found(name, root, read_policy(root, reader)))
+        if len(reader.diagnostics) > FINDINGS_MAX:
+            diagnostics.append(_too_many(name))
+            break
     diagnostics += reader.diagnostics
     return found
 
@@ -188,7 +270,8 @@ def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
         name = str(node.value)
         if name in first:
             other = first[name]
-            message = f"the name `{name[:80]}` is used twice, first in `{other.file}` line {other.root.line}"
+            line = f" line {other.root.line}" if other.root.line else ""
+            message = f"the name `{name[:80]}` is used twice, first in `{other.file}`{line}"
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
             first[name] = one
@@ -200,7 +283,7 @@ def _name_node(root: Node) -> Scalar | None:
     return name if isinstance(name, Scalar) else None
 
 
-def _digest(found: list[_Found]) -> str:
-    """Name the set by its content: file names, order, comments and formatting do not count."""
+def _documents(found: list[_Found]) -> bytes:
+    """Write down what names the set: file names, order, comments and formatting do not count."""
     plain: list[Json] = [one.root.plain() for one in found]
-    return digest(sorted(plain, key=canonical))
+    return canonical(sorted(plain, key=canonical))

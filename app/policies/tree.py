@@ -139,6 +139,27 @@ def documents(text: str) -> list[Node]:
     return found
 
 
+def tree(value: Json, *, depth: int = 0) -> Node:
+    """Make the tree of a JSON value, as it would come out of a file; there are no places, so all of them are 0.
+
+    Raises:
+        TreeError: it is nested too deeply.
+    """
+    if depth > DEPTH_MAX:
+        message = f"the document is nested more than {DEPTH_MAX} deep"
+        raise TreeError(message, line=0, column=0, fix="no policy needs that")
+    if isinstance(value, dict):
+        return Mapping(
+            {name: tree(item, depth=depth + 1) for name, item in value.items()},
+            {name: Scalar(name, 0, 0) for name in value},
+            0,
+            0,
+        )
+    if isinstance(value, list):
+        return Sequence(tuple(tree(item, depth=depth + 1) for item in value), 0, 0)
+    return Scalar(value, 0, 0)
+
+
 def _node(event: Event, stream: Iterator[Any], depth: int) -> Node:
     line, column = event.start_mark.line + 1, event.start_mark.column + 1
     if isinstance(event, AliasEvent):
