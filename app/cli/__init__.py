@@ -10,6 +10,7 @@ from uuid import UUID
 
 import typer
 
+from app.cli.authoring.commands import policies
 from app.cli.output import reporting
 from app.core.principal import Role
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-policies = typer.Typer(no_args_is_help=True, help="Work on policies before they are in force.")
 config = typer.Typer(no_args_is_help=True, help="See what the environment says.")
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(policies, name="policies")
@@ -150,17 +150,6 @@ def _local_policies(policies: Path | None, *, local: bool) -> Path | None:
     if policies is not None and not local:
         raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
     return policies
-
-
-@policies.command("check", epilog="Example: `mfw policies check policies/starter`")
-def policies_check(
-    directory: Annotated[Path, typer.Argument(help="Directory of the policy files.")], *, as_json: Json = False
-) -> None:
-    """Load every policy of a directory as the service would, and show everything that is wrong."""
-    from app.cli.policies import run_check
-
-    with reporting(as_json=as_json):
-        raise typer.Exit(run_check(directory, as_json=as_json))
 
 
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")

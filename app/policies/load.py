@@ -3,7 +3,8 @@
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.core.canonical import canonical, digest
@@ -25,11 +26,25 @@ _DEPTH_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """One document of one file, `file` as in `Diagnostic`; `policy` is None if anything is wrong with it."""
+
+    file: str
+    root: Node
+    policy: Policy | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """What a directory holds: the set if there is no error, and every finding."""
+    """What a directory holds: the set if there is no error, every finding, and what was read to come to them.
+
+    `sources` has the text of every file that could be read, by its name in `Diagnostic.file`.
+    """
 
     policy_set: CompiledPolicySet | None
     diagnostics: tuple[Diagnostic, ...]
+    documents: tuple[Document, ...] = ()
+    sources: Map[str, str] = field(default_factory=dict)
 
 
 def load_directory(path: Path) -> CompiledPolicySet:
@@ -51,6 +66,7 @@ def check_directory(path: Path) -> Checked:
     holds the files that the visible names link to. A link that leads out of the directory is an error.
     """
     diagnostics: list[Diagnostic] = []
+    sources: dict[str, str] = {}
     try:
         root = path.resolve(strict=True)
         if not root.is_dir():
@@ -60,7 +76,7 @@ def check_directory(path: Path) -> Checked:
         if len(files) > FILES_MAX:
             diagnostics.append(_whole(f"there are more than {FILES_MAX} policy files"))
             files = []
-        found = [policy for name, file in files for policy in _read_file(name, file, diagnostics)]
+        found = [policy for name, file in files for policy in _read_file(name, file, diagnostics, sources)]
         if _version(root) != version:
             diagnostics.append(_whole("the directory was replaced while it was read", fix="try again"))
     except OSError as error:
@@ -75,18 +91,9 @@ def check_directory(path: Path) -> Checked:
     _check_names(found, diagnostics)
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
-        return Checked(None, ordered)
+        return Checked(None, ordered, tuple(found), sources)
     policies = [one.policy for one in found if one.policy is not None]
-    return Checked(CompiledPolicySet(policies, digest=_digest(found)), ordered)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One document of one file."""
-
-    file: str
-    root: Node
-    policy: Policy | None
+    return Checked(CompiledPolicySet(policies, digest=_digest(found)), ordered, tuple(found), sources)
 
 
 def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
@@ -150,14 +157,14 @@ def _version(root: Path) -> str:
         return ""
 
 
-def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Found]:
+def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:
     try:
         with file.open("rb") as stream:
             raw = stream.read(FILE_MAX_BYTES + 1)
         if len(raw) > FILE_MAX_BYTES:
             diagnostics.append(Diagnostic(name, 0, 0, "", f"has more than {FILE_MAX_BYTES} bytes", "split it"))
             return []
-        text = raw.decode("utf-8-sig")
+        text = sources[name] = raw.decode("utf-8-sig")
         roots = documents(text)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
@@ -173,14 +180,14 @@ def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Fo
     if not roots:
         diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
     reader = Reader(name, text=text)
-    found = [_Found(name, root, read_policy(root, reader)) for root in roots]
+    found = [Document(name, root, read_policy(root, reader)) for root in roots]
     diagnostics += reader.diagnostics
     return found
 
 
-def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
+def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
     """Note every name that a policy before it has, also those of policies that have errors of their own."""
-    first: dict[str, _Found] = {}
+    first: dict[str, Document] = {}
     for one in found:
         node = _name_node(one.root)
         if node is None:
@@ -200,7 +207,7 @@ def _name_node(root: Node) -> Scalar | None:
     return name if isinstance(name, Scalar) else None
 
 
-def _digest(found: list[_Found]) -> str:
+def _digest(found: list[Document]) -> str:
     """Name the set by its content: file names, order, comments and formatting do not count."""
     plain: list[Json] = [one.root.plain() for one in found]
     return digest(sorted(plain, key=canonical))

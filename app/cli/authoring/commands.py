@@ -1,0 +1,101 @@
+"""The commands `mfw policies ...` for people who write policies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.authoring.formats import Format
+from app.cli.output import reporting
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Directory of the policy files.")]
+
+policies = typer.Typer(no_args_is_help=True, help="Write, check, test, explain and compare policies.")
+
+
+@policies.command(
+    "check",
+    epilog="Examples: `mfw policies check policies/starter`; in a workflow of GitHub: `mfw policies check "
+    "--format github --strict policies`. Exit codes: 0 good, 65 refused.",
+)
+def policies_check(
+    directory: Directory,
+    *,
+    form: Annotated[
+        Format, typer.Option("--format", help="text for people; json; github for annotations; sarif for code scanning.")
+    ] = Format.TEXT,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse on warnings as well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Load every policy of a directory as the service would, and show everything that is wrong.
+
+    Errors are what the service would refuse. Warnings are what loads and is hardly meant: rules that can
+    never speak, rules that a stronger one makes useless, rules said twice, variables that nothing reads.
+    """
+    from app.cli.authoring.check import run_check
+
+    with reporting(as_json=as_json):
+        raise typer.Exit(run_check(directory, form=Format.JSON if as_json else form, strict=strict))
+
+
+@policies.command(
+    "test",
+    epilog="Examples: `mfw policies test policies/starter.tests --coverage`; in CI: `mfw policies test tests --junit "
+    "results.xml --coverage-min 100`. Exit codes: 0 all cases passed, 1 one failed or too little is covered, "
+    "65 a test or a policy is not valid.",
+)
+def policies_test(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files of kind PolicyTest, or directories.")],
+    *,
+    policies: Annotated[
+        Path | None, typer.Option(help="Directory of policies to ask instead of the ones that the tests name.")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", "-k", help="Run the cases whose name has this text.")] = None,
+    coverage: Annotated[bool, typer.Option("--coverage", help="Show what the cases cover, rule by rule.")] = False,
+    coverage_html: Annotated[Path | None, typer.Option(help="Write the coverage as a page of HTML.")] = None,
+    coverage_min: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Fail if less than this percentage is covered.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the cases that passed, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask policies the questions of PolicyTest files and compare the answers.
+
+    A rule is covered when some case makes it speak and, unless it speaks always, some case makes it silent.
+    """
+    from app.cli.authoring.test import run_test
+
+    with reporting(as_json=as_json):
+        code = run_test(
+            paths,
+            policies=policies,
+            only=only,
+            coverage=coverage,
+            coverage_html=coverage_html,
+            coverage_min=coverage_min,
+            junit_file=junit,
+            verbose=verbose,
+            as_json=as_json,
+        )
+        raise typer.Exit(code)
+
+
+@policies.command(
+    "schema",
+    epilog="Example: `mfw policies schema MutationPolicy > mutation-policy.json`, and as the first line of a policy "
+    "file: `# yaml-language-server: $schema=mutation-policy.json`",
+)
+def policies_schema(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="MutationPolicy or PolicyTest; all without.")
+    ] = None,
+    *,
+    write: Annotated[Path | None, typer.Option(help="Write one file per kind into this directory.")] = None,
+) -> None:
+    """Write the JSON Schema of a kind of document, for editors that complete and check YAML."""
+    from app.cli.authoring.schemas import run_schema
+
+    with reporting():
+        run_schema(kind, write=write)
