@@ -20,7 +20,7 @@ from app.core.types import Effect, Mode
 from app.policies import shape
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.reader import Reader, join
-from app.policies.tree import Mapping, Node, Scalar
+from app.policies.tree import Mapping, Node, Scalar, Sequence
 
 _NAME = re.compile(f"{shape.NAME_PATTERN}\\Z")
 # "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
@@ -45,6 +45,19 @@ def read_policy(root: Node, reader: Reader) -> Policy | None:
         return None
     _warn(policy, members["spec"], reader)
     return policy
+
+
+def declared_variables(root: Node) -> dict[str, str]:
+    """Give the variables of a policy document: names and expressions."""
+    spec = root.items.get("spec") if isinstance(root, Mapping) else None
+    listed = spec.items.get("variables") if isinstance(spec, Mapping) else None
+    found: dict[str, str] = {}
+    for item in listed.items if isinstance(listed, Sequence) else ():
+        if isinstance(item, Mapping):
+            name, text = item.items.get("name"), item.items.get("expression")
+            if isinstance(name, Scalar) and isinstance(text, Scalar):
+                found[str(name.value)] = str(text.value)
+    return found
 
 
 def _warn(policy: Policy, spec: Node, reader: Reader) -> None:

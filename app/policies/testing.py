@@ -13,12 +13,11 @@ from app.core.normalise import normalise
 from app.core.types import JsonObject, Reason, Verdict
 from app.errors import FirewallError
 from app.policies.diagnostics import PolicyErrors
+from app.policies.document import declared_variables
 from app.policies.expressions import constant
 from app.policies.load import Checked, check_directory
 from app.policies.suite import Case, Suite, with_counts
 from app.policies.trace import Outcome, trace
-from app.policies.tree import Mapping as Object
-from app.policies.tree import Scalar, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class _Directory:
 
     def coverage(self) -> Coverage:
         texts = {
-            document.policy.name: variables(document.root)
+            document.policy.name: declared_variables(document.root)
             for document in self.checked.documents
             if document.policy is not None
         }
@@ -158,19 +157,6 @@ class _Directory:
                 for policy, rule in self.policy_set.rules
             ),
         )
-
-
-def variables(root: object) -> dict[str, str]:
-    """Give the variables of a policy document: names and expressions."""
-    spec = root.items.get("spec") if isinstance(root, Object) else None
-    listed = spec.items.get("variables") if isinstance(spec, Object) else None
-    found: dict[str, str] = {}
-    for item in listed.items if isinstance(listed, Sequence) else ():
-        if isinstance(item, Object):
-            name, text = item.items.get("name"), item.items.get("expression")
-            if isinstance(name, Scalar) and isinstance(text, Scalar):
-                found[str(name.value)] = str(text.value)
-    return found
 
 
 def _failures(case: Case, verdict: Verdict) -> Iterable[str]:

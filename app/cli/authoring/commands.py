@@ -11,6 +11,10 @@ from app.cli.output import reporting
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Directory of the policy files.")]
 
+Now = Annotated[
+    str | None, typer.Option(help="The instant to decide at, for example 2026-03-13T12:00:00Z (default: the clock).")
+]
+
 policies = typer.Typer(no_args_is_help=True, help="Write, check, test, explain and compare policies.")
 
 
@@ -79,6 +83,76 @@ def policies_test(
             verbose=verbose,
             as_json=as_json,
         )
+        raise typer.Exit(code)
+
+
+@policies.command(
+    "explain",
+    epilog="Example: `mfw policies explain -f examples/hold-k8s-deployment-scaled-far.json "
+    "--policies policies/starter`",
+)
+def policies_explain(
+    *,
+    file: Annotated[str, typer.Option("--file", "-f", help="The mutation as JSON; `-` reads standard input.")],
+    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    now: Now = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show the policies that do not match, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show why a mutation is decided as it is: which policies match, what each expression read and what it said.
+
+    Values are cut short, and those whose name says that they are secret are masked.
+    """
+    from app.cli.authoring.explaining import run_explain
+
+    with reporting(as_json=as_json):
+        raise typer.Exit(run_explain(file, policies=policies, now=now, everything=everything, as_json=as_json))
+
+
+@policies.command(
+    "bench", epilog="Example: `mfw policies bench -f examples/deny-sql-drop-table.json --policies policies/starter`"
+)
+def policies_bench(
+    *,
+    files: Annotated[list[str], typer.Option("--file", "-f", help="A mutation as JSON; may be given several times.")],
+    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    rounds: Annotated[int, typer.Option(min=1, max=100_000, help="How often each expression is run.")] = 200,
+    now: Now = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each condition, rule and message costs, in microseconds, the dearest first."""
+    from app.cli.authoring.measuring import run_bench
+
+    with reporting(as_json=as_json):
+        raise typer.Exit(run_bench(files, policies=policies, rounds=rounds, now=now, as_json=as_json))
+
+
+@policies.command(
+    "diff",
+    epilog="Example: `git worktree add /tmp/main main; mfw policies diff /tmp/main/policies/starter policies/starter "
+    "-f examples/allow-terraform-tags-only.json --exit-code`. Exit codes: 0 shown, 1 with --exit-code "
+    "if anything differs.",
+)
+def policies_diff(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Directory of the policies as they are.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Directory of the policies as they would be.")],
+    *,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--file", "-f", help="A mutation as JSON to decide under both; may be given several times."),
+    ] = None,
+    now: Now = None,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if anything differs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what differs in meaning between two directories: policies and rules added, removed and changed.
+
+    The order of things, layout and comments do not count.
+    """
+    from app.cli.authoring.comparing import run_diff
+
+    with reporting(as_json=as_json):
+        code = run_diff(before, after, files=files or (), now=now, exit_code=exit_code, as_json=as_json)
         raise typer.Exit(code)
 
 
