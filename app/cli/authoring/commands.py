@@ -44,6 +44,30 @@ def policies_check(
 
 
 @policies.command(
+    "fmt",
+    epilog="Examples: `mfw policies fmt policies`; before a commit: `mfw policies fmt --check policies`. "
+    "Exit codes: 0 done or nothing to do, 1 with --check or --diff if a file would change, 65 a file is not "
+    "valid YAML.",
+)
+def policies_fmt(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Files, or directories; `-` from standard input to output.")
+    ],
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; name the files that would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; show what would change.")] = False,
+) -> None:
+    """Lay policy files out in one way: order of members, indentation, quotes, long lines.
+
+    Comments and meaning stay: the digest of the policies is the same before and after.
+    """
+    from app.cli.authoring.formatting import run_fmt
+
+    with reporting():
+        raise typer.Exit(run_fmt(paths, check=check, diff=diff))
+
+
+@policies.command(
     "test",
     epilog="Examples: `mfw policies test policies/starter.tests --coverage`; in CI: `mfw policies test tests --junit "
     "results.xml --coverage-min 100`. Exit codes: 0 all cases passed, 1 one failed or too little is covered, "
