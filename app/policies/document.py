@@ -181,12 +181,23 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
         texts[name] = text if text is not None else "dyn(null)"
         if text is not None:
             places[name] = (members["expression"], f"{path}.expression")
+    noted: set[str] = set()
+    elsewhere: dict[str, ExpressionError] = {}
     for name, (place, path) in places.items():
         try:
             check_variable(name, variables=texts)
         except ExpressionError as error:
             if error.variable is None:
                 _note_expression(place, path, error, reader)
+                noted.add(name)
+            else:
+                elsewhere[name] = error
+    # In a circle each blames the next one: without this nobody would be told, and their readers would lose `when`.
+    for name, failure in elsewhere.items():
+        blamed = failure.variable or name
+        if name not in noted and blamed not in noted and blamed in places:
+            _note_expression(*places[blamed], failure, reader)
+            noted.add(blamed)
     return texts
 
 
@@ -254,7 +265,9 @@ def _program(
     except ExpressionError as error:
         if error.variable is None:
             _note_expression(node, path, error, reader)
-        # Else the variable itself was found wrong, and noted, at its own place.
+        elif not reader.diagnostics:
+            # INVARIANT: no expression is left out silently. The variable itself was noted at its own place; if not, here.
+            reader.note(node, path, f"the variable `{error.variable}` has no value", fix="correct it")
     return None
 
 

@@ -13,7 +13,7 @@ from app.core.types import Json
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
 from app.policies.reader import Reader
-from app.policies.tree import Mapping, Node, Scalar, TreeError, documents
+from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 # A ConfigMap holds at most 1 MiB altogether, and a policy is a page.
@@ -21,6 +21,8 @@ FILE_MAX_BYTES = 1024 * 1024
 # Compiling takes about a millisecond per expression: start-up must stay a matter of seconds.
 FILES_MAX = 2_000
 POLICIES_MAX = 5_000
+RULES_MAX = 20_000
+SET_MAX_BYTES = 16 * 1024 * 1024
 # Directories below directories: a checkout, not a disk.
 _DEPTH_MAX = 8
 
@@ -76,15 +78,13 @@ def check_directory(path: Path) -> Checked:
         if len(files) > FILES_MAX:
             diagnostics.append(_whole(f"there are more than {FILES_MAX} policy files"))
             files = []
-        found = [policy for name, file in files for policy in _read_file(name, file, diagnostics, sources)]
+        found = _read_files(files, diagnostics, sources)
         if _version(root) != version:
             diagnostics.append(_whole("the directory was replaced while it was read", fix="try again"))
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(_whole(f"the policy directory `{path}` cannot be read: {reason}", fix="check the path"))
         return Checked(None, tuple(diagnostics))
-    if len(found) > POLICIES_MAX:
-        diagnostics.append(_whole(f"there are more than {POLICIES_MAX} policies"))
     if not found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies in the directory, and an empty set is refused", fix=fix))
@@ -155,6 +155,34 @@ def _version(root: Path) -> str:
         return str((root / "..data").readlink())
     except OSError:
         return ""
+
+
+def _read_files(
+    files: list[tuple[str, Path]], diagnostics: list[Diagnostic], sources: dict[str, str]
+) -> list[Document]:
+    """Read file after file, and no further once there is too much: what is refused should not take minutes."""
+    found: list[Document] = []
+    size = rules = 0
+    for name, file in files:
+        read = _read_file(name, file, diagnostics, sources)
+        found += read
+        size += len(sources.get(name, ""))
+        rules += sum(_rules(document.root) for document in read)
+        for number, most, what in (
+            (len(found), POLICIES_MAX, "policies"),
+            (rules, RULES_MAX, "rules"),
+            (size, SET_MAX_BYTES, "characters in all files together"),
+        ):
+            if number > most:
+                diagnostics.append(_whole(f"there are more than {most} {what}", fix="split the set"))
+                return found
+    return found
+
+
+def _rules(root: Node) -> int:
+    spec = root.items.get("spec") if isinstance(root, Mapping) else None
+    rules = spec.items.get("rules") if isinstance(spec, Mapping) else None
+    return len(rules.items) if isinstance(rules, Sequence) else 0
 
 
 def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:

@@ -28,6 +28,8 @@ DURATION_PATTERN = "(?=[0-9])(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})
 # DESIGN.md section 7: an approval lives seven days unless the policy says otherwise.
 EXPIRES_AFTER = "168h"
 EXECUTE_WITHIN = "1h"
+# Longer lists are written by programs, and checking grows faster than a list; a policy has a handful of rules.
+ITEMS_MAX = 1_000
 # A name of a test case is a sentence.
 CASE_NAME_MAX_CHARS = 200
 
@@ -53,7 +55,7 @@ def _text(about: str, *, most: int, **more: object) -> JsonObject:
 
 
 def _list(about: str, of: JsonObject) -> JsonObject:
-    return {"description": about, "type": "array", "minItems": 1, "items": of}
+    return {"description": about, "type": "array", "minItems": 1, "maxItems": ITEMS_MAX, "items": of}
 
 
 def _reference(shape: str, about: str | None = None) -> JsonObject:
