@@ -400,9 +400,11 @@ class Settings(BaseSettings):
         Environment,
         Field(description="where this runs; production, the default, refuses what is unsafe"),
     ] = Environment.PRODUCTION
-    debug: Annotated[bool, _Production("refused"), Field(description="show more to callers than production should")] = (
-        False
-    )
+    debug: Annotated[
+        bool,
+        _Production("refused"),
+        Field(description="the answer to an unforeseen error (500) names the exception and its text"),
+    ] = False
     state_dir: Annotated[
         Path,
         _DefaultText(

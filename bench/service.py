@@ -39,9 +39,13 @@ def free_port() -> int:
         return port
 
 
+# What this process may use before anything is pinned: a child inherits what its parent was pinned to meanwhile.
+_CORES = os.sched_getaffinity(0)
+
+
 def pin(cores: set[int]) -> None:
     """Ask for these cores, where the machine has them."""
-    wanted = cores & os.sched_getaffinity(0)
+    wanted = cores & _CORES
     if wanted:
         os.sched_setaffinity(0, wanted)
 
@@ -77,7 +81,7 @@ def process(command: list[str], *, environment: Mapping[str, str], ready: str, c
     """Run `command` on `cores` until the block ends; yields when `ready` (a URL) answers 200."""
     began = time.perf_counter()
     # A file, not a pipe: nobody reads while the load runs, and a full pipe would be part of the measurement.
-    log = tempfile.TemporaryFile()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, after the child
     child = subprocess.Popen(
         command,
         cwd=ROOT,

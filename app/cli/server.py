@@ -7,7 +7,8 @@ KEEP_ALIVE_SECONDS: Final = 75
 
 OPTIONS: Final[dict[str, Any]] = {
     "loop": "uvloop",
-    "http": "httptools",
+    # Over httptools, with limits for what comes before a request.
+    "http": "app.cli.protocol:Protocol",
     "ws": "none",
     # A service that cannot start must end, not answer.
     "lifespan": "on",

@@ -39,6 +39,14 @@ def canonical(value: Json) -> bytes:
     Raises: FirewallError(MALFORMED) for NaN, Infinity, integers outside int64, lone surrogates and types beyond JSON.
     Does not check: duplicate keys (a dict has none), NUL, depth: `strict_json.parse` did.
     """
+    return plain(value) or _exact(value)
+
+
+def plain(value: Json) -> bytes | None:
+    """Write the canonical form of a value without floats, which says everything about it; None for other values.
+
+    May give None for any value; then `canonical` knows.
+    """
     # The fast path leaves the writing to orjson where its rules are those of the RFC: no floats, no integer outside
     # int64, and keys that sort alike as UTF-8 and as UTF-16. A tag may be there by chance, in a text or a number.
     try:
@@ -49,7 +57,7 @@ def canonical(value: Json) -> bytes:
                 return text
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass  # the exact path says what is wrong
-    return _exact(value)
+    return None
 
 
 def digest(value: Json) -> str:
@@ -57,7 +65,12 @@ def digest(value: Json) -> str:
 
     Raises: as `canonical`.
     """
-    return "sha256:" + sha256(canonical(value)).hexdigest()
+    return digest_of(canonical(value))
+
+
+def digest_of(text: bytes) -> str:
+    """Name a JSON value whose canonical form is `text`."""
+    return "sha256:" + sha256(text).hexdigest()
 
 
 def number(value: float) -> str:

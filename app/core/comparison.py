@@ -1,7 +1,6 @@
 """What differs between two JSON values, as JSON pointers."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -21,8 +20,7 @@ _dumps = orjson.dumps
 _Place = tuple[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """Sorted RFC 6901 pointers: `paths` has everything that changed, among it what was `added` and `removed`.
 
     A member that is new or gone as a whole is one pointer, its parts are not listed.
@@ -47,12 +45,13 @@ def compare(before: Json, after: Json) -> Difference:
     added: list[_Place] = []
     removed: list[_Place] = []
     stack: list[tuple[Any, Any, _Place | None]] = []
-    # A wrapper makes the root an element like any other; its place is dropped again below.
-    old: Any = [before]
-    new: Any = [after]
-    place: _Place | None = None
-    root = True
-    while True:
+    kind = before.__class__
+    if kind is after.__class__ and (kind is dict or kind is list):
+        stack.append((before, after, None))
+    elif not _same_scalar(before, after):
+        changed.append(None)
+    while stack:
+        old, new, place = stack.pop()
         if old.__class__ is dict:
             gone = 0
             for key, was in old.items():
@@ -61,13 +60,15 @@ def compare(before: Json, after: Json) -> Difference:
                     continue
                 kind = was.__class__
                 if kind is now.__class__:
-                    if kind is dict or kind is list:
-                        # Most of a document is the same on both sides. Python compares fast but takes 1 for
-                        # true: equal texts confirm, and what they leave in doubt is walked.
-                        if was != now or _dumps(was) != _dumps(now):
+                    # Most of a document is the same on both sides. Python compares fast but takes 1 for true: of
+                    # objects and arrays equal texts confirm, and what they leave in doubt is walked.
+                    if was != now:
+                        if kind is dict or kind is list:
                             stack.append((was, now, (place, key)))
-                    elif was != now:
-                        changed.append((place, key))
+                        else:
+                            changed.append((place, key))
+                    elif (kind is dict or kind is list) and _dumps(was) != _dumps(now):
+                        stack.append((was, now, (place, key)))
                 elif now is _MISSING:
                     gone += 1
                     removed.append((place, key))
@@ -77,23 +78,22 @@ def compare(before: Json, after: Json) -> Difference:
                 added.extend((place, key) for key in new if key not in old)
         else:
             shared = min(len(old), len(new))
-            for position in range(shared):
-                was, now = old[position], new[position]
+            for position, (was, now) in enumerate(zip(old, new, strict=False)):
                 if was is now:
                     continue
-                where = None if root else (place, position)
                 kind = was.__class__
                 if kind is now.__class__:
-                    if kind is dict or kind is list:
-                        if was != now or _dumps(was) != _dumps(now):
-                            stack.append((was, now, where))
-                    elif was != now:
-                        changed.append(where)
+                    if was != now:
+                        if kind is dict or kind is list:
+                            stack.append((was, now, (place, position)))
+                        else:
+                            changed.append((place, position))
+                    elif (kind is dict or kind is list) and _dumps(was) != _dumps(now):
+                        stack.append((was, now, (place, position)))
                 elif not _same_number(was, now):
-                    changed.append(where)
+                    changed.append((place, position))
             removed.extend((place, position) for position in range(shared, len(old)))
             added.extend((place, position) for position in range(shared, len(new)))
-            root = False
         if len(changed) + len(added) + len(removed) > MAX_POINTERS:
             raise FirewallError(
                 Kind.MALFORMED,
@@ -101,15 +101,14 @@ def compare(before: Json, after: Json) -> Difference:
                 pointer="/change/after",
                 fix="split the change",
             )
-        if not stack:
-            break
-        old, new, place = stack.pop()
-    if not (changed or added or removed):
-        return Difference([], [], [])
     budget = _Budget()
+    paths = [budget.text(place) for place in changed]
+    if not added and not removed:
+        paths.sort()
+        return Difference(paths, [], [])
     new_paths = sorted(map(budget.text, added))
     old_paths = sorted(map(budget.text, removed))
-    return Difference(sorted([*map(budget.text, changed), *new_paths, *old_paths]), new_paths, old_paths)
+    return Difference(sorted([*paths, *new_paths, *old_paths]), new_paths, old_paths)
 
 
 def equal(one: Json, other: Json) -> bool:
@@ -136,6 +135,10 @@ def equal(one: Json, other: Json) -> bool:
         elif left != right:
             return False
     return True
+
+
+def _same_scalar(one: Any, other: Any) -> bool:
+    return bool(one == other) if one.__class__ is other.__class__ else _same_number(one, other)
 
 
 def _same_number(one: Any, other: Any) -> bool:

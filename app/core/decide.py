@@ -11,12 +11,11 @@ The rule of combination, in full:
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, NamedTuple
 
 from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
-from app.core.index import Approval, CompiledPolicySet, Policy, Rule
+from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Policy
 from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Reason, Verdict
 
 # Who speaks where no policy does; no policy can have this name.
@@ -26,8 +25,6 @@ MORE_REASONS = "more-reasons"
 INTERNAL_ERROR = "internal-error"
 RULE_ERROR = "rule_error: "
 
-# A person reads one line; the receipt of the ledger has 4 KiB for everything.
-MESSAGE_MAX_CHARS = 512
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
@@ -35,8 +32,7 @@ SHADOW_REASONS_MAX = 16
 _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 
 
-@dataclass(frozen=True, slots=True)
-class _Spoken:
+class _Spoken(NamedTuple):
     """One rule, or one condition, that had something to say."""
 
     reason: Reason
@@ -72,11 +68,11 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
     if failures:
         return failures
     spoken: list[_Spoken] = []
-    for rule in policy.rules:
+    for rule, reason in zip(policy.rules, policy.reasons, strict=True):
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
-            reason = Reason(policy.name, rule.name, rule.effect, _message(rule, bindings), policy.mode)
-            spoken.append(_Spoken(reason, approval=rule.approval))
+            said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
+            spoken.append(_Spoken(said, approval=rule.approval))
         elif holds is not False:
             spoken.append(_failure(policy, rule.name, holds, "when"))
     return spoken
@@ -98,35 +94,23 @@ def _failure(policy: Policy, name: str, text: bool | str, clause: str) -> _Spoke
     return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode, clause), failed=True)
 
 
-def _message(rule: Rule, bindings: Bindings) -> str:
-    """Give the message of a rule: its expression, else its text, else a sentence of ours. Never changes the effect."""
-    if rule.message_expression is not None:
-        try:
-            text = one_line(str(rule.message_expression.evaluate(bindings)), MESSAGE_MAX_CHARS)
-        except Exception:  # noqa: BLE001 - the effect stands without its explanation
-            text = ""
-        if text:
-            return text
-    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or _default_message(rule.effect)
+def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reason:
+    """Give the reason with the message that the rule's expression makes, if it makes one. Never changes the effect."""
+    try:
+        text = one_line(str(expression.evaluate(bindings)), MESSAGE_MAX_CHARS)
+    except Exception:  # noqa: BLE001 - the effect stands without its explanation
+        return reason
+    return Reason(reason.policy, reason.rule, reason.effect, text, reason.mode) if text else reason
 
 
-def _default_message(effect: Effect) -> str:
-    match effect:
-        case Effect.ALLOW:
-            return "allowed by this rule"
-        case Effect.HOLD:
-            return "held for approval by this rule"
-        case Effect.DENY:
-            return "denied by this rule"
-        case _:
-            assert_never(effect)
-
-
-def _combine(spoken: Iterable[_Spoken], inputs: JsonObject) -> Verdict:
+def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
     """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
-    ordered = sorted(spoken, key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
-    enforced = [word for word in ordered if word.reason.mode is Mode.ENFORCE]
-    shadows = _bounded([word.reason for word in ordered if word.reason.mode is not Mode.ENFORCE], SHADOW_REASONS_MAX)
+    if len(spoken) > 1:
+        spoken.sort(key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
+    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE]
+    shadows: list[Reason] = []
+    if len(enforced) != len(spoken):
+        shadows = _bounded([w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE], SHADOW_REASONS_MAX)
     for effect in _STRENGTH:
         winning = [word for word in enforced if word.reason.effect is effect]
         if winning:

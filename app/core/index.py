@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
-from app.core.cel import Program
+from app.core.cel import Program, one_line
 from app.core.glob import Glob
-from app.core.types import Effect, Json, JsonObject, Mode
+from app.core.types import Effect, Json, JsonObject, Mode, Reason
+
+# A person reads one line; the receipt of the ledger has 4 KiB for everything.
+MESSAGE_MAX_CHARS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One compiled policy."""
+    """One compiled policy. `reasons` are what its rules say when they speak, unless an expression says it better."""
 
     name: str
     rules: tuple[Rule, ...]
@@ -110,6 +113,11 @@ class Policy:
     match: Match = field(default_factory=Match)
     conditions: tuple[Condition, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        reasons = tuple(Reason(self.name, rule.name, rule.effect, _said(rule), self.mode) for rule in self.rules)
+        object.__setattr__(self, "reasons", reasons)
 
     def exact_types(self) -> tuple[str, ...] | None:
         """Give the only resource types this policy can match, None if a pattern leaves them open."""
@@ -128,6 +136,23 @@ class Policy:
                 return None
             found.append(glob.literal)
         return tuple(found) or None
+
+
+def _said(rule: Rule) -> str:
+    """Give the message of a rule: its text, else a sentence of ours."""
+    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or _default_message(rule.effect)
+
+
+def _default_message(effect: Effect) -> str:
+    match effect:
+        case Effect.ALLOW:
+            return "allowed by this rule"
+        case Effect.HOLD:
+            return "held for approval by this rule"
+        case Effect.DENY:
+            return "denied by this rule"
+        case _:
+            assert_never(effect)
 
 
 class CompiledPolicySet:
@@ -165,7 +190,7 @@ class CompiledPolicySet:
         """Give the policies whose `match` fits, sorted by name; their conditions and rules are still to be asked."""
         bucket = self._by_type.get(inputs["resource"]["type"], self._other)
         candidates = bucket.by_action.get(inputs["action"]["name"], bucket.other)
-        return tuple(policy for policy in candidates if policy.match.matches(inputs))
+        return tuple([policy for policy in candidates if policy.match.matches(inputs)])
 
 
 class _Bucket:

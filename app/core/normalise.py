@@ -3,13 +3,14 @@
 from typing import Any
 
 from app.core import diff, manifest, members, patch, statements
-from app.core.canonical import digest
+from app.core.canonical import canonical, digest_of, plain
 from app.core.comparison import Difference, compare, equal
 from app.core.types import JsonObject, Mutation, NormalisedMutation
 from app.errors import FirewallError, Kind
 
 _POINTER = "/change"
 _KNOWN = ("before", "after", "patch", "diff", "statement", "manifest")
+_KNOWN_SET = frozenset(_KNOWN)
 _DELETE = "delete"
 
 
@@ -39,7 +40,8 @@ def normalise(mutation: Mutation) -> NormalisedMutation:
     subject = _with_properties(mutation.subject)
     resource = _with_properties(mutation.resource)
     change: JsonObject = {**sent, "paths": [], "added": [], "removed": [], "files": [], "statements": []}
-    members.refuse_unknown(sent, known=_KNOWN, pointer=_POINTER)
+    if not sent.keys() <= _KNOWN_SET:
+        members.refuse_unknown(sent, known=_KNOWN, pointer=_POINTER)
     _refuse_nothing(sent, action=action)
     if "patch" in sent:
         difference = _patched(sent, change)
@@ -66,7 +68,9 @@ def normalise(mutation: Mutation) -> NormalisedMutation:
         "resource": resource,
         "subject": subject,
     }
-    return NormalisedMutation({**named, "change": change}, digest(named))
+    text = plain(named)
+    inputs = {"action": action, "change": change, "context": mutation.context, "resource": resource, "subject": subject}
+    return NormalisedMutation(inputs, digest_of(canonical(named) if text is None else text), text)
 
 
 def _with_properties(party: JsonObject) -> JsonObject:
@@ -86,7 +90,7 @@ def _refuse_nothing(sent: JsonObject, *, action: JsonObject) -> None:
             pointer=_POINTER,
             fix="add `after`, or another member that says what would be different",
         )
-    if sent.keys() <= {"before", "after"} and sent.get("before") is None and sent.get("after") is None:
+    if sent.get("before") is None and sent.get("after") is None and sent.keys() <= {"before", "after"}:
         raise FirewallError(
             Kind.MALFORMED, "nothing is there before and after", pointer=_POINTER, fix="send `before`, `after` or both"
         )

@@ -1,7 +1,9 @@
 """Who asks: the authenticated caller, as every layer above the core sees it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+import orjson
 
 from app.errors import FirewallError, Kind
 
@@ -34,12 +36,23 @@ class AuthMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller; `id` is unique within `method`, so keep both wherever principals are told apart."""
+    """An authenticated caller; `id` is unique within `method`, so keep both wherever principals are told apart.
+
+    `identity` is both as a JSON array, `description` everything as a JSON object with sorted keys: written once with
+    the principal and not for each of its requests.
+    """
 
     id: str
     kind: PrincipalKind
     roles: frozenset[Role]
     method: AuthMethod
+    identity: bytes = field(init=False, repr=False, compare=False)
+    description: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        described = {"id": self.id, "kind": self.kind, "method": self.method, "roles": sorted(self.roles)}
+        object.__setattr__(self, "identity", orjson.dumps((self.method, self.id)))
+        object.__setattr__(self, "description", orjson.dumps(described))
 
 
 def require(principal: Principal, role: Role, *alternatives: Role) -> None:

@@ -10,9 +10,8 @@ doubts goes to `_explain`, which decides alone, precisely and without regard for
 import json
 import math
 import re
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 import orjson
@@ -35,10 +34,9 @@ _dumps = orjson.dumps
 _DIGIT_CLASS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_RUN = b"0" * len(str(INT64_MAX))
 
-_BRACKET_CLASS = bytes.maketrans(b"[]", b"{}")
-_STEPS = bytes.maketrans(b"{}", b"\x01\xff")
-# Real documents have few levels, which cost less to peel off than to count; each costs a pass over the rest.
-_PEELED = 10
+# orjson's, of one level.
+_INDENT = b"  "
+_STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 # A float64 is the only thing that MessagePack tags with this byte (it may also be part of text or of a number).
@@ -50,8 +48,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]', re.DOTALL)
 _BEYOND_INT64 = 2**64  # stands for every integer whose digits alone say that it cannot fit
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A JSON document that has exactly one reading: see `app.core.types.Json` for what holds in `tree`."""
 
     tree: Any
@@ -85,26 +82,22 @@ def parse(body: bytes, *, max_depth: int = MAX_DEPTH) -> Document:
     string, an integer outside int64, NaN, Infinity, a number beyond the range of a double. Never anything else.
     Does not check: the size of the body (`edge/body.py` does) and what the document says.
     """
-    escaped = b"\\" in body
-    # A backslash in JSON is only ever part of an escape. Without the pairs `\\` and `\"`, taken from the left as a
-    # parser takes them, every quote that is left starts or ends a string.
-    quotes = body.replace(b"\\\\", b"").replace(b'\\"', b"") if escaped else body
-    if body.count(b"{") + body.count(b"[") > max_depth and not _shallow(quotes, max_depth=max_depth):
+    # Two of the escapes are left to `_explain`: NUL, and the one spelling of a quote that has no quote in it.
+    if b"\\" in body and (b"\\u0000" in body or b"\\u0022" in body):
         return _explain(body, max_depth=max_depth, deep=True)
     try:
         tree = _decode(body)
-        again = _dumps(tree)
+        again = _dumps(tree, option=orjson.OPT_INDENT_2)
     except (msgspec.MsgspecError, orjson.JSONEncodeError, UnicodeDecodeError, RecursionError):
-        return _explain(body, max_depth=max_depth)
-    if escaped:
-        if b"\\u0000" in quotes:
-            return _explain(body, max_depth=max_depth)
-        again = again.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # INVARIANT: equal counts mean that no key stood twice. Both texts are valid JSON, so each count is twice the number
-    # of strings: names of members, and string values. Of two members of one name the decoder keeps the last; each
-    # member that it drops takes at least its own name out of the second text, and nothing ever enters that text.
-    # So the second count is smaller if anything was dropped, and equal if nothing was.
-    if quotes.count(b'"') != again.count(b'"'):
+        return _explain(body, max_depth=max_depth, deep=True)
+    # In the second text every line is indented by its depth, and a line break is never part of a string.
+    if b"\n" + _INDENT * max_depth in again:
+        return _explain(body, max_depth=max_depth, deep=True)
+    # INVARIANT: equal counts mean that no key stood twice. Both texts are valid JSON and write a quote as `\"`, so each
+    # count is twice the number of strings, names of members and values, and the quotes in them. Of two members of one
+    # name the decoder keeps the last; each member that it drops takes at least its own name out of the second text, and
+    # nothing ever enters that text. So the second count is smaller if anything was dropped, and equal if nothing was.
+    if body.count(b'"') != again.count(b'"'):
         return _explain(body, max_depth=max_depth)
     if _LONG_RUN in body.translate(_DIGIT_CLASS) and _fault(tree) is not None:
         return _explain(body, max_depth=max_depth)
@@ -130,25 +123,19 @@ def has_floats(tree: Json) -> bool:
     return False
 
 
-def _shallow(quotes: bytes, *, max_depth: int) -> bool:
-    """Whether the brackets outside strings nest at most `max_depth` deep, given that the text is JSON.
-
-    Each of the first rounds removes the innermost pairs, so that the number of rounds until nothing is left is the
-    depth; a sum over what is then left tells the rest.
-    """
-    brackets = b"".join(quotes.split(b'"')[::2]).translate(_BRACKET_CLASS, _NOT_BRACKETS)
-    peeled = min(_PEELED, max_depth)
-    for _ in range(peeled):
-        if not brackets:
-            return True
-        brackets = brackets.replace(b"{}", b"")
-    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) <= max_depth - peeled
+def _deepest(body: bytes) -> int:
+    """How deep objects and arrays nest, given that the body is JSON; of any other text the number says nothing."""
+    # A backslash in JSON is only ever part of an escape. Without the pairs `\\` and `\"`, taken from the left as a
+    # parser takes them, every quote that is left starts or ends a string.
+    quotes = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    steps = b"".join(quotes.split(b'"')[::2]).translate(_STEPS, _NOT_BRACKETS)
+    return max(accumulate(memoryview(steps).cast("b")), default=0)
 
 
 def _explain(body: bytes, *, max_depth: int, deep: bool = False) -> Document:
     """Decide what the good path doubted: the document after all, or the precise reason why not.
 
-    `deep` says that the doubt is about nesting. Without it a text that is JSON nests at most `max_depth` deep.
+    `deep` says that it may nest too deep. Without it a text that is JSON nests at most `max_depth` deep.
     """
     if not body.strip(b" \t\r\n"):
         raise FirewallError(Kind.MALFORMED, "the body is empty", pointer="", fix="send a json document")
@@ -165,7 +152,7 @@ def _explain(body: bytes, *, max_depth: int, deep: bool = False) -> Document:
         raise FirewallError(
             Kind.MALFORMED, f"the body is not utf-8 at byte {error.start}", pointer="", fix="send json as utf-8"
         ) from None
-    if deep:
+    if deep and _deepest(body) > max_depth:
         _check_depth(text, max_depth=max_depth)
     try:
         tree = _reference.decode(text)

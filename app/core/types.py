@@ -1,13 +1,16 @@
-"""The words of the firewall as types: what is asked, what is answered. Frozen, pure, no behaviour."""
+"""The words of the firewall as types: what is asked, what is answered. Frozen, pure, no behaviour.
+
+What is made for every request is a named tuple: as frozen as a frozen dataclass, and made three times as fast.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-# JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry no
-# NUL and no lone surrogate, no object has a key twice, nesting is at most 64 deep.
-Json: TypeAlias = "None | bool | int | float | str | list[Any] | dict[str, Any]"
+# JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry
+# no NUL and no lone surrogate, no object has a key twice, nesting is at most 64 deep.
+Json: TypeAlias = "bool | int | float | str | list[Any] | dict[str, Any] | None"
 JsonObject: TypeAlias = "dict[str, Any]"
 
 
@@ -26,8 +29,7 @@ class Mode(StrEnum):
     SHADOW = "shadow"
 
 
-@dataclass(frozen=True, slots=True)
-class Mutation:
+class Mutation(NamedTuple):
     """Step 4: a request to change something, of checked shape, no longer of any wire format.
 
     `subject` and `resource` are `{type, id, properties}`, `action` is `{name, properties}`; `properties` is always
@@ -44,17 +46,18 @@ class Mutation:
     rationale: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NormalisedMutation:
+class NormalisedMutation(NamedTuple):
     """Step 5: what policies read, and the digest that approvals, permits and the ledger bind to.
 
     `inputs` has exactly the keys subject, action, resource, context, change. `inputs["change"]` has the members of
     `Mutation.change` plus, always, `paths`, `added`, `removed` (sorted JSON pointers), `files` and `statements`.
-    `digest` is "sha256:" and 64 hex digits.
+    `digest` is "sha256:" and 64 hex digits. `sent` is what it is of, the five members as they were sent, as JSON with
+    sorted keys; None where the digest's text would lose something that JSON keeps (it writes 1.0 as 1).
     """
 
     inputs: JsonObject
     digest: str
+    sent: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,11 @@ class Reason:
     clause: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
 
-    `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states it, or
-    `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
+    `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
+    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
     """
 
     effect: Effect

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from app.errors import FirewallError, Kind
 
@@ -40,7 +40,9 @@ async def read_body(
     second one here would cost 4 us for every request, and nearly every body comes together with its headers).
     """
     _check_headers(scope, max_bytes)
-    message = await _receive(receive)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnectedError
     body: bytes = message.get("body", b"")
     if message.get("more_body", False):
         try:
@@ -86,19 +88,14 @@ def _is_json(content_type: bytes) -> bool:
     )
 
 
-async def _receive(receive: Receive) -> Message:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnectedError
-    return message
-
-
 async def _rest(receive: Receive, first: bytes, max_bytes: int) -> bytes:
     """Read on until the body is whole, counting: a chunked request has no Content-Length to refuse it by."""
     chunks = [first]
     size = len(first)
     while size <= max_bytes:
-        message = await _receive(receive)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnectedError
         chunk = message.get("body", b"")
         size += len(chunk)
         chunks.append(chunk)

@@ -5,7 +5,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,6 +49,10 @@ class _Rendered(Protocol):
     def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
     @property
     def body(self) -> bytes: ...
+
+
+class _RendersUnforeseen(Protocol):
+    def __call__(self, request_id: str, *, error: Exception) -> _Rendered: ...
 
 
 class RequestContext:
@@ -102,7 +106,7 @@ class ContextMiddleware:
         app: ASGIApp,
         *,
         metrics: Metrics,
-        internal_problem: Callable[[str], _Rendered],
+        internal_problem: _RendersUnforeseen,
         log: Callable[[dict[str, Any]], None] | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -122,18 +126,18 @@ class ContextMiddleware:
         context = scope[_KEY] = RequestContext(request_id, trace_id)
         # The server gives each request a task of its own, and the value ends with it.
         current_request.set((request_id, trace_id))
-        added = ((b"x-request-id", request_id.encode()), *SAFE_HEADERS)
         status = 0
         complete = False
 
-        async def send_on(message: Message) -> None:
+        def send_on(message: Message) -> Awaitable[None]:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *added]
+                own = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message.get("headers", ()), own, *SAFE_HEADERS]
             else:
                 complete = not message.get("more_body", False)
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_on)
@@ -142,7 +146,7 @@ class ContextMiddleware:
         except Exception as error:
             _log.exception("request failed", extra={"fields": {"error": type(error).__name__}})
             if status == 0:
-                await deliver(self._internal_problem(request_id), send_on)
+                await deliver(self._internal_problem(request_id, error=error), send_on)
             elif not complete:
                 # Half an answer is out: only the server can tell the client, by closing the connection.
                 raise

@@ -7,11 +7,11 @@ reasons.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -42,7 +42,7 @@ ENVELOPE = frozenset({"at", "id", "kind", "principal", "record", "version"})
 # Members of a decision's receipt beyond the envelope.
 DECISION_MEMBERS = frozenset({"decision", "mode", "mutation", "policy", "policy_set", "rule", "subject"})
 
-_UTC = "+00:00"
+_TIMESTAMP_CHARS = len("2026-01-31T09:30:00.000000Z")
 
 
 class EntryKind(StrEnum):
@@ -59,8 +59,7 @@ class EntryKind(StrEnum):
     KEY = "key"
 
 
-@dataclass(frozen=True, slots=True)
-class SealedEntry:
+class SealedEntry(NamedTuple):
     """An entry that is ready for the ledger: nothing in it depends on the index it will get."""
 
     id: UUID
@@ -75,12 +74,12 @@ class SealedEntry:
         return "sha256:" + leaf_hash(self.receipt).hex()
 
 
-@dataclass(frozen=True, slots=True)
-class PendingDecision:
+class PendingDecision(NamedTuple):
     """A verdict and everything that is kept of how it came about.
 
     `mutation` is as it was sent (step 4), not normalised: replay normalises again. `decided_at` is the `now` that the
-    rules saw, aware and in UTC. `engine` names the release that decided.
+    rules saw, aware and in UTC. `engine` names the release that decided. `sent` is `NormalisedMutation.sent`: where it
+    is there, the mutation need not be written a second time.
     """
 
     id: UUID
@@ -91,6 +90,7 @@ class PendingDecision:
     policy_set: str
     verdict: Verdict
     engine: str
+    sent: bytes | None = None
 
 
 def timestamp(moment: datetime) -> str:
@@ -98,10 +98,11 @@ def timestamp(moment: datetime) -> str:
 
     Raises ValueError for a moment that is not in UTC, which is a defect of the caller.
     """
-    text = moment.isoformat(timespec="microseconds")
-    if not text.endswith(_UTC):
+    text = _written(moment)
+    if not text.endswith("Z"):
         raise ValueError("a moment in the ledger is in UTC")
-    return text[: -len(_UTC)] + "Z"
+    # A fraction of nothing is left out.
+    return text if len(text) == _TIMESTAMP_CHARS else f"{text[:-1]}.000000Z"
 
 
 def leaf_hash(receipt: bytes) -> bytes:
@@ -116,7 +117,7 @@ def record_digest(salt: bytes, record: bytes) -> str:
 
 def principal_digest(salt: bytes, principal: Principal) -> str:
     """What a receipt holds of who asked. Salted: the plain digest of an e-mail address can be guessed back."""
-    return _salted(PRINCIPAL_PREFIX, salt, orjson.dumps((principal.method, principal.id)))
+    return _salted(PRINCIPAL_PREFIX, salt, principal.identity)
 
 
 def subject_digest(salt: bytes, subject: JsonObject) -> str:
@@ -127,7 +128,7 @@ def subject_digest(salt: bytes, subject: JsonObject) -> str:
 def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
     """Step 9, first half: the receipt and the record of a decision. `salt` is 32 random bytes, used once."""
     at = timestamp(pending.decided_at)
-    identifier = str(pending.id)
+    identifier = _written(pending.id)
     mutation = pending.mutation
     verdict = pending.verdict
     record = _dump(
@@ -136,7 +137,7 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "engine": pending.engine,
             "id": identifier,
             "now": at,
-            "principal": _principal(pending.principal),
+            "principal": orjson.Fragment(pending.principal.description),
             "policy_set": pending.policy_set,
             "input": {
                 "subject": mutation.subject,
@@ -144,7 +145,9 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
                 "resource": mutation.resource,
                 "change": mutation.change,
                 "context": mutation.context,
-            },
+            }
+            if pending.sent is None
+            else orjson.Fragment(pending.sent),
             "request_id": mutation.request_id,
             "rationale": mutation.rationale,
             "mutation": pending.mutation_digest,
@@ -167,7 +170,7 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
         subject=subject_digest(salt, mutation.subject),
         record=record_digest(salt, record),
     )
-    return SealedEntry(id=pending.id, kind=EntryKind.DECISION, receipt=receipt, salt=salt, record=record)
+    return SealedEntry(pending.id, EntryKind.DECISION, receipt, salt, record)
 
 
 def seal(
@@ -188,7 +191,13 @@ def seal(
     """
     moment = timestamp(at)
     kept = _dump(
-        {"version": RECORD_VERSION, "id": str(id), "now": moment, "principal": _principal(principal), **record}
+        {
+            "version": RECORD_VERSION,
+            "id": str(id),
+            "now": moment,
+            "principal": orjson.Fragment(principal.description),
+            **record,
+        }
     )
     receipt = build(
         kind,
@@ -253,21 +262,10 @@ def build_decision(
     """
     # orjson escapes strings as RFC 8785 section 3.2.2.2 says; a test compares with `canonical`.
     return (
-        b'{"at":"%b","decision":"%b","id":"%b","kind":"decision","mode":"%b","mutation":"%b","policy":%b,"policy_set":"%b","principal":"%b","record":"%b","rule":%b,"subject":"%b","version":1}'
-        % (
-            at.encode("ascii"),
-            decision.encode("ascii"),
-            id.encode("ascii"),
-            mode.encode("ascii"),
-            mutation.encode("ascii"),
-            _name(policy),
-            policy_set.encode("ascii"),
-            principal.encode("ascii"),
-            record.encode("ascii"),
-            _name(rule),
-            subject.encode("ascii"),
-        )
-    )
+        f'{{"at":"{at}","decision":"{decision}","id":"{id}","kind":"decision","mode":"{mode}","mutation":"{mutation}",'
+        f'"policy":{_name(policy)},"policy_set":"{policy_set}","principal":"{principal}","record":"{record}",'
+        f'"rule":{_name(rule)},"subject":"{subject}","version":1}}'
+    ).encode()
 
 
 def parse(receipt: bytes) -> JsonObject:
@@ -306,24 +304,21 @@ def _salted(prefix: bytes, salt: bytes, content: bytes) -> str:
     return "sha256:" + sha256(prefix + salt + content).hexdigest()
 
 
-def _name(name: str) -> bytes:
+@lru_cache(maxsize=4096)  # the names of a policy set
+def _name(name: str) -> str:
     """A name as a JSON string, or its digest as one where it would take too much of the receipt."""
     try:
         text = orjson.dumps(name)
     except orjson.JSONEncodeError:  # a lone surrogate
         text = None
     if text is None or len(text) > NAME_BYTES_MAX:
-        return b'"sha256:%b"' % sha256(name.encode("utf-8", "surrogatepass")).hexdigest().encode("ascii")
-    return text
+        return f'"sha256:{sha256(name.encode("utf-8", "surrogatepass")).hexdigest()}"'
+    return text.decode()
 
 
-def _principal(principal: Principal) -> JsonObject:
-    return {
-        "id": principal.id,
-        "kind": principal.kind,
-        "method": principal.method,
-        "roles": sorted(principal.roles),
-    }
+def _written(value: UUID | datetime) -> str:
+    """An id or a moment as text; orjson is three to six times as fast as Python itself."""
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)[1:-1].decode()
 
 
 def _dump(record: Mapping[str, Any]) -> bytes:

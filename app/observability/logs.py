@@ -251,14 +251,16 @@ def describe_exception(error: BaseException, trace: TracebackType | None) -> str
     return f"{type(error).__qualname__}: {message}{before}\n{frames}"
 
 
+_JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+
+
 def _as_json(event: Event) -> bytes:
     shown = {**event, "ts": datetime.fromtimestamp(event["ts"], UTC)}
-    options = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
     try:
-        return orjson.dumps(shown, default=str, option=options)
+        return orjson.dumps(shown, default=str, option=_JSON_OPTIONS)
     except TypeError:
         # Half a surrogate pair is not UTF-8, and an integer can be too long: written escaped rather than lost.
-        return orjson.dumps({name: _plain(value) for name, value in shown.items()}, default=str, option=options)
+        return orjson.dumps({name: _plain(value) for name, value in shown.items()}, default=str, option=_JSON_OPTIONS)
 
 
 def _plain(value: object) -> object:

@@ -13,9 +13,9 @@ from app.core.cel import (
     check_variable,
     compile_expression,
 )
-from app.core.decide import FIREWALL, MESSAGE_MAX_CHARS
+from app.core.decide import FIREWALL
 from app.core.glob import GLOB_MAX_CHARS, Glob, compile_glob
-from app.core.index import Approval, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
+from app.core.index import MESSAGE_MAX_CHARS, Approval, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
 from app.core.types import Effect, Mode
 from app.policies import shape
 from app.policies.diagnostics import Diagnostic, Severity

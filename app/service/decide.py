@@ -9,10 +9,10 @@
 Doubt denies, and no answer leaves without a committed ledger entry, except a refusal, which is never an allow.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
@@ -26,11 +26,10 @@ from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_de
 UUID_ENTROPY_BYTES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A verdict that is in the ledger. There is no other way to make one than `DecisionService.decide`."""
 
-    id: str
+    id: UUID
     effect: Effect
     reasons: tuple[Reason, ...]
     policy_set: str
@@ -47,10 +46,10 @@ class Exchange(Protocol):
     decision was made and nothing was recorded.
     """
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Step 1: the body, its size limited while it is read."""
 
-    async def authenticate(self) -> Principal:
+    def authenticate(self) -> Coroutine[Any, Any, Principal]:
         """Step 2: who asks."""
 
     def limit(self, principal: Principal) -> None:
@@ -66,7 +65,7 @@ class Exchange(Protocol):
 class Ledger(Protocol):
     """Where decisions become durable."""
 
-    async def append(self, entry: SealedEntry) -> int:
+    def append(self, entry: SealedEntry) -> Coroutine[Any, Any, int]:
         """Return the entry's index after COMMIT, or raise `FirewallError`."""
 
 
@@ -121,13 +120,14 @@ class DecisionService:
             policy_set=policy_set.digest,
             verdict=verdict,
             engine=self._engine,
+            sent=normalised.sent,
         )
         entry = seal_decision(pending, salt=self._entropy(SALT_BYTES))
         index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
         self._counted(verdict.effect)
         return exchange.render(  # (10)
             Decision(
-                id=str(entry.id),
+                id=entry.id,
                 effect=verdict.effect,
                 reasons=verdict.reasons,
                 policy_set=policy_set.digest,

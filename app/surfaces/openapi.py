@@ -2,11 +2,17 @@
 
 from typing import Any, Final
 
-from fastapi import FastAPI
+import orjson
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
+from app.edge.authn import Authenticates
+from app.edge.context import client_address, context_of
 from app.surfaces.problems import CONTENT_TYPE
+
+PATH: Final = "/openapi.json"
 
 SECURITY: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"apiKey": []}]
 
@@ -104,6 +110,21 @@ def install_openapi(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this assignment as the way to do it
+
+
+def openapi_router(app: FastAPI, *, authenticator: Authenticates) -> APIRouter:
+    """`/openapi.json`, for callers with any valid credential: nobody is anonymous here but probes of health."""
+    router = APIRouter()
+
+    @router.get(PATH, include_in_schema=False)
+    async def document(request: Request) -> Response:
+        scope = request.scope
+        context_of(scope).principal = await authenticator.authenticate(
+            scope["headers"], client_ip=client_address(scope)
+        )
+        return Response(orjson.dumps(app.openapi()), media_type="application/json")
+
+    return router
 
 
 def _inlined(node: Any, parts: dict[str, Any]) -> Any:

@@ -97,8 +97,14 @@ def problem(error: FirewallError, request_id: str, *, allow: str | None = None) 
     return _sealed(status, headers, members)
 
 
-def internal_problem(request_id: str) -> Problem:
-    """Render an error that nobody foresaw: it says that it happened, and under which id the log has the rest."""
+def internal_problem(request_id: str, *, error: Exception | None = None, debug: bool = False) -> Problem:
+    """Render an error that nobody foresaw: it says that it happened, and under which id the log has the rest.
+
+    With `debug`, which production refuses, it also says what happened: an exception's text may quote anything.
+    """
+    detail = "the request was not answered because of an internal error"
+    if debug and error is not None:
+        detail = f"{detail}: {type(error).__name__}: {error}"
     return _sealed(
         500,
         [_PROBLEM_TYPE],
@@ -106,7 +112,7 @@ def internal_problem(request_id: str) -> Problem:
             "type": TYPE_PREFIX + INTERNAL,
             "title": "an internal error",
             "status": 500,
-            "detail": "the request was not answered because of an internal error",
+            "detail": detail,
             "request_id": request_id,
             "fix": "try again; if it stays, report the request id",
         },
@@ -118,13 +124,17 @@ def whole_seconds(seconds: float) -> int:
     return max(1, math.ceil(seconds))
 
 
-def install_problem_handlers(app: FastAPI) -> None:
+def install_problem_handlers(app: FastAPI, *, debug: bool = False) -> None:
     """Make a FastAPI application answer every error with a problem: ours, Starlette's, validation, the rest."""
+
+    async def on_unknown_error(request: Request, error: Exception) -> Response:
+        return _response(internal_problem(request_id_of(request.scope), error=error, debug=debug))
+
     app.add_exception_handler(FirewallError, _on_firewall_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     # Starlette sends this answer and then raises on: the middleware around the application writes the log entry.
-    app.add_exception_handler(Exception, _on_unknown_error)
+    app.add_exception_handler(Exception, on_unknown_error)
 
 
 async def _on_firewall_error(request: Request, error: Exception) -> Response:
@@ -166,10 +176,6 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     detail = f"{source} parameter `{'.'.join(map(str, steps))}`: {first['msg'][:1].lower()}{first['msg'][1:]}"
     pointer = build(steps) if source == "body" else None
     return _response(problem(FirewallError(Kind.MALFORMED, detail, pointer=pointer), request_id_of(request.scope)))
-
-
-async def _on_unknown_error(request: Request, _error: Exception) -> Response:
-    return _response(internal_problem(request_id_of(request.scope)))
 
 
 def _challenge(error: FirewallError) -> bytes:

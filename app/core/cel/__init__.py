@@ -1,6 +1,7 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
-from app.core.cel.engine import bind, check_variable, compile_expression
+from app.core.cel.bindings import bind
+from app.core.cel.engine import check_variable, compile_expression
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
     EXPRESSION_MAX_CHARS,

@@ -1,27 +1,24 @@
-"""The first engine: cel-expr-python, Google's C++ implementation of CEL. Nothing outside this package names it.
+"""From the text of an expression to a program: cel-expr-python parses and checks, `generate` writes the Python.
 
-Guards around its binding, each found by experiment:
-
-- a string of the input ends at NUL for it, and nesting of some thousands kills the process: step 1 of the way of a
-  request (`core/strict_json.py`) lets neither in;
-- on Python 3.11 a null result takes a reference too many from `None`, and after some thousand of them the interpreter
-  aborts: only results whose type is BOOL, STRING or ERROR are ever read, and variables are inlined, never read back;
-- a failure comes as a value of type ERROR or as an exception: both become `EvaluationError`;
-- an activation belongs to the thread that made it;
-- an evaluation is given up after 10,000 steps of comprehensions: an error, so the decision is `deny`.
+The engine is Google's C++ implementation of CEL. It is here when policies are loaded, and in tests, where it says what
+an expression should have given; no request reaches it. Nothing outside this package names it.
 """
 
 import re
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from cel_expr_python import cel
 
+from app.core.cel.bindings import NOW, RequestBindings, Variable
+from app.core.cel.budget import STEPS_MAX
+from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.failures import FAIL, said
+from app.core.cel.functions import Kind
+from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.program import (
     INPUT_NAMES,
     SCOPE,
@@ -33,8 +30,8 @@ from app.core.cel.program import (
     ResultType,
     one_line,
 )
-from app.core.cel.variables import check_shape, inline, order
-from app.core.types import JsonObject
+from app.core.cel.tokens import position
+from app.core.cel.variables import check_shape, order
 
 _EXTENSIONS = (
     "optional",  # `regex` needs it before itself
@@ -62,57 +59,34 @@ _QUOTED = re.compile(r"'([^']*)'")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 
 
-class EngineBindings:
-    """The values of one request, converted for the engine when the first program reads them."""
-
-    __slots__ = ("_activation", "_owner", "inputs", "now")
-
-    def __init__(self, inputs: JsonObject, *, now: datetime) -> None:
-        self.inputs = inputs
-        self.now = now
-        self._activation: Any = None
-        self._owner = 0
-
-    def activation(self) -> Any:
-        """Give the engine's view of the inputs: one for all programs, but never one of another thread."""
-        me = threading.get_ident()
-        if self._activation is None or self._owner != me:
-            self._activation = _ENVIRONMENT.Activation({**self.inputs, "now": self.now})
-            self._owner = me
-        return self._activation
+# What the inputs are for this package's own evaluator; the checker is told that they may be anything.
+_INPUTS = {name: Name(f"i[{name!r}]", Kind.MAP) for name in INPUT_NAMES}
+_SCOPE: dict[str, Name] = {**_INPUTS, "now": Name(variable=NOW, kind=Kind.TIMESTAMP)}
+_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING}
 
 
 @dataclass(frozen=True, slots=True)
-class EngineProgram:
-    """One expression, checked and ready."""
+class CompiledProgram:
+    """One expression, checked and turned into Python."""
 
     text: str
-    result: ResultType
-    expression: Any
+    run: Callable[..., Any] = field(repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> bool | str:
         """Evaluate once; see `Program.evaluate`."""
-        if not isinstance(bindings, EngineBindings):
+        if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
-        wanted = _RESULTS[self.result]
         try:
-            value = self.expression.eval(bindings.activation())
-            found = value.type()
-            if found == wanted:
-                # INVARIANT: `value()` is read for BOOL, STRING and ERROR only, see the head of this file.
-                answer: bool | str = value.value()
-                return answer
-            text = (
-                _plain(str(value.value())) if found == cel.Type.ERROR else f"gave {_name(found)}, not {_name(wanted)}"
-            )
-        except Exception as error:  # noqa: BLE001 - whatever the engine throws, this expression has no value
-            text = _plain(str(error)) or type(error).__name__
+            answer: bool | str = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+        except EvaluationError:
+            raise
+        except FAIL as error:
+            text = said(error)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, this expression has no value
+            text = f"`{type(error).__name__}`"
+        else:
+            return answer
         raise EvaluationError(text)
-
-
-def bind(inputs: JsonObject, *, now: datetime) -> EngineBindings:
-    """Make the values of one request readable for programs; `inputs` must not change while they are used."""
-    return EngineBindings(inputs, now=now)
 
 
 def compile_expression(text: str, *, result: ResultType, variables: Mapping[str, str] | None = None) -> Program:
@@ -131,14 +105,43 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
-    if ordered:
-        try:
-            checked = _ENVIRONMENT.compile(inline(text, declared, ordered))
-        except Exception as error:
-            # What was checked with its variables declared fails with them bound only for its size.
-            message = f"the expression with its variables is too deep: {one_line(_plain(str(error)), 80)}"
-            raise ExpressionError((Problem(1, 1, message, "use fewer or simpler variables"),)) from error
-    return EngineProgram(text=text, result=result, expression=checked)
+    return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
+
+
+def _generated(
+    checked: Any, ordered: tuple[str, ...], texts: Mapping[str, str], text: str, *, wanted: Kind = Kind.ANY
+) -> Generated:
+    """Generate an expression with the variables that it reads."""
+    scope = dict(_SCOPE)
+    for name in ordered:
+        scope[f"variables.{name}"] = _variable(name, texts)
+    try:
+        tree = read_checked(checked.serialize())
+    except MalformedTreeError as error:
+        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
+    try:
+        return generate(tree, scope, wanted=wanted)
+    except UnsupportedError as error:
+        line, column = position(text, tree.positions.get(error.node, 0))
+        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+
+
+def _variable(name: str, texts: Mapping[str, str]) -> Name:
+    needed = order(f"variables.{name}", texts)
+    return _compiled_variable(name, tuple((other, texts[other]) for other in needed))
+
+
+@lru_cache(maxsize=4096)  # the rules of a policy, and policies with the same variable, share one object and its value
+def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
+    known = dict(texts)
+    checked, ordered = _checked(known[name], known)
+    generated = _generated(checked, ordered, known, known[name])
+    return Name(
+        kind=generated.kind,
+        element=generated.element,
+        fails=generated.fails,
+        variable=Variable(name, generated.run),
+    )
 
 
 def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
@@ -152,7 +155,8 @@ def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
         order(f"variables.{name}", variables)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
-    _checked(variables[name], variables)
+    checked, ordered = _checked(variables[name], variables)
+    _generated(checked, ordered, variables, variables[name])
 
 
 def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:

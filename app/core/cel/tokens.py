@@ -30,7 +30,7 @@ _TOKEN = re.compile(
 
 
 class TokenKind(StrEnum):
-    """The kinds that the rewriting of variables tells apart."""
+    """The kinds that the search for variables tells apart."""
 
     STRING = "string"
     QUOTED = "quoted"

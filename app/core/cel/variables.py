@@ -1,8 +1,8 @@
-"""`variables.NAME` in an expression: found by token, checked, and inlined with `cel.bind` for the run.
+"""`variables.NAME` in an expression: found by token, checked, and put in order.
 
-The engine evaluates a bound variable at most once per expression and only where it is read, so an error in a variable
-that short-circuiting skips stays unseen, as in Kubernetes. Nothing is carried from one expression to the next through
-Python: null values must not leave the engine (see `engine.py`).
+A variable is declared to the checker under its dotted name and with the type of its expression, so that the places and
+types in an error are the author's. It is evaluated when it is first read, so an error in a variable that
+short-circuiting skips stays unseen, as in Kubernetes.
 """
 
 import re
@@ -13,9 +13,9 @@ from difflib import get_close_matches
 from app.core.cel.program import EXPRESSION_MAX_CHARS, NESTING_MAX, ExpressionError, Problem
 from app.core.cel.tokens import Token, TokenKind, problem_at, tokens
 
-# Names that the rewriting makes up; no expression may use them itself.
+# Names for later, should one be needed that no expression has.
 _RESERVED = "__mfw_"
-# The engine's parser allows 32 levels of recursion, and each bound variable takes one.
+# More than anyone reads; each is a compilation of its own when the policy is loaded.
 VARIABLES_PER_EXPRESSION_MAX = 16
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 # CEL's reserved words and literals (language definition, section "Syntax"): `variables.in` could never be read.
@@ -139,26 +139,6 @@ def order(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
     for use in uses(text, variables):
         visit(use, text)
     return tuple(ordered)
-
-
-def inline(text: str, variables: Mapping[str, str], ordered: tuple[str, ...]) -> str:
-    """Write an expression with its variables bound around it.
-
-    A line feed follows every text, for it may end in a comment.
-    """
-    body = _renamed(text, variables)
-    for name in reversed(ordered):
-        body = f"cel.bind({_RESERVED}{name}, ({_renamed(variables[name], variables)}\n), {body}\n)"
-    return body
-
-
-def _renamed(text: str, variables: Mapping[str, str]) -> str:
-    parts: list[str] = []
-    end = 0
-    for use in uses(text, variables):
-        parts += (text[end : use.start], _RESERVED, use.name)
-        end = use.end
-    return "".join((*parts, text[end:]))
 
 
 def _ends_an_operand(token: Token) -> bool:

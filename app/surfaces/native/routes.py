@@ -1,7 +1,6 @@
 """`POST /v1/decisions`: the native surface, answered in front of FastAPI and documented in it (ADR 0005)."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NamedTuple, Protocol
 
 from fastapi import APIRouter, Request
@@ -14,6 +13,7 @@ from app.core.types import Mutation
 from app.edge.authn import Authenticates
 from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import RequestContext, client_address, context_of, deliver
+from app.edge.deadline import Deadline
 from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import LimitScope, Metrics
@@ -31,7 +31,7 @@ _JSON: Final = (b"content-type", b"application/json")
 class Decides(Protocol):
     """The use case: it takes the steps in their order, through the exchange, and gives back what `render` made."""
 
-    async def decide(self, exchange: Exchange) -> bytes:
+    def decide(self, exchange: Exchange) -> Coroutine[Any, Any, bytes]:
         """Return the rendered decision, or raise FirewallError."""
 
 
@@ -56,9 +56,9 @@ class NativeExchange:
         # Until the caller is known only the policy can be told, not what remains of it.
         self.limit_headers = endpoint.unknown_caller_headers
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Step 1."""
-        return await read_body(self._scope, self._receive, max_bytes=self._endpoint.max_body_bytes)
+        return read_body(self._scope, self._receive, max_bytes=self._endpoint.max_body_bytes)
 
     async def authenticate(self) -> Principal:
         """Step 2."""
@@ -70,7 +70,7 @@ class NativeExchange:
 
     def limit(self, principal: Principal) -> None:
         """Step 3: the rate first, so that a caller without the role cannot ask for ever."""
-        allowance = self._endpoint.buckets.take((principal.method, principal.id))
+        allowance = self._endpoint.buckets.take(principal.identity)
         self.limit_headers = allowance.headers()
         if not allowance.allowed:
             self._endpoint.rejected()
@@ -100,7 +100,7 @@ class DecisionEndpoint:
         timeout_seconds: float,
     ) -> None:
         self._service = service
-        self._timeout_seconds = timeout_seconds
+        self._deadline = Deadline(timeout_seconds)
         self.authenticator = authenticator
         self.buckets = buckets
         self.max_body_bytes = max_body_bytes
@@ -112,8 +112,7 @@ class DecisionEndpoint:
         context = context_of(scope)
         exchange = NativeExchange(self, scope, receive, context)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                body = await self._service.decide(exchange)
+            body = await self._deadline.limit(self._service.decide(exchange))
         except FirewallError as error:
             await deliver(problem(error, context.request_id), send, exchange.limit_headers)
             return

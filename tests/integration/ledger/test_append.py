@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from uuid import uuid4
 
@@ -334,7 +333,7 @@ async def test_another_entry_with_a_known_id_is_a_conflict_and_its_neighbours_ar
     "wrong", [{"receipt": b"x" * 5000}, {"salt": b"short"}, {"record": "no bytes"}, {"kind": "gossip"}]
 )
 async def test_what_the_database_refuses_fails_alone(database_dsn, reader, entry, wrong):
-    bad = dataclasses.replace(entry(), **wrong)
+    bad = entry()._replace(**wrong)
     async with writing(database_dsn) as writer:
         tasks = [asyncio.create_task(writer.append(one)) for one in (entry(), bad, entry())]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,13 +13,12 @@ from app.core.decide import (
     DEFAULT_DENY,
     FIREWALL,
     INTERNAL_ERROR,
-    MESSAGE_MAX_CHARS,
     MORE_REASONS,
     REASONS_MAX,
     SHADOW_REASONS_MAX,
     decide,
 )
-from app.core.index import Approval, CompiledPolicySet, Condition, Policy, Rule
+from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Policy, Rule
 from app.core.types import Effect, Mode, NormalisedMutation
 
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
@@ -101,7 +100,7 @@ def test_an_error_denies_and_says_where():
     assert verdict.effect is Effect.DENY
     (reason,) = verdict.reasons
     assert (reason.policy, reason.rule, reason.clause) == ("p", "broken", "when")
-    assert reason.message == 'rule_error: key not found in map: "nothing"'
+    assert reason.message == "rule_error: no such key: `nothing`"
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.canonical import canonical
+from app.core.normalise import normalise
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.types import Effect, Mode, Mutation, Reason, Verdict
 from app.errors import FirewallError, Kind
@@ -108,7 +109,7 @@ def test_a_name_that_does_not_fit_becomes_its_digest(name):
     digest = "sha256:" + sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     if made is not None:
         assert parse(made.receipt)["policy"] == digest
-    assert form._name(name) == json.dumps(digest).encode()
+    assert form._name(name) == json.dumps(digest)
 
 
 def test_a_receipt_holds_no_text_of_who_asked_or_what_was_asked():
@@ -174,6 +175,19 @@ def test_any_input_comes_back_from_the_record_unchanged(value):
     mutation = Mutation(MUTATION.subject, MUTATION.action, MUTATION.resource, {"after": value}, {})
     record = json.loads(seal_decision(pending(mutation=mutation), salt=SALT).record)
     assert _typed(record["input"]["change"]["after"]) == _typed(value)
+
+
+@given(json_values)
+def test_a_text_that_was_written_for_the_digest_is_the_text_of_the_record(value):
+    mutation = Mutation(MUTATION.subject, MUTATION.action, MUTATION.resource, {"after": [value]}, {})
+    sent = normalise(mutation).sent
+    written = seal_decision(pending(mutation=mutation, sent=sent), salt=SALT)
+    assert written == seal_decision(pending(mutation=mutation), salt=SALT)
+
+
+def test_a_number_that_the_digest_would_change_is_written_for_the_record():
+    assert normalise(MUTATION).sent is None
+    assert normalise(MUTATION._replace(change={"after": 1})).sent is not None
 
 
 def test_an_approval_of_any_mapping_is_recorded():

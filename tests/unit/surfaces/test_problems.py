@@ -96,7 +96,24 @@ def test_an_internal_error_tells_its_id_only() -> None:
     )
 
 
-def application() -> FastAPI:
+def test_an_internal_error_tells_what_it_was_in_debug_only() -> None:
+    error = KeyError("the plan")
+    quiet = orjson.loads(internal_problem("r", error=error).body)["detail"]
+    assert "plan" not in quiet
+    assert (
+        orjson.loads(internal_problem("r", error=error, debug=True).body)["detail"] == f"{quiet}: KeyError: 'the plan'"
+    )
+    assert orjson.loads(internal_problem("r", debug=True).body)["detail"] == quiet
+
+
+async def test_a_handler_tells_what_it_was_in_debug_only() -> None:
+    transport = httpx.ASGITransport(application(debug=True), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://firewall") as client:
+        detail = (await client.get("/unknown")).json()["detail"]
+    assert detail.endswith(": RuntimeError: the secret plan")
+
+
+def application(*, debug: bool = False) -> FastAPI:
     app = FastAPI()
 
     @app.get("/firewall")
@@ -117,7 +134,7 @@ def application() -> FastAPI:
     @app.post("/body")
     async def body(value: dict[str, dict[str, int]]) -> None: ...
 
-    install_problem_handlers(app)
+    install_problem_handlers(app, debug=debug)
     return app
 
 

@@ -205,7 +205,7 @@ class TestVariables:
         chain = {"v0": "1"} | {f"v{i}": f"variables.v{i - 1} + 1" for i in range(1, 2_000)}
         assert "more than 16 variables" in refused("variables.v1999 > 0", variables=chain).message
 
-    def test_too_deep_together_is_refused_with_what_to_do(self):
+    def test_the_depth_of_variables_does_not_add_up(self):
         deep = {f"v{i}": "(" * 20 + "1" + ")" * 20 for i in range(16)}
         text = " + ".join(f"variables.{name}" for name in deep) + " > 0"
-        assert refused(text, variables=deep).fix == "use fewer or simpler variables"
+        assert compile_expression(text, result=ResultType.BOOL, variables=deep).text == text

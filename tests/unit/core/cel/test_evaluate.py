@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.cel import ERROR_MAX_CHARS, EvaluationError, ResultType, bind, compile_expression, one_line
-from app.core.cel.engine import EngineProgram
 
 NOW = dt.datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=dt.UTC)
 EMPTY: dict[str, dict[str, object]] = {"subject": {}, "action": {}, "resource": {}, "context": {}, "change": {}}
@@ -52,14 +51,14 @@ def test_values(text, change, expected):
 @pytest.mark.parametrize(
     ("text", "change", "message"),
     [
-        ("change.nothing == 1", {}, 'key not found in map: "nothing"'),
+        ("change.nothing == 1", {}, "no such key: `nothing`"),
         ("1 / change.a == 1", {"a": 0}, "divide by zero"),
         ("change.a + 1 > 0", {"a": 2**63 - 1}, "overflow"),
         ("change.a == true || change.a > 1", {"a": "x"}, "no matching overload"),
-        ("change.a.all(x, x == 1)", {"a": [1] * 20_000}, "iteration"),
+        ("change.a.all(x, change.a.all(y, x == y))", {"a": [1] * 2_000}, "more than 1000000 steps"),
         ("'a'.matches(change.a)", {"a": "("}, "invalid regular expression"),
         ("change.a ? true : false", {"a": None}, "no matching overload"),
-        ("timestamp(change.a) < now", {"a": "yesterday"}, "Timestamp conversion failed"),
+        ("timestamp(change.a) < now", {"a": "yesterday"}, "a timestamp is written as"),
         ("change.a.exists(x, 1/x == 1)", {"a": [0]}, "divide by zero"),
     ],
 )
@@ -143,27 +142,10 @@ def test_bindings_of_another_engine_are_refused():
         compile_expression("true", result=ResultType.BOOL).evaluate(Other())
 
 
-def test_a_result_of_another_type_is_never_read():
-    # Static types say BOOL or STRING; should the engine ever give something else, it is an error.
-    program = compile_expression("'text'", result=ResultType.STRING)
-    assert isinstance(program, EngineProgram)
-    lying = EngineProgram(text="'text'", result=ResultType.BOOL, expression=program.expression)
-    with pytest.raises(EvaluationError, match="gave `string`, not `bool`"):
-        lying.evaluate(bind(EMPTY, now=NOW))
-
-
-def test_whatever_the_engine_throws_is_an_evaluation_error():
-    class Throws:
-        def eval(self, activation):
-            raise MemoryError
-
-    with pytest.raises(EvaluationError, match="MemoryError"):
-        EngineProgram(text="", result=ResultType.BOOL, expression=Throws()).evaluate(bind(EMPTY, now=NOW))
-
-
-def test_what_the_engine_cannot_convert_is_an_error():
-    with pytest.raises(EvaluationError):
-        run("change.a == 1", change={"a": object()})
+def test_a_result_of_another_type_is_an_error():
+    # The checker believes that `x[?'a'].orValue(true)` is a bool, whatever is there.
+    with pytest.raises(EvaluationError, match="gave `int`, not `bool`"):
+        run("change[?'a'].orValue(true)", change={"a": 1})
 
 
 NULLS = Path(__file__).with_name("null_results.py")

@@ -3,6 +3,7 @@
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import httpx
 import orjson
@@ -28,7 +29,7 @@ KEY = generate(b"\x01" * 32)
 AUDITOR_KEY = generate(b"\x02" * 32)
 
 DECISION = Decision(
-    id="01980c3e-6f2a-7c11-9d0e-3a5b1c2d4e5f",
+    id=UUID("01980c3e-6f2a-7c11-9d0e-3a5b1c2d4e5f"),
     effect=Effect.DENY,
     reasons=(Reason("p", "r", Effect.DENY, "no"),),
     policy_set="sha256:" + "1f" * 32,

@@ -1,0 +1,68 @@
+"""The values of one request as programs read them: the inputs as they are, and variables computed when first read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from app.core.cel.budget import STEPS_MAX
+from app.core.cel.failures import FAIL, said
+from app.core.cel.instants import timestamp_of
+from app.core.cel.values import BudgetError, CelError
+from app.core.types import JsonObject
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variable:
+    """One lazily evaluated value; equal only to itself."""
+
+    name: str
+    run: Callable[..., Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBindings:
+    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time."""
+
+    inputs: JsonObject
+    now: datetime
+    values: dict[Variable, Any] = field(default_factory=dict)
+    failures: dict[Variable, tuple[type[CelError | BudgetError], str]] = field(default_factory=dict)
+
+
+def bind(inputs: JsonObject, *, now: datetime) -> RequestBindings:
+    """Make the values of one request readable for programs.
+
+    `inputs` has exactly the keys of `INPUT_NAMES`, each with a JSON object; it must not change while it is used.
+    """
+    return RequestBindings(inputs, now)
+
+
+def load(bindings: RequestBindings, variable: Variable) -> Any:
+    """Evaluate a variable, once for all programs of the request; a failure is kept as well.
+
+    Raises:
+        CelError: it has no value.
+        BudgetError: it costs too much.
+    """
+    failure = bindings.failures.get(variable)
+    if failure is not None:
+        kind, text = failure
+        raise kind(text)
+    try:
+        value = variable.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+    except FAIL as error:
+        bindings.failures[variable] = (CelError, said(error))
+        raise
+    except BudgetError as error:
+        bindings.failures[variable] = (BudgetError, str(error))
+        raise
+    bindings.values[variable] = value
+    return value
+
+
+def _now(bindings: RequestBindings, *_: Any) -> Any:
+    return timestamp_of(bindings.now)
+
+
+NOW = Variable("now", _now)

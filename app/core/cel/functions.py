@@ -1,0 +1,146 @@
+"""The functions that an expression can call, by the name the checker knows them under, and what is known of each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from app.core.cel import conversions, formatting, instants, lists, numbers, operators, patterns, texts
+from app.core.cel.values import Optional
+
+
+class Kind(StrEnum):
+    """What is known of a value before it is there. Only what this package has worked out itself is believed.
+
+    The checker's types are not: it calls `change[?'a'].orValue(1)` an int, whatever `change.a` is.
+    """
+
+    ANY = "any"
+    NULL = "null"
+    BOOL = "bool"
+    INT = "int"
+    UINT = "uint"
+    DOUBLE = "double"
+    STRING = "string"
+    BYTES = "bytes"
+    LIST = "list"
+    MAP = "map"
+    TIMESTAMP = "timestamp"
+    DURATION = "duration"
+    TYPE = "type"
+    OPTIONAL = "optional"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function: with `budget`, its last argument is the budget; `element` is the kind of the elements of a list."""
+
+    implementation: Callable[..., Any]
+    result: Kind
+    budget: bool = False
+    element: Kind = Kind.ANY
+    fails: bool = True
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_B, _I, _D, _S, _L, _ANY = Kind.BOOL, Kind.INT, Kind.DOUBLE, Kind.STRING, Kind.LIST, Kind.ANY
+
+FUNCTIONS: dict[str, Function] = {
+    "_==_": Function(operators.equal, _B, budget=True),
+    "_!=_": Function(operators.not_equal, _B, budget=True),
+    "_<_": Function(operators.less, _B),
+    "_<=_": Function(operators.less_equal, _B),
+    "_>_": Function(operators.greater, _B),
+    "_>=_": Function(operators.greater_equal, _B),
+    "_+_": Function(operators.add, _ANY, budget=True),
+    "_-_": Function(operators.subtract, _ANY),
+    "_*_": Function(operators.multiply, _ANY),
+    "_/_": Function(operators.divide, _ANY),
+    "_%_": Function(operators.remainder, _ANY),
+    "-_": Function(operators.negate, _ANY),
+    "!_": Function(operators.invert, _B),
+    "@in": Function(operators.contained, _B, budget=True),
+    "_[_]": Function(operators.index, _ANY),
+    "_[?_]": Function(operators.optional_index, Kind.OPTIONAL),
+    "dyn": Function(_same, _ANY, fails=False),
+    "type": Function(conversions.type_of, Kind.TYPE, fails=False),
+    "int": Function(conversions.to_int, _I),
+    "uint": Function(conversions.to_uint, Kind.UINT),
+    "double": Function(conversions.to_double, _D),
+    "bool": Function(conversions.to_bool, _B),
+    "bytes": Function(conversions.to_bytes, Kind.BYTES, budget=True),
+    "string": Function(conversions.to_string, _S, budget=True),
+    "timestamp": Function(instants.timestamp, Kind.TIMESTAMP),
+    "duration": Function(instants.duration, Kind.DURATION),
+    "getFullYear": Function(instants.full_year, _I),
+    "getMonth": Function(instants.month, _I),
+    "getDate": Function(instants.date_, _I),
+    "getDayOfMonth": Function(instants.day_of_month, _I),
+    "getDayOfWeek": Function(instants.day_of_week, _I),
+    "getDayOfYear": Function(instants.day_of_year, _I),
+    "getHours": Function(instants.hours, _I),
+    "getMinutes": Function(instants.minutes, _I),
+    "getSeconds": Function(instants.seconds, _I),
+    "getMilliseconds": Function(instants.milliseconds, _I),
+    "size": Function(texts.size, _I),
+    "contains": Function(texts.contains, _B, budget=True),
+    "startsWith": Function(texts.starts_with, _B),
+    "endsWith": Function(texts.ends_with, _B),
+    "matches": Function(patterns.matches, _B, budget=True),
+    "charAt": Function(texts.char_at, _S),
+    "indexOf": Function(texts.index_of, _I, budget=True),
+    "lastIndexOf": Function(texts.last_index_of, _I, budget=True),
+    "substring": Function(texts.substring, _S),
+    "split": Function(texts.split, _L, budget=True, element=_S),
+    "join": Function(texts.join, _S, budget=True),
+    "replace": Function(texts.replace, _S, budget=True),
+    "trim": Function(texts.trim, _S),
+    "lowerAscii": Function(texts.lower_ascii, _S, budget=True),
+    "upperAscii": Function(texts.upper_ascii, _S, budget=True),
+    "format": Function(formatting.format_, _S, budget=True),
+    "strings.quote": Function(texts.quote, _S, budget=True),
+    "reverse": Function(lists.reverse, _ANY, budget=True),
+    "slice": Function(lists.slice_, _L, budget=True),
+    "flatten": Function(lists.flatten, _L, budget=True),
+    "sort": Function(lists.sort, _L, budget=True),
+    "@sortByAssociatedKeys": Function(lists.sort_by_keys, _L, budget=True),
+    "distinct": Function(lists.distinct, _L, budget=True),
+    "lists.range": Function(lists.range_, _L, budget=True, element=_I),
+    "first": Function(lists.first, Kind.OPTIONAL),
+    "last": Function(lists.last, Kind.OPTIONAL),
+    "sets.contains": Function(lists.sets_contains, _B, budget=True),
+    "sets.equivalent": Function(lists.sets_equivalent, _B, budget=True),
+    "sets.intersects": Function(lists.sets_intersects, _B, budget=True),
+    "base64.encode": Function(conversions.base64_encode, _S, budget=True),
+    "base64.decode": Function(conversions.base64_decode, Kind.BYTES, budget=True),
+    "regex.extract": Function(patterns.extract, Kind.OPTIONAL, budget=True),
+    "regex.extractAll": Function(patterns.extract_all, _L, budget=True, element=_S),
+    "regex.replace": Function(patterns.replace_matches, _S, budget=True),
+    "optional.of": Function(Optional, Kind.OPTIONAL, fails=False),
+    "optional.ofNonZeroValue": Function(operators.of_non_zero_value, Kind.OPTIONAL, fails=False),
+    "hasValue": Function(operators.has_value, _B),
+    "value": Function(operators.optional_value, _ANY),
+    "math.@max": Function(numbers.greatest, _ANY, budget=True),
+    "math.@min": Function(numbers.least, _ANY, budget=True),
+    "math.ceil": Function(numbers.ceil, _D),
+    "math.floor": Function(numbers.floor, _D),
+    "math.round": Function(numbers.round_, _D),
+    "math.trunc": Function(numbers.trunc, _D),
+    "math.abs": Function(numbers.absolute, _ANY),
+    "math.sign": Function(numbers.sign, _ANY),
+    "math.sqrt": Function(numbers.square_root, _D),
+    "math.isNaN": Function(numbers.is_nan, _B),
+    "math.isInf": Function(numbers.is_inf, _B),
+    "math.isFinite": Function(numbers.is_finite, _B),
+    "math.bitAnd": Function(numbers.bit_and, _ANY),
+    "math.bitOr": Function(numbers.bit_or, _ANY),
+    "math.bitXor": Function(numbers.bit_xor, _ANY),
+    "math.bitNot": Function(numbers.bit_not, _ANY),
+    "math.bitShiftLeft": Function(numbers.shift_left, _ANY),
+    "math.bitShiftRight": Function(numbers.shift_right, _ANY),
+}
+# The functions whose argument at this place is a pattern: one that stands in the expression is compiled with it.
+PATTERNS = {"matches": 1, "regex.extract": 1, "regex.extractAll": 1, "regex.replace": 1}

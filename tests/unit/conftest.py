@@ -1,0 +1,14 @@
+"""Unit tests reach no network: whoever opens a socket here belongs under tests/integration."""
+
+from collections.abc import Iterator
+
+import pytest
+import pytest_socket
+
+
+@pytest.fixture(autouse=True)
+def _sockets_closed() -> Iterator[None]:
+    # An event loop wakes itself through a pair of Unix sockets.
+    pytest_socket.disable_socket(allow_unix_socket=True)
+    yield
+    pytest_socket.enable_socket()
