@@ -266,7 +266,7 @@ def _program(
         if error.variable is None:
             _note_expression(node, path, error, reader)
         elif not reader.diagnostics:
-            # INVARIANT: no expression is left out silently. The variable itself was noted at its own place; if not, here.
+            # INVARIANT: no expression is left out silently. The variable was noted at its own place; if not, here.
             reader.note(node, path, f"the variable `{error.variable}` has no value", fix="correct it")
     return None
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.core.cel import EXPRESSION_MAX_CHARS
-from app.core.decide import FIREWALL, MESSAGE_MAX_CHARS
+from app.core.decide import FIREWALL
+from app.core.index import MESSAGE_MAX_CHARS
 from app.core.glob import GLOB_MAX_CHARS
 from app.core.types import Effect, JsonObject, Mode
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from app.core import patch, strict_json
-from app.core.decide import MESSAGE_MAX_CHARS
+from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, Json, JsonObject, Mode, Mutation
 from app.errors import FirewallError
 from app.policies import shape
