@@ -47,12 +47,18 @@ class PolicyErrors(FirewallError):  # noqa: N818 - it is about all errors of a s
 
     __slots__ = ("diagnostics",)
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(
+        self,
+        diagnostics: Iterable[Diagnostic],
+        *,
+        what: str = "the policy set is refused",
+        fix: str | None = "`mfw policies check DIR` shows all of them",
+    ) -> None:
         self.diagnostics = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
         errors = [d for d in self.diagnostics if d.severity is Severity.ERROR]
         count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
         super().__init__(
             Kind.INVALID_POLICY,
-            f"the policy set is refused with {count}; the first is {errors[0]}" if errors else "the set is refused",
-            fix="`mfw policies check DIR` shows all of them",
+            f"{what} with {count}; the first is {errors[0]}" if errors else what,
+            fix=fix,
         )

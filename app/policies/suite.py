@@ -74,7 +74,7 @@ def read_suites(paths: Iterable[Path], *, parse: Parse) -> tuple[Suite, ...]:
         fix = f"write documents of kind {shape.TEST_KIND}; docs/policy-authoring.md has one"
         diagnostics.append(Diagnostic("", 0, 0, "", f"there are no tests in {names}", fix))
     if diagnostics:
-        raise PolicyErrors(diagnostics)
+        raise PolicyErrors(diagnostics, what="the tests are refused", fix=None)
     return tuple(suites)
 
 
