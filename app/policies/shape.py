@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from app.core.cel import EXPRESSION_MAX_CHARS
 from app.core.decide import FIREWALL
-from app.core.index import MESSAGE_MAX_CHARS
 from app.core.glob import GLOB_MAX_CHARS
+from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, JsonObject, Mode
 
 API_VERSION = "mutationfirewall.io/v1"

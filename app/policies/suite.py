@@ -62,7 +62,8 @@ class Suite:
 def read_suites(paths: Iterable[Path], *, parse: Parse) -> tuple[Suite, ...]:
     """Read every PolicyTest of the files, and of the `*.yaml` and `*.yml` below the directories.
 
-    Documents of kind MutationPolicy are passed over: tests may stand beside the policies.
+    Documents of kind MutationPolicy are passed over, so that a directory above both can be named; policies and tests
+    themselves stand in directories of their own, because the loader takes no tests.
 
     Raises:
         PolicyErrors: anything is wrong with anything; it carries all findings of all files.

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from app.policies import load
+
 HEAD = "apiVersion: mutationfirewall.io/v1\nkind: MutationPolicy\nmetadata: {name: p}\nspec:\n"
 RULES = "  rules: [{name: r, effect: allow, when: 'true'}]\n"
 # What a pod may have; the interpreter and the engine take a good part of it before the first file.
@@ -109,8 +111,6 @@ def test_it_is_refused_with_a_clear_error(name, tmp_path):
 
 
 def test_too_many_rules_in_many_files_end_the_reading(tmp_path, monkeypatch):
-    from app.policies import load
-
     monkeypatch.setattr(load, "RULES_MAX", 3)
     for i in range(6):
         text = HEAD.replace("name: p", f"name: p{i}") + RULES
@@ -122,11 +122,19 @@ def test_too_many_rules_in_many_files_end_the_reading(tmp_path, monkeypatch):
 
 
 def test_too_much_text_in_many_files_ends_the_reading(tmp_path, monkeypatch):
-    from app.policies import load
-
     monkeypatch.setattr(load, "SET_MAX_BYTES", 100)
     (tmp_path / "a.yaml").write_text("#" * 101)
     (tmp_path / "b.yaml").write_text(HEAD + RULES)
     checked = load.check_directory(tmp_path)
     assert checked.documents == ()
     assert "there are more than 100 characters in all files together" in [one.message for one in checked.diagnostics]
+
+
+@pytest.mark.parametrize("name", ["a circle of variables", "a circle that a rule reads"])
+def test_a_circle_of_variables_is_told_once(name, tmp_path):
+    (tmp_path / "p.yaml").write_text(CASES[name][0])
+    checked = load.check_directory(tmp_path)
+    assert checked.policy_set is None
+    (found,) = checked.diagnostics
+    assert "the variables go round in a circle" in found.message
+    assert found.path.startswith("spec.variables[")

@@ -69,7 +69,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 PLACES = [place for place in places(GOOD) if place]
-STRANGE = st.sampled_from(
+STRANGE: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 1, 101, 2.5, "", " ", "x", "A", "a b", "**", "7d", "0h", "1h", "deny", "hold", "allow", "shadow",
      [], {}, ["x"], [{}], {"x": 1}, {"group": "g"}, "mutation-firewall", "a" * 300, "true", "1"]
 )  # fmt: skip

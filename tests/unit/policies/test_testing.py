@@ -213,7 +213,7 @@ def test_the_trace_and_the_core_agree_on_the_corpus():
         )
 
 
-def test_tests_may_stand_beside_policies(here):
+def test_policies_are_passed_over(here):
     (here / "policies" / "t.yaml").write_text(
         (HEAD + case("a", 1, "{decision: allow}")).replace("policies: policies", "policies: .")
     )
