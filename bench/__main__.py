@@ -19,6 +19,7 @@ from bench.service import Started
 from bench.stores import requester_key, started_postgres
 
 MEMORY_AFTER = 100_000
+MUTATION = service.ROOT / "bench" / "mutation.json"
 SERVED_ON, LOADED_ON = {0}, {1}
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="pairs per row (default 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of load per measurement (default 4)")
-    parser.add_argument("--mutation", type=Path, default=service.ROOT / "examples" / "allow-k8s-deployment-scaled.json")
+    parser.add_argument("--mutation", type=Path, default=MUTATION, help="request body (default bench/mutation.json)")
     parser.add_argument("--policies", type=Path, default=service.STARTER, help="directory (default policies/starter)")
     options = parser.parse_args()
     service.pin(LOADED_ON)
@@ -63,6 +64,7 @@ def main() -> None:
         answer = Path(scratch) / "answer.json"
         with service.firewall(database_url, cores=SERVED_ON, policies=options.policies) as guarded:
             print(f"cold start to ready, database migrated: {guarded.seconds_to_ready:.2f} s")
+            print(f"resident memory at the start: {service.resident_mib(guarded.pid):.0f} MiB")
             answer.write_bytes(service.post(guarded.port, "/v1/decisions", body, key=key))
             with service.bare(answer, cores=SERVED_ON) as floor:
                 _measure(guarded, request, callers=8, seconds=1)

@@ -131,12 +131,19 @@ def _database(settings: Settings) -> Iterator[str]:
     from app.persistence.embedded import EmbeddedPostgres
 
     private_directory(settings.state_dir)
-    with EmbeddedPostgres(settings.state_dir / "postgres") as server:
+    with EmbeddedPostgres(settings.state_dir / "postgres", ended=_database_ended) as server:
         write_private(database_file(settings.state_dir), server.dsn)
         try:
             yield server.dsn
         finally:
             database_file(settings.state_dir).unlink(missing_ok=True)
+
+
+def _database_ended() -> None:
+    complain(
+        "the database has ended by itself, and every answer is a 503 now",
+        fix="press Ctrl-C and start again; no decision that was given is lost",
+    )
 
 
 def _with_database(settings: Settings, dsn: str) -> Settings:

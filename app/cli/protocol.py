@@ -108,7 +108,9 @@ class Protocol(HttpToolsProtocol):
         """Say why and close; behind a request that is still being answered, only close."""
         self._unset_deadline()
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its type says
-        if cycle is None or cycle.response_complete:
+        # Past its head it is the request of `cycle` itself that is at fault, in its body.
+        own = not self._in_head and not self.pipeline and cycle is not None and not cycle.response_started
+        if cycle is None or cycle.response_complete or own:
             body = orjson.dumps({"type": TYPE_PREFIX + kind, "title": title, "status": status, "detail": detail})
             self.transport.write(
                 b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"

@@ -45,7 +45,10 @@ class EntityPattern:
             return False
         if self.id is not None and not self.id.matches(entity["id"]):
             return False
-        return all(pattern.matches(entity["properties"]) for pattern in self.properties)
+        for pattern in self.properties:  # noqa: SIM110 - `all` makes a generator each time
+            if not pattern.matches(entity["properties"]):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,18 @@ class Match:
 
     def matches(self, inputs: JsonObject) -> bool:
         """Tell whether a mutation fits; `inputs` is `NormalisedMutation.inputs`."""
-        if self.actions:
-            name = inputs["action"]["name"]
-            if not any(glob.matches(name) for glob in self.actions):
-                return False
-        if self.resources:
-            resource = inputs["resource"]
-            if not any(pattern.matches(resource) for pattern in self.resources):
-                return False
-        if self.subjects:
-            subject = inputs["subject"]
-            return any(pattern.matches(subject) for pattern in self.subjects)
-        return True
+        return (
+            (not self.actions or _fits(inputs["action"]["name"], self.actions))
+            and (not self.resources or _fits(inputs["resource"], self.resources))
+            and (not self.subjects or _fits(inputs["subject"], self.subjects))
+        )
+
+
+def _fits(found: Any, patterns: Iterable[Glob | EntityPattern]) -> bool:
+    for pattern in patterns:  # noqa: SIM110 - `any` makes a generator each time
+        if pattern.matches(found):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

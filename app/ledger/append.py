@@ -334,15 +334,10 @@ class LedgerWriter:
     # (4) write and (5) answer
 
     async def _write(self, batch: list[Waiter]) -> None:
-        entries = [waiter.entry for waiter in batch]
+        # One array for each member of an entry, in the order of the members, which is that of the statement.
+        columns = zip(*[waiter.entry for waiter in batch], strict=True)
         try:
-            first = await self._statement.fetchval(
-                [entry.id for entry in entries],
-                [entry.kind for entry in entries],
-                [entry.receipt for entry in entries],
-                [entry.salt for entry in entries],
-                [entry.record for entry in entries],
-            )
+            first = await self._statement.fetchval(*columns)
         except asyncpg.TransactionRollbackError as error:
             self._observer.error(error_kind(error))
             self._line.put_back(batch)

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -155,8 +155,9 @@ def find_installation(*, version: int | None = None) -> Installation:
 class EmbeddedPostgres:
     """One PostgreSQL server below `state_directory`, alive from `start` to `stop` and never longer than this process.
 
-    `port` asks for TCP on 127.0.0.1 beside the Unix socket. `settings` are laid over `SETTINGS`. The directory is
-    created at mode 0700 and belongs to the server alone: when we are root it is given to the server's uid.
+    `port` asks for TCP on 127.0.0.1 beside the Unix socket. `settings` are laid over `SETTINGS`. `ended` is told, in a
+    thread of its own, when the server ends without `stop`. The directory is created at mode 0700 and belongs to the
+    server alone: when we are root it is given to the server's uid.
 
     Does not check: that the file system keeps its promise about fsync, or honours flock (NFS may not).
     """
@@ -168,7 +169,9 @@ class EmbeddedPostgres:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         start_timeout: float = START_TIMEOUT,
+        ended: Callable[[], None] | None = None,
     ) -> None:
+        self._ended = ended
         self._state = Path(os.path.abspath(state_directory))  # noqa: PTH100 - `resolve` would follow a symbolic link
         self._port = port
         self._settings = dict(settings or {})
@@ -518,6 +521,7 @@ class EmbeddedPostgres:
         finally:
             os.close(log)
         self._await_ready(self._child.process)
+        self._child.ended = self._ended
         host = quote(str(self._socket_directory), safe="/")
         port = "" if self._port is None else f"&port={self._port}"
         self._dsn = f"postgresql://{ROLE}:{quote(password, safe='')}@/{DATABASE}?host={host}{port}"
@@ -599,6 +603,7 @@ class _Child:
 
     def __init__(self, command: list[str], *, log: int, server_lock: int) -> None:
         started = threading.Event()
+        self.ended: Callable[[], None] | None = None
         self._log = log
         self._lock = server_lock
         self._error: OSError | None = None
@@ -636,9 +641,12 @@ class _Child:
         finally:
             started.set()
         self._process.wait()
+        if self.ended is not None:
+            self.ended()
 
     def stop(self) -> None:
         """End the process, politely first."""
+        self.ended = None
         for number, patience in STOP_TIMEOUTS:
             # `send_signal` does nothing to a child that was already waited for, so the number cannot be another's.
             self.process.send_signal(number)

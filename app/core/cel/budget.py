@@ -8,7 +8,7 @@ from app.core.cel.values import BudgetError
 # As in Kubernetes: a limit per expression. It bounds the time (about a tenth of a second) and, since what is produced
 # is paid for as well, the memory: no more than ten million characters come out of one expression.
 STEPS_MAX = 1_000_000
-_CHARACTERS_PER_STEP = 10
+CHARACTERS_PER_STEP = 10
 
 Budget = list[int]
 
@@ -35,7 +35,7 @@ def spend_characters(budget: Budget, characters: int) -> None:
     Raises:
         BudgetError: nothing is left.
     """
-    if characters >= _CHARACTERS_PER_STEP:
-        budget[0] -= characters // _CHARACTERS_PER_STEP
+    if characters >= CHARACTERS_PER_STEP:
+        budget[0] -= characters // CHARACTERS_PER_STEP
         if budget[0] < 0:
             raise too_expensive()

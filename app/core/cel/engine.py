@@ -140,6 +140,7 @@ def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
+        constant=generated.constant,
         variable=Variable(name, generated.run),
     )
 

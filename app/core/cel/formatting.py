@@ -100,10 +100,10 @@ def _text(value: Any, budget: Budget) -> str:
     """Write any value, lists and maps with what is in them; the keys of a map are sorted by their text."""
     kind = type(value)
     if kind is list:
-        spend_characters(budget, len(value) * 10)
+        spend_characters(budget, len(value) * 20)
         return f"[{', '.join(_text(element, budget) for element in value)}]"
     if kind is dict or kind is MixedMap:
-        spend_characters(budget, len(value) * 10)
+        spend_characters(budget, len(value) * 20)
         entries = sorted((_text(key, budget), _text(inner, budget)) for key, inner in value.items())
         return "{" + ", ".join(f"{key}: {inner}" for key, inner in entries) + "}"
     if kind is float:

@@ -48,13 +48,14 @@ def _same(value: Any) -> Any:
 
 _B, _I, _D, _S, _L, _ANY = Kind.BOOL, Kind.INT, Kind.DOUBLE, Kind.STRING, Kind.LIST, Kind.ANY
 
+# `name/3` is the function of that name for three arguments, where it is another one.
 FUNCTIONS: dict[str, Function] = {
     "_==_": Function(operators.equal, _B, budget=True),
     "_!=_": Function(operators.not_equal, _B, budget=True),
-    "_<_": Function(operators.less, _B),
-    "_<=_": Function(operators.less_equal, _B),
-    "_>_": Function(operators.greater, _B),
-    "_>=_": Function(operators.greater_equal, _B),
+    "_<_": Function(operators.less, _B, budget=True),
+    "_<=_": Function(operators.less_equal, _B, budget=True),
+    "_>_": Function(operators.greater, _B, budget=True),
+    "_>=_": Function(operators.greater_equal, _B, budget=True),
     "_+_": Function(operators.add, _ANY, budget=True),
     "_-_": Function(operators.subtract, _ANY),
     "_*_": Function(operators.multiply, _ANY),
@@ -63,8 +64,8 @@ FUNCTIONS: dict[str, Function] = {
     "-_": Function(operators.negate, _ANY),
     "!_": Function(operators.invert, _B),
     "@in": Function(operators.contained, _B, budget=True),
-    "_[_]": Function(operators.index, _ANY),
-    "_[?_]": Function(operators.optional_index, Kind.OPTIONAL),
+    "_[_]": Function(operators.index, _ANY, budget=True),
+    "_[?_]": Function(operators.optional_index, Kind.OPTIONAL, budget=True),
     "dyn": Function(_same, _ANY, fails=False),
     "type": Function(conversions.type_of, Kind.TYPE, fails=False),
     "int": Function(conversions.to_int, _I),
@@ -87,17 +88,23 @@ FUNCTIONS: dict[str, Function] = {
     "getMilliseconds": Function(instants.milliseconds, _I),
     "size": Function(texts.size, _I),
     "contains": Function(texts.contains, _B, budget=True),
-    "startsWith": Function(texts.starts_with, _B),
-    "endsWith": Function(texts.ends_with, _B),
+    "startsWith": Function(texts.starts_with, _B, budget=True),
+    "endsWith": Function(texts.ends_with, _B, budget=True),
     "matches": Function(patterns.matches, _B, budget=True),
     "charAt": Function(texts.char_at, _S),
     "indexOf": Function(texts.index_of, _I, budget=True),
+    "indexOf/3": Function(texts.index_of_from, _I, budget=True),
     "lastIndexOf": Function(texts.last_index_of, _I, budget=True),
-    "substring": Function(texts.substring, _S),
+    "lastIndexOf/3": Function(texts.last_index_of_until, _I, budget=True),
+    "substring": Function(texts.substring, _S, budget=True),
+    "substring/3": Function(texts.substring_until, _S, budget=True),
     "split": Function(texts.split, _L, budget=True, element=_S),
+    "split/3": Function(texts.split_into, _L, budget=True, element=_S),
     "join": Function(texts.join, _S, budget=True),
+    "join/2": Function(texts.join_with, _S, budget=True),
     "replace": Function(texts.replace, _S, budget=True),
-    "trim": Function(texts.trim, _S),
+    "replace/4": Function(texts.replace_first, _S, budget=True),
+    "trim": Function(texts.trim, _S, budget=True),
     "lowerAscii": Function(texts.lower_ascii, _S, budget=True),
     "upperAscii": Function(texts.upper_ascii, _S, budget=True),
     "format": Function(formatting.format_, _S, budget=True),
@@ -144,3 +151,5 @@ FUNCTIONS: dict[str, Function] = {
 }
 # The functions whose argument at this place is a pattern: one that stands in the expression is compiled with it.
 PATTERNS = {"matches": 1, "regex.extract": 1, "regex.extractAll": 1, "regex.replace": 1}
+# The functions whose last argument, if there is more than one, is a time zone.
+ZONED = frozenset(name for name in FUNCTIONS if name.startswith("get"))

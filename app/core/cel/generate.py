@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from app.core.cel import operators
+from app.core.cel import operators, texts
 from app.core.cel.bindings import load
 from app.core.cel.budget import Budget, spend
 from app.core.cel.checked import (
@@ -32,7 +32,8 @@ from app.core.cel.checked import (
     Select,
 )
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
-from app.core.cel.functions import FUNCTIONS, PATTERNS, Function, Kind
+from app.core.cel.functions import FUNCTIONS, PATTERNS, ZONED, Function, Kind
+from app.core.cel.instants import zone
 from app.core.cel.patterns import Pattern, pattern
 from app.core.cel.values import (
     INT_MAX,
@@ -53,7 +54,8 @@ from app.core.cel.values import (
 _EXACT = 1 << 53
 # Python compiles at most 20 loops and `try` inside one another in one function.
 _BLOCKS_MAX = 8
-_ORDERED = frozenset({Kind.INT, Kind.UINT, Kind.DOUBLE, Kind.STRING, Kind.BYTES, Kind.BOOL})
+_PLAIN = frozenset({Kind.INT, Kind.UINT, Kind.DOUBLE, Kind.BOOL})
+_SORTED = _PLAIN | {Kind.STRING, Kind.BYTES, Kind.TIMESTAMP, Kind.DURATION}
 _COMPARISONS = {"_<_": "<", "_<=_": "<=", "_>_": ">", "_>=_": ">="}
 _INT_OPERATORS = {"_+_": "+", "_-_": "-", "_*_": "*"}
 _SAME_KIND = frozenset({"_+_", "_-_", "_*_", "_/_", "_%_", "-_", "reverse", "math.abs", "math.sign"})
@@ -95,6 +97,7 @@ class Name:
     element: Kind = Kind.ANY
     fails: bool = False
     variable: Any = None
+    constant: Any = operators.MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Generated:
     kind: Kind
     element: Kind
     fails: bool
+    constant: Any
 
 
 def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind.ANY) -> Generated:
@@ -183,6 +187,7 @@ _RUNTIME: dict[str, Any] = {
     "MISSING": operators.MISSING,
     "NONE": NONE,
     "Optional": Optional,
+    "concat": texts.concat,
     "dict": dict,
     "entries_of": entries_of,
     "fail": fail,
@@ -236,7 +241,7 @@ class _Generator:
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
         source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
-        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails)
+        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails, code.constant)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -339,10 +344,19 @@ class _Generator:
             if name in TYPES:
                 return Code(self._object(TYPES[name]), Kind.TYPE, fails=False, atom=True)
             raise UnsupportedError(node.id, f"`{name}` is not known here")
+        if found.constant is not operators.MISSING:
+            return self._known(found)
         if found.variable is None:
             return Code(found.text, found.kind, found.element, fails=found.fails)
         key = self._object(found.variable, "v")
         return Code(f"(c[{key}] if {key} in c else load(b, {key}))", found.kind, found.element, fails=found.fails)
+
+    def _known(self, found: Name) -> Code:
+        """Write a variable whose value is known already, so that its reader knows it too."""
+        if found.kind in {Kind.LIST, Kind.MAP}:
+            text = self._object(found.constant)
+            return Code(text, found.kind, found.element, fails=False, atom=True, constant=found.constant)
+        return self._constant(found.constant)
 
     def _select(self, node: Select) -> Code:
         operand = self._value(node.operand)
@@ -425,11 +439,13 @@ class _Generator:
                 return self._comparison(node)
             case "@in":
                 return self._membership(node)
+            case "_+_":
+                return self._sum(node)
             case _:
                 return self._function(node)
 
     def _function(self, node: Call) -> Code:
-        known = FUNCTIONS.get(node.function)
+        known = FUNCTIONS.get(f"{node.function}/{len(node.arguments)}") or FUNCTIONS.get(node.function)
         if known is None:
             raise UnsupportedError(node.id, f"the function `{node.function}` is not known here")
         codes = self._sequence(node.arguments)
@@ -440,18 +456,20 @@ class _Generator:
                 finder = self._object(compiled.found_in, "p")
                 return Code(f"{finder}({codes[0].text}, q)", Kind.BOOL)
             codes[place] = replace(codes[place], text=self._object(compiled, "p"))
+        if node.function in ZONED and isinstance(name := codes[-1].constant, str):
+            codes[-1] = replace(codes[-1], text=self._zone(node, name))
         return self._applied(node.function, known, codes)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
         kinds = {code.kind for code in codes}
         same = kinds.pop() if len(kinds) == 1 else Kind.ANY
         fails = any(code.fails for code in codes)
-        texts = [code.text for code in codes]
+        written = [code.text for code in codes]
         if same is Kind.INT and name in _INT_OPERATORS:
-            result, text = self._fresh(), f"{texts[0]} {_INT_OPERATORS[name]} {texts[1]}"
+            result, text = self._fresh(), f"{written[0]} {_INT_OPERATORS[name]} {written[1]}"
             return Code(f"({result} if INT_MIN <= ({result} := {text}) <= INT_MAX else overflow())", Kind.INT)
         if name == "size" and same in {Kind.STRING, Kind.LIST, Kind.MAP, Kind.BYTES}:
-            return Code(f"len({texts[0]})", Kind.INT, fails=fails)
+            return Code(f"len({written[0]})", Kind.INT, fails=fails)
         if name == "dyn":
             return codes[0]
         result_kind = known.result
@@ -464,15 +482,40 @@ class _Generator:
             and len({code.element for code in codes if code.kind is Kind.LIST}) == 1
         ):
             element = next(code.element for code in codes if code.kind is Kind.LIST)
-        arguments = [*texts, "q"] if known.budget else texts
+        arguments = [*written, "q"] if known.budget else written
         function = self._object(known.implementation, "f")
         return Code(f"{function}({', '.join(arguments)})", result_kind, element, fails=fails or known.fails)
+
+    def _sum(self, node: Call) -> Code:
+        """`a + b + c`; texts are put together at once."""
+        nodes: list[Node] = []
+        left: Node = node
+        while isinstance(left, Call) and left.function == "_+_":
+            nodes.append(left.arguments[1])
+            left = left.arguments[0]
+        codes = self._sequence((left, *reversed(nodes)))
+        if codes[0].kind is Kind.STRING:
+            parts = ", ".join(code.text for code in codes)
+            fails = any(code.fails or code.kind is not Kind.STRING for code in codes)
+            return Code(f"concat(({parts}), q)", Kind.STRING, fails=fails)
+        total = codes[0]
+        for code in codes[1:]:
+            total = self._applied("_+_", FUNCTIONS["_+_"], [total, code])
+        return total
 
     def _pattern(self, node: Call, text: str) -> Pattern:
         try:
             return pattern(text)
         except CelError as error:
             raise UnsupportedError(node.id, str(error), "mend the pattern; its syntax is that of RE2") from None
+
+    def _zone(self, node: Call, name: str) -> str:
+        """Find a zone now, so that no request waits for its file."""
+        try:
+            return self._object(zone(name))
+        except CelError as error:
+            fix = "use a name of the IANA database such as `Europe/Berlin`, or an offset such as `+01:30`"
+            raise UnsupportedError(node.id, str(error), fix) from None
 
     def _equality(self, node: Call) -> Code:
         codes = self._sequence(node.arguments)
@@ -486,7 +529,7 @@ class _Generator:
             if text is not None:
                 return Code(text, Kind.BOOL, fails=fails)
         a, b = codes
-        if a.kind is b.kind and a.kind in _ORDERED and a.kind is not Kind.ANY:
+        if a.kind is b.kind and a.kind in _PLAIN:
             return Code(f"({a.text} {'!=' if negated else '=='} {b.text})", Kind.BOOL, fails=fails)
         function = self._object(FUNCTIONS[node.function].implementation, "f")
         return Code(f"{function}({a.text}, {b.text}, q)", Kind.BOOL, fails=fails)
@@ -495,13 +538,14 @@ class _Generator:
         a, b = self._sequence(node.arguments)
         sign = _COMPARISONS[node.function]
         function = self._object(FUNCTIONS[node.function].implementation, "f")
-        if a.kind is b.kind and a.kind in _ORDERED:
+        fails = a.fails or b.fails or a.kind is not b.kind or a.kind not in _SORTED
+        if a.kind is b.kind and a.kind in _PLAIN:
             return Code(f"({a.text} {sign} {b.text})", Kind.BOOL, fails=a.fails or b.fails)
-        if a.kind is Kind.ANY and type(b.constant) in {int, str}:
+        if a.kind in {Kind.ANY, Kind.STRING} and type(b.constant) in {int, str}:
             known, name = self._named(a)
             plain, wanted = f"{name} {sign} {b.text}", "int" if type(b.constant) is int else "str"
-            return Code(f"({plain} if type({known}) is {wanted} else {function}({name}, {b.text}))", Kind.BOOL)
-        return Code(f"{function}({a.text}, {b.text})", Kind.BOOL)
+            return Code(f"({plain} if type({known}) is {wanted} else {function}({name}, {b.text}, q))", Kind.BOOL)
+        return Code(f"{function}({a.text}, {b.text}, q)", Kind.BOOL, fails=fails)
 
     def _membership(self, node: Call) -> Code:
         item, collection = self._sequence(node.arguments)

@@ -8,12 +8,13 @@ import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from app.core.cel.operators import TIMESTAMP_MAX, TIMESTAMP_MIN
 from app.core.cel.values import CelError, Duration, Timestamp, no_overload
 
 _SECOND = 1_000_000_000
+_UTC_NAMES = frozenset({"", "UTC"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNIX_DAY = date(1970, 1, 1).toordinal()
 # fmt: off
@@ -29,7 +30,6 @@ _UNITS = {"h": 3600 * _SECOND, "m": 60 * _SECOND, "s": _SECOND, "ms": 1_000_000,
 _DURATION_MAX = 315_576_000_000 * _SECOND
 _DURATION_MAX_CHARS = 200
 _OFFSET = re.compile(r"([+-]?)(\d{1,2}):(\d\d)", re.ASCII)
-_ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", re.ASCII)
 
 
 def timestamp_of(moment: datetime) -> Timestamp:
@@ -115,32 +115,43 @@ def duration_text(value: Duration) -> str:
     return f"{'-' if value.nanoseconds < 0 else ''}{seconds}{_fraction(fraction)}s"
 
 
+@lru_cache(maxsize=1)
+def _zone_names() -> frozenset[str]:
+    # Asking for a name that does not exist searches the disk; the names of the database are fixed while we run.
+    return frozenset(available_timezones())
+
+
 @lru_cache(maxsize=256)
-def _zone(name: str) -> tzinfo:
+def zone(name: str) -> tzinfo:
+    """Give a time zone by its name in the IANA database, or by its offset, `+01:30`.
+
+    Raises:
+        CelError: there is no such zone.
+    """
+    if name in _UTC_NAMES:
+        return UTC
     offset = _OFFSET.fullmatch(name)
     if offset is not None:
         sign, hours, minutes = offset.groups()
         if int(hours) <= 23 and int(minutes) <= 59:
             span = timedelta(hours=int(hours), minutes=int(minutes))
             return timezone(-span if sign == "-" else span)
-    elif _ZONE_NAME.fullmatch(name):
-        try:
-            return ZoneInfo(name)
-        except (OSError, ValueError, LookupError):
-            pass
+    elif name in _zone_names():
+        return ZoneInfo(name)
     raise CelError(f"unknown time zone `{name[:64]}`")
 
 
 def _local(name: str, value: Any, zones: tuple[Any, ...]) -> datetime:
-    """Give the wall clock of a timestamp, to the second below it."""
-    if type(value) is not Timestamp or (zones and type(zones[0]) is not str):
+    """Give the wall clock of a timestamp, to the second below it; the zone is a name, or was found by it already."""
+    where: Any = zones[0] if zones else UTC
+    if type(value) is not Timestamp:
+        raise no_overload(name, value, *("" if isinstance(given, tzinfo) else given for given in zones))
+    if type(where) is str:
+        where = zone(where)
+    elif not isinstance(where, tzinfo):
         raise no_overload(name, value, *zones)
-    seconds = value.nanoseconds // _SECOND
-    moment = _EPOCH + timedelta(seconds=seconds)
-    if not zones or zones[0] in {"", "UTC"}:
-        return moment
     try:
-        return moment.astimezone(_zone(zones[0]))
+        return datetime.fromtimestamp(value.nanoseconds // _SECOND, where)
     except (OverflowError, ValueError):
         raise CelError("the time zone takes the timestamp out of the years 1 to 9999") from None
 

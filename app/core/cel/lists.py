@@ -9,6 +9,8 @@ from app.core.cel.values import NONE, CelError, Duration, Optional, Timestamp, U
 
 _SORTABLE = frozenset({bool, int, UInt, float, str, bytes, Timestamp, Duration})
 _HASHABLE = frozenset({str, bytes})
+_NUMBERS = frozenset({int, UInt, float})
+_EXACT = 1 << 53
 
 
 def slice_(values: Any, start: Any, end: Any, budget: Budget) -> list[Any]:
@@ -81,7 +83,11 @@ def distinct(values: Any, budget: Budget) -> list[Any]:
     seen: set[Any] = set()
     spend(budget, len(values))
     for value in values:
-        if type(value) in _HASHABLE:
+        kind = type(value)
+        if kind in _HASHABLE:
+            spend_characters(budget, len(value))
+        # Numbers below this compare exactly, and hash as they compare. NaN is not below; true and false are no numbers.
+        if kind in _HASHABLE or (kind in _NUMBERS and abs(value) < _EXACT):
             if value not in seen:
                 seen.add(value)
                 found.append(value)
@@ -104,7 +110,10 @@ def sort_by_keys(values: Any, keys: Any, budget: Budget) -> list[Any]:
         raise CelError(f"sort: `{type_name(keys[0])}` has no order")
     if any(type(key) is not type(keys[0]) for key in keys):
         raise CelError("sort: the elements are not of one type")
-    spend(budget, len(values) * max(len(values).bit_length(), 1))
+    rounds = len(values).bit_length()
+    spend(budget, len(values) * rounds)
+    if keys and type(keys[0]) in _HASHABLE:
+        spend_characters(budget, sum(map(len, keys)) * rounds)
     key_of: Callable[[int], Any] = keys.__getitem__
     if keys and type(keys[0]) in _TIMES:
         key_of = [key.nanoseconds for key in keys].__getitem__

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from app.core.cel.budget import spend
+from app.core.cel.budget import Budget, spend
 from app.core.cel.operators import greater, less
 from app.core.cel.values import INT_MIN, UINT_MAX, CelError, UInt, no_overload
 
@@ -12,7 +12,7 @@ _NUMBERS = frozenset({int, UInt, float})
 _BITS = 64
 
 
-def _extreme(name: str, better: Callable[[Any, Any], bool]) -> Callable[..., Any]:
+def _extreme(name: str, better: Callable[[Any, Any, Budget], bool]) -> Callable[..., Any]:
     def pick(*given: Any) -> Any:
         *arguments, budget = given
         values = arguments[0] if len(arguments) == 1 and type(arguments[0]) is list else arguments
@@ -23,7 +23,7 @@ def _extreme(name: str, better: Callable[[Any, Any], bool]) -> Callable[..., Any
         spend(budget, len(values))
         best = values[0]
         for value in values:
-            if better(value, best):
+            if better(value, best, budget):
                 best = value
         return best
 

@@ -28,9 +28,15 @@ from app.core.cel.values import (
 
 _NUMBERS = frozenset({int, UInt, float})
 _MAPS = frozenset({dict, MixedMap})
+# Kinds whose values Python compares with one another as CEL does, in a time that does not depend on the values.
+_PLAIN = frozenset({bool, int, UInt, float})
 # What `path` can be told to give where there is nothing; never a value of an expression.
 MISSING = object()
 _QUOTED_MAX_CHARS = 120
+# In steps: comparing two elements whatever they are.
+_COMPARISON = 2
+# A double tells integers below this from one another.
+_EXACT = 1 << 53
 _OVERFLOW = "integer overflow"
 
 
@@ -42,10 +48,7 @@ def equal(a: Any, b: Any, budget: Budget) -> bool:
     kind = type(a)
     if kind is type(b):
         if kind is list:
-            if len(a) != len(b):
-                return False
-            spend(budget, len(a))
-            return all(equal(x, y, budget) for x, y in zip(a, b, strict=True))
+            return _equal_lists(a, b, budget)
         if kind is str or kind is bytes:
             if len(a) == len(b):
                 spend_characters(budget, len(a))
@@ -57,13 +60,39 @@ def equal(a: Any, b: Any, budget: Budget) -> bool:
     elif kind in _NUMBERS and type(b) in _NUMBERS:
         return bool(_comparable(a, b) == _comparable(b, a))
     if kind in _MAPS and type(b) in _MAPS:
-        if len(a) != len(b):
-            return False
-        spend(budget, len(a))
-        return all(
-            (other := b.get(key, MISSING)) is not MISSING and equal(value, other, budget) for key, value in a.items()
-        )
+        return _equal_maps(a, b, budget)
     return False
+
+
+def _equal_lists(a: list[Any], b: list[Any], budget: Budget) -> bool:
+    if len(a) != len(b):
+        return False
+    spend(budget, len(a) * _COMPARISON)
+    for x, y in zip(a, b, strict=True):
+        if type(x) is type(y) and type(x) in _PLAIN:
+            if x != y:
+                return False
+        elif not equal(x, y, budget):
+            return False
+    return True
+
+
+def _equal_maps(a: Any, b: Any, budget: Budget) -> bool:
+    if len(a) != len(b):
+        return False
+    spend(budget, len(a) * _COMPARISON)
+    for key, value in a.items():
+        _pay_for_key(key, budget)
+        other = b.get(key, MISSING)
+        if other is MISSING or not equal(value, other, budget):
+            return False
+    return True
+
+
+def _pay_for_key(key: Any, budget: Budget) -> None:
+    """Pay for comparing a key with one that is equal."""
+    if type(key) is str:
+        spend_characters(budget, len(key))
 
 
 def not_equal(a: Any, b: Any, budget: Budget) -> bool:
@@ -76,11 +105,14 @@ def _comparable(number: Any, other: Any) -> Any:
     return float(number) if type(other) is float else number
 
 
-def _ordered(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def order(a: Any, b: Any) -> bool:
+def _ordered(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any, Budget], bool]:
+    def order(a: Any, b: Any, budget: Budget) -> bool:
         kind = type(a)
         if kind is type(b):
-            if kind in _PLAIN_ORDER:
+            if kind in _PLAIN:
+                return compare(a, b)
+            if kind is str or kind is bytes:
+                spend_characters(budget, min(len(a), len(b)))
                 return compare(a, b)
             if kind is Timestamp or kind is Duration:
                 return compare(a.nanoseconds, b.nanoseconds)
@@ -91,7 +123,6 @@ def _ordered(name: str, compare: Callable[[Any, Any], bool]) -> Callable[[Any, A
     return order
 
 
-_PLAIN_ORDER = frozenset({int, float, str, UInt, bool, bytes})
 less = _ordered("_<_", operator.lt)
 less_equal = _ordered("_<=_", operator.le)
 greater = _ordered("_>_", operator.gt)
@@ -322,7 +353,7 @@ def path(value: Any, fields: tuple[str, ...], default: Any) -> Any:
     return value
 
 
-def index(value: Any, key: Any) -> Any:
+def index(value: Any, key: Any, budget: Budget) -> Any:
     """`value[key]`."""
     kind = type(value)
     if kind is list:
@@ -331,16 +362,17 @@ def index(value: Any, key: Any) -> Any:
             return value[position]
         raise CelError(f"index out of range: {position} in a list of {len(value)}")
     if kind is dict or kind is MixedMap:
+        _pay_for_key(key, budget)
         found = _look_up(value, key)
         if found is MISSING:
             raise no_such_key(key)
         return found
     if kind is Optional:
-        return optional_index(value, key)
+        return optional_index(value, key, budget)
     raise no_overload("_[_]", value, key)
 
 
-def optional_index(value: Any, key: Any) -> Optional:
+def optional_index(value: Any, key: Any, budget: Budget) -> Optional:
     """`value[?key]`."""
     if type(value) is Optional:
         if not value.present:
@@ -351,6 +383,7 @@ def optional_index(value: Any, key: Any) -> Optional:
         position = key if type(key) is int else _position(key)
         return Optional(value[position]) if 0 <= position < len(value) else NONE
     if kind is dict or kind is MixedMap:
+        _pay_for_key(key, budget)
         found = _look_up(value, key)
         return NONE if found is MISSING else Optional(found)
     raise no_overload("_[?_]", value, key)
@@ -385,12 +418,17 @@ def contained(item: Any, collection: Any, budget: Budget) -> bool:
     kind = type(collection)
     if kind is list:
         if type(item) is str:
+            # INVARIANT: Python and CEL agree on what is equal to a text, and to an integer that is neither 0 nor 1 (for
+            # Python, these are also false and true) nor beyond the precision of a double.
+            spend_characters(budget, len(collection) * (1 + len(item) // 100))
+            return item in collection
+        if type(item) is int and _EXACT > abs(item) > 1:
             spend_characters(budget, len(collection))
-            # INVARIANT: Python and CEL agree on what is equal to a text.
             return item in collection
         spend(budget, len(collection))
         return any(equal(item, element, budget) for element in collection)
     if (kind is dict or kind is MixedMap) and (type(item) in _KEYS or type(item) is float):
+        _pay_for_key(item, budget)
         return _look_up(collection, item) is not MISSING
     raise no_overload("@in", item, collection)
 

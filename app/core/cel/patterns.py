@@ -9,7 +9,7 @@ from typing import Any
 
 import re2  # type: ignore[import-untyped]  # the library has no stubs
 
-from app.core.cel.budget import Budget, spend_characters
+from app.core.cel.budget import Budget, spend, spend_characters
 from app.core.cel.values import NONE, CelError, Optional, no_overload
 
 # Patterns that stand in an expression are compiled once, when it is loaded; these are those that come out of data.
@@ -20,6 +20,9 @@ _UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001 - the library's own
 _NO_SPAN = (-1, -1)
 # Matching is some ten times as much work per character as copying.
 _WEIGHT = 4
+# In steps: compiling a pattern that comes out of data, and one match whose position is asked for.
+_COMPILATION = 2_000
+_MATCH = 20
 
 
 class Pattern:
@@ -78,14 +81,18 @@ def pattern(text: str) -> Pattern:
     return Pattern(text)
 
 
-def _pattern(value: Any) -> Pattern:
-    return value if type(value) is Pattern else pattern(value)
+def _pattern(value: Any, budget: Budget) -> Pattern:
+    if type(value) is Pattern:
+        return value
+    # Paid for whether or not it is in the cache: what an evaluation costs must not depend on others.
+    spend(budget, _COMPILATION + len(value))
+    return pattern(value)
 
 
 def matches(text: Any, wanted: Any, budget: Budget) -> bool:
     """`text.matches(pattern)`: anywhere in the text."""
     if type(wanted) is str:
-        return pattern(wanted).found_in(text, budget)
+        return _pattern(wanted, budget).found_in(text, budget)
     raise no_overload("matches", text, wanted)
 
 
@@ -106,7 +113,7 @@ def extract_all(text: Any, wanted: Any, budget: Budget) -> list[str]:
 def _extracted(text: Any, wanted: Any, budget: Budget, name: str, *, limit: int | None) -> list[str]:
     if type(text) is not str or type(wanted) not in _WANTED:
         raise no_overload(name, text, "" if type(wanted) is Pattern else wanted)
-    compiled, data, start = _pattern(wanted), text.encode(), 0
+    compiled, data, start = _pattern(wanted, budget), text.encode(), 0
     found: list[str] = []
     spend_characters(budget, len(data) * _WEIGHT)
     while start <= len(data) and (limit is None or len(found) < limit):
@@ -115,6 +122,7 @@ def _extracted(text: Any, wanted: Any, budget: Budget, name: str, *, limit: int 
             raise CelError(f"regular expression has more than one capturing group: {compiled.text}")
         if not spans:
             break
+        spend(budget, _MATCH)
         begin, end = spans[-1]
         found.append("" if begin < 0 else data[begin:end].decode())
         start = _after(data, spans[0])
@@ -140,7 +148,7 @@ def replace_matches(text: Any, wanted: Any, replacement: Any, *rest: Any) -> str
         raise no_overload("regex.replace", text, "" if type(wanted) is Pattern else wanted, replacement, *count_given)
     if count == 0:
         return text
-    compiled, data, start, kept, done = _pattern(wanted), text.encode(), 0, 0, 0
+    compiled, data, start, kept, done = _pattern(wanted, budget), text.encode(), 0, 0, 0
     parts: list[bytes] = []
     spend_characters(budget, len(data) * _WEIGHT)
     compiled.spans(b"", 0)
@@ -149,6 +157,7 @@ def replace_matches(text: Any, wanted: Any, replacement: Any, *rest: Any) -> str
         spans = compiled.spans(data, start)
         if not spans:
             break
+        spend(budget, _MATCH)
         begin, end = spans[0]
         start = _after(data, spans[0])
         if begin == end == kept and done:

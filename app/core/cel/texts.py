@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.core.cel.budget import Budget, spend_characters
+from app.core.cel.budget import CHARACTERS_PER_STEP, Budget, spend, spend_characters, too_expensive
 from app.core.cel.values import CelError, MixedMap, no_overload
 
 _LOWER = str.maketrans({chr(code): chr(code + 32) for code in range(ord("A"), ord("Z") + 1)})
@@ -28,21 +28,29 @@ def size(value: Any) -> int:
 def contains(text: Any, part: Any, budget: Budget) -> bool:
     """`text.contains(part)`."""
     if type(text) is str and type(part) is str:
-        spend_characters(budget, len(text))
+        budget[0] -= len(text) // CHARACTERS_PER_STEP
+        if budget[0] < 0:
+            raise too_expensive()
         return part in text
     raise no_overload("contains", text, part)
 
 
-def starts_with(text: Any, part: Any) -> bool:
+def starts_with(text: Any, part: Any, budget: Budget) -> bool:
     """`text.startsWith(part)`."""
     if type(text) is str and type(part) is str:
+        budget[0] -= len(part) // CHARACTERS_PER_STEP
+        if budget[0] < 0:
+            raise too_expensive()
         return text.startswith(part)
     raise no_overload("startsWith", text, part)
 
 
-def ends_with(text: Any, part: Any) -> bool:
+def ends_with(text: Any, part: Any, budget: Budget) -> bool:
     """`text.endsWith(part)`."""
     if type(text) is str and type(part) is str:
+        budget[0] -= len(part) // CHARACTERS_PER_STEP
+        if budget[0] < 0:
+            raise too_expensive()
         return text.endswith(part)
     raise no_overload("endsWith", text, part)
 
@@ -56,26 +64,37 @@ def char_at(text: Any, position: Any) -> str:
     raise CelError(f"index out of range: {position}")
 
 
-def index_of(text: Any, part: Any, *rest: Any) -> int:
-    """`text.indexOf(part[, from])`."""
-    *offset, budget = rest
-    _texts("indexOf", text, part, *offset)
+def index_of(text: Any, part: Any, budget: Budget) -> int:
+    """`text.indexOf(part)`: -1 if it is not there."""
+    if type(text) is not str or type(part) is not str:
+        raise no_overload("indexOf", text, part)
     spend_characters(budget, len(text))
-    return int(text.find(part, _offset(offset[0], text) if offset else 0))
+    return text.find(part)
 
 
-def last_index_of(text: Any, part: Any, *rest: Any) -> int:
-    """`text.lastIndexOf(part[, last])`: the last place that is not behind `last`."""
-    *offset, budget = rest
-    _texts("lastIndexOf", text, part, *offset)
+def index_of_from(text: Any, part: Any, start: Any, budget: Budget) -> int:
+    """`text.indexOf(part, start)`."""
+    if type(text) is not str or type(part) is not str or type(start) is not int:
+        raise no_overload("indexOf", text, part, start)
     spend_characters(budget, len(text))
-    last = _offset(offset[0], text) if offset else len(text)
-    return int(text.rfind(part, 0, last + len(part)))
+    return text.find(part, _offset(start, text))
 
 
-def _texts(name: str, text: Any, part: Any, *numbers: Any) -> None:
-    if type(text) is not str or type(part) is not str or any(type(number) is not int for number in numbers):
-        raise no_overload(name, text, part, *numbers)
+def last_index_of(text: Any, part: Any, budget: Budget) -> int:
+    """`text.lastIndexOf(part)`: -1 if it is not there."""
+    if type(text) is not str or type(part) is not str:
+        raise no_overload("lastIndexOf", text, part)
+    # Python looks for the first occurrence in linear time, but not for the last.
+    spend_characters(budget, len(text) * (1 + len(part) // 100))
+    return text.rfind(part)
+
+
+def last_index_of_until(text: Any, part: Any, last: Any, budget: Budget) -> int:
+    """`text.lastIndexOf(part, last)`: the last place that is not behind `last`."""
+    if type(text) is not str or type(part) is not str or type(last) is not int:
+        raise no_overload("lastIndexOf", text, part, last)
+    spend_characters(budget, len(text) * (1 + len(part) // 100))
+    return text.rfind(part, 0, _offset(last, text) + len(part))
 
 
 def _offset(offset: int, text: str) -> int:
@@ -84,56 +103,111 @@ def _offset(offset: int, text: str) -> int:
     raise CelError(f"index out of range: {offset}")
 
 
-def substring(text: Any, start: Any, end: Any = None) -> str:
-    """`text.substring(start[, end])`."""
-    if type(text) is not str or type(start) is not int or (end is not None and type(end) is not int):
-        raise no_overload("substring", text, start, *(() if end is None else (end,)))
-    stop = len(text) if end is None else end
-    if 0 <= start <= stop <= len(text):
-        return text[start:stop]
-    raise CelError(f"index out of range: from {start} to {stop} in a text of {len(text)}")
+def substring(text: Any, start: Any, budget: Budget) -> str:
+    """`text.substring(start)`."""
+    if type(text) is not str or type(start) is not int:
+        raise no_overload("substring", text, start)
+    return _between(text, start, len(text), budget)
 
 
-def split(text: Any, separator: Any, *rest: Any) -> list[str]:
-    """`text.split(separator[, limit])`: at most `limit` parts, the last with all that is left."""
-    *limits, budget = rest
-    _texts("split", text, separator, *limits)
+def substring_until(text: Any, start: Any, end: Any, budget: Budget) -> str:
+    """`text.substring(start, end)`."""
+    if type(text) is not str or type(start) is not int or type(end) is not int:
+        raise no_overload("substring", text, start, end)
+    return _between(text, start, end, budget)
+
+
+def _between(text: str, start: int, end: int, budget: Budget) -> str:
+    if 0 <= start <= end <= len(text):
+        spend_characters(budget, end - start)
+        return text[start:end]
+    raise CelError(f"index out of range: from {start} to {end} in a text of {len(text)}")
+
+
+def split(text: Any, separator: Any, budget: Budget) -> list[str]:
+    """`text.split(separator)`."""
+    if type(text) is not str or type(separator) is not str:
+        raise no_overload("split", text, separator)
+    return _parts(text, separator, -1, budget)
+
+
+def split_into(text: Any, separator: Any, limit: Any, budget: Budget) -> list[str]:
+    """`text.split(separator, limit)`: at most `limit` parts, the last with all that is left."""
+    if type(text) is not str or type(separator) is not str or type(limit) is not int:
+        raise no_overload("split", text, separator, limit)
+    return _parts(text, separator, limit, budget)
+
+
+def _parts(text: str, separator: str, limit: int, budget: Budget) -> list[str]:
     spend_characters(budget, len(text))
-    limit = limits[0] if limits else -1
     if limit == 0:
         return []
     if not separator:
+        spend(budget, len(text) if limit < 0 else min(limit, len(text)))
         if limit < 0 or len(text) <= limit:
             return list(text) or [""]
         return [*text[: limit - 1], text[limit - 1 :]]
-    return list(text.split(separator, limit - 1 if limit > 0 else -1))
+    found = text.split(separator, limit - 1 if limit > 0 else -1)
+    spend(budget, len(found))
+    return found
 
 
-def join(values: Any, *rest: Any) -> str:
-    """`list.join([separator])`."""
-    *separators, budget = rest
-    separator = separators[0] if separators else ""
-    if type(values) is not list or type(separator) is not str or any(type(value) is not str for value in values):
-        raise no_overload("join", values, *separators)
-    spend_characters(budget, sum(map(len, values)) + len(separator) * len(values))
-    return str(separator.join(values))
+def join(values: Any, budget: Budget) -> str:
+    """`list.join()`."""
+    if type(values) is not list:
+        raise no_overload("join", values)
+    return join_with(values, "", budget)
 
 
-def replace(text: Any, part: Any, by: Any, *rest: Any) -> str:
-    """`text.replace(part, by[, count])`."""
-    *counts, budget = rest
-    count = counts[0] if counts else -1
+def join_with(values: Any, separator: Any, budget: Budget) -> str:
+    """`list.join(separator)`."""
+    if type(values) is not list or type(separator) is not str:
+        raise no_overload("join", values, separator)
+    size = len(separator) * len(values)
+    for value in values:
+        if type(value) is not str:
+            raise no_overload("join", values, separator)
+        size += len(value)
+    spend_characters(budget, size)
+    return separator.join(values)
+
+
+def concat(parts: tuple[Any, ...], budget: Budget) -> str:
+    """`a + b + c`, where `a` is a text: so must the others be."""
+    size = 0
+    for part in parts:
+        if type(part) is not str:
+            raise no_overload("_+_", "", part)
+        size += len(part)
+    spend_characters(budget, size)
+    return "".join(parts)
+
+
+def replace(text: Any, part: Any, by: Any, budget: Budget) -> str:
+    """`text.replace(part, by)`."""
+    if type(text) is not str or type(part) is not str or type(by) is not str:
+        raise no_overload("replace", text, part, by)
+    return _replaced(text, part, by, -1, budget)
+
+
+def replace_first(text: Any, part: Any, by: Any, count: Any, budget: Budget) -> str:
+    """`text.replace(part, by, count)`: the first `count` of them, all if it is negative."""
     if type(text) is not str or type(part) is not str or type(by) is not str or type(count) is not int:
-        raise no_overload("replace", text, part, by, *counts)
+        raise no_overload("replace", text, part, by, count)
+    return _replaced(text, part, by, max(count, -1), budget)
+
+
+def _replaced(text: str, part: str, by: str, count: int, budget: Budget) -> str:
     spend_characters(budget, len(text))
     found = text.count(part)
     spend_characters(budget, (found if count < 0 else min(found, count)) * len(by))
-    return text.replace(part, by, max(count, -1))
+    return text.replace(part, by, count)
 
 
-def trim(text: Any) -> str:
+def trim(text: Any, budget: Budget) -> str:
     """`text.trim()`: without white space as Unicode defines it."""
     if type(text) is str:
+        spend_characters(budget, len(text))
         return text.strip(_SPACE)
     raise no_overload("trim", text)
 

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,6 +191,17 @@ async def test_a_second_launcher_is_refused_and_the_first_unharmed(state_directo
         with pytest.raises(FirewallError, match="not started"):
             _ = second.dsn
         assert await query(server.dsn, "SELECT 1") == 1
+
+
+def test_an_end_that_nobody_asked_for_is_told_and_another_is_not(state_directory):
+    told = threading.Event()
+    with EmbeddedPostgres(state_directory, ended=told.set) as server:
+        os.kill(server.pid or 0, signal.SIGKILL)
+        assert told.wait(30)
+    told.clear()
+    with EmbeddedPostgres(state_directory, ended=told.set):
+        pass
+    assert not told.is_set()
 
 
 async def test_a_killed_server_recovers(state_directory):

@@ -188,6 +188,20 @@ async def test_what_is_not_http_gets_a_problem(connection):
     assert connection.wire.closed
 
 
+async def test_a_body_that_is_not_http_gets_a_problem(connection):
+    await connection.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}")
+    assert connection.status_and_problem()[0] == 400
+    assert connection.wire.closed
+
+
+async def test_a_body_that_is_not_http_behind_another_request_only_closes(connection):
+    connection.answer.clear()
+    await connection.send(REQUEST + b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}")
+    assert (connection.wire.written, connection.wire.closed) == (b"", True)
+    connection.answer.set()
+    await asyncio.sleep(0)
+
+
 async def test_an_upgrade_is_passed_over_in_silence(connection, caplog):
     await connection.send(
         b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n"

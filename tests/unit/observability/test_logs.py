@@ -264,6 +264,17 @@ def test_text_is_for_people(sink: Sink) -> None:
     assert rest[1:] == ["ValueError: x", "  File ..."]
 
 
+@pytest.mark.parametrize("command", ["\x1b[2J", "\x9b2J", "\u2028", "\u202e", "\x07", "\x7f", "\r"])
+def test_a_text_line_does_not_speak_to_the_terminal(sink: Sink, command: str) -> None:
+    logs = Logs(sink=sink, form="text")
+    logs.write(event(path=f"/a{command}b", exception=f"ValueError: {command}\n  File"))
+    logs.stop()
+    text = sink.data.decode()
+    assert command[0] not in text
+    assert text.count("\n") == 3
+    assert "path=/a\\" in text
+
+
 def test_a_line_that_cannot_be_rendered_says_so(sink: Sink, logs: Logs) -> None:
     logs.write({"ts": "never", "level": "info", "event": "e"})
     logs.stop()

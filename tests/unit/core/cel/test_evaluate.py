@@ -1,10 +1,7 @@
 """A program gives a bool or a str or raises `EvaluationError`, for any input, any number of times."""
 
 import datetime as dt
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -102,7 +99,7 @@ class TestVariables:
             ("change.`variables`.a == 'field'", True),
         ],
     )
-    def test_they_are_inlined_where_they_are_read_and_nowhere_else(self, text, expected):
+    def test_they_are_read_where_they_are_named_and_nowhere_else(self, text, expected):
         variables = {
             "a": "change.one + 1",
             "b": "variables.a * 2",
@@ -146,16 +143,6 @@ def test_a_result_of_another_type_is_an_error():
     # The checker believes that `x[?'a'].orValue(true)` is a bool, whatever is there.
     with pytest.raises(EvaluationError, match="gave `int`, not `bool`"):
         run("change[?'a'].orValue(true)", change={"a": 1})
-
-
-NULLS = Path(__file__).with_name("null_results.py")
-
-
-def test_nulls_do_not_wear_out_the_interpreter():
-    # On Python 3.11 the binding takes a reference from `None` with every null result, and some five thousand of them
-    # abort the process. Ours must never read one: twenty thousand evaluations of every kind, over inputs full of nulls.
-    done = subprocess.run([sys.executable, str(NULLS)], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "alive", "")
 
 
 JSON = st.recursive(

@@ -59,19 +59,13 @@ LINES = list(lines())
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.expression[:60])
 def test_here(line):
-    try:
-        program = compile_expression(line.expression, result=ResultType.BOOL)
-    except ExpressionError as error:
-        assert line.error is not None, error
-        assert line.error in str(error)
-        return
     bindings = bind(INPUTS, now=NOW)
     if line.error is None:
-        assert program.evaluate(bindings) is True
-    else:
-        with pytest.raises(EvaluationError) as caught:
-            program.evaluate(bindings)
-        assert line.error in str(caught.value)
+        assert compile_expression(line.expression, result=ResultType.BOOL).evaluate(bindings) is True
+        return
+    with pytest.raises((ExpressionError, EvaluationError)) as caught:
+        compile_expression(line.expression, result=ResultType.BOOL).evaluate(bindings)
+    assert line.error in str(caught.value)
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.expression[:60])
