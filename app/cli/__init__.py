@@ -5,31 +5,16 @@ web server.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
+from app.cli import policy_sets_commands  # noqa: F401 - registers its commands
+from app.cli.authoring.commands import policies
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url
 from app.cli.output import reporting
 from app.core.principal import Role
-
-if TYPE_CHECKING:
-    from app.cli.policy_sets import Service
-
-Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
-Url = Annotated[str, typer.Option(envvar="MFW_URL", show_envvar=True, help="Address of the service.")]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        envvar="MFW_API_KEY",
-        show_envvar=True,
-        help="API key; better in the environment, because other users see a command line. "
-        "For a service of `mfw dev` on this machine it is found by itself.",
-    ),
-]
-Timeout = Annotated[float, typer.Option(min=0.1, max=300, help="Seconds to wait for the answer.")]
-Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the ledger.")]
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 app = typer.Typer(
     name="mutation-firewall",
@@ -39,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-policies = typer.Typer(no_args_is_help=True, help="Work on policies, and put sets of them into force.")
 config = typer.Typer(no_args_is_help=True, help="See what the environment says.")
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(policies, name="policies")
@@ -156,128 +140,6 @@ def _local_policies(policies: Path | None, *, local: bool) -> Path | None:
     if policies is not None and not local:
         raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
     return policies
-
-
-@policies.command("check", epilog="Example: `mfw policies check policies/starter`")
-def policies_check(
-    directory: Annotated[Path, typer.Argument(help="Directory of the policy files.")], *, as_json: Json = False
-) -> None:
-    """Load every policy of a directory as the service would, and show everything that is wrong."""
-    from app.cli.policies import run_check
-
-    with reporting(as_json=as_json):
-        raise typer.Exit(run_check(directory, as_json=as_json))
-
-
-def _service(url: str, api_key: str | None, timeout: float) -> "Service":
-    from app.cli.policy_sets import Service
-
-    return Service(url, api_key, timeout)
-
-
-@policies.command("push", epilog="Example: `mfw policies push policies/starter --note 'commit 41d5c0e'`")
-def policies_push(
-    paths: Annotated[list[Path], typer.Argument(help="A directory of policy files, or the files.")],
-    *,
-    note: Annotated[str | None, typer.Option(help="Where the set comes from, for those who list it.")] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
-    """Check policies here and store them in a service as one set. It decides nothing until it is activated."""
-    from app.cli.policy_sets import run_push
-
-    with reporting(as_json=as_json):
-        run_push(paths, service=_service(url, api_key, timeout), note=note, as_json=as_json)
-
-
-@policies.command(
-    "activate",
-    epilog="Example: `mfw policies activate sha256:... --reason 'reviewed in change 4711'`. "
-    "Exit codes: 10 when the set in force denies it, 11 when it holds it.",
-)
-def policies_activate(
-    digest: Annotated[str, typer.Argument(help="What `mfw policies push` showed.")],
-    *,
-    reason: Reason,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
-    """Put a stored set into force on all replicas, if the set that is in force now allows it."""
-    from app.cli.policy_sets import run_activate
-
-    with reporting(as_json=as_json):
-        run_activate(digest, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
-
-
-@policies.command("history", epilog="Example: `mfw policies history --limit 10`")
-def policies_history(
-    *,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 50,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 10.0,
-    as_json: Json = False,
-) -> None:
-    """List which set came into force when, by whom and why, the latest first."""
-    from app.cli.policy_sets import run_history
-
-    with reporting(as_json=as_json):
-        run_history(limit=limit, service=_service(url, api_key, timeout), as_json=as_json)
-
-
-@policies.command("rollback", epilog="Example: `mfw policies rollback --reason 'holds every deployment'`")
-def policies_rollback(
-    digest: Annotated[
-        str | None, typer.Argument(help="The set to go back to (default: the one before the one in force).")
-    ] = None,
-    *,
-    reason: Reason,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
-    """Put an earlier set into force again: a new activation, judged like any other."""
-    from app.cli.policy_sets import run_rollback
-
-    with reporting(as_json=as_json):
-        run_rollback(digest, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
-
-
-@policies.command("force", epilog="Example: `mfw policies force sha256:... --reason 'locked out'`")
-def policies_force(
-    digest: Annotated[str, typer.Argument(help="A stored set.")], *, reason: Reason, as_json: Json = False
-) -> None:
-    """Break the glass: put a stored set into force without asking the one that is.
-
-    Works on the database that the settings name, as `mfw keys` does, for a set that denies every activation. The ledger
-    keeps an entry of the kind break-glass.
-    """
-    from app.cli.policy_sets import run_force
-
-    with reporting(as_json=as_json):
-        run_force(digest, reason=reason, as_json=as_json)
-
-
-@policies.command("export", epilog="Example: `mfw policies export sha256:... -o policies-in-force`")
-def policies_export(
-    digest: Annotated[str, typer.Argument(help="What `mfw policies history` shows.")],
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A directory that is not there yet.")],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
-    """Write a stored set as files, one per policy. Loaded again they have the same digest."""
-    from app.cli.policy_sets import run_export
-
-    with reporting(as_json=as_json):
-        run_export(digest, output=output, service=_service(url, api_key, timeout), as_json=as_json)
 
 
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from app.cli.authoring.check import show
 from app.cli.client import call
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, console, plain, table, write_json
-from app.cli.policies import show_diagnostics
 from app.core.canonical import canonical
 from app.errors import FirewallError
-from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
+from app.policies.diagnostics import INVALID, Diagnostic, PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_files
 
 PATH: Final = "/v1/policy-sets"
@@ -50,23 +50,25 @@ class Service:
 def run_push(paths: Sequence[Path], *, service: Service, note: str | None, as_json: bool) -> None:
     """Check files here, with their places, then store them there. Raises `PolicyErrors`, `Refused`."""
     checked = _checked(paths)
+    directory = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path()
     if checked.policy_set is None:
         if not as_json:
-            show_diagnostics(checked.diagnostics)
+            show(checked.diagnostics, directory=directory, sources=checked.sources)
         raise PolicyErrors(checked.diagnostics)
-    head = b'{"documents":' + checked.documents
+    head = b'{"documents":' + checked.content
     body = head + (b"}" if note is None else b',"note":' + json.dumps(note).encode() + b"}")
     try:
         answer = service.ask(PATH, body)
     except Refused as error:
         # The service may be another release than this command.
         if not as_json:
-            show_diagnostics([_diagnostic(one) for one in error.extra.get("errors", ()) if isinstance(one, dict)])
+            found = [_diagnostic(one) for one in error.extra.get("errors", ()) if isinstance(one, dict)]
+            show(found, directory=Path(), sources={})
         raise
     if as_json:
         write_json(answer | {"diagnostics": [asdict(one) for one in checked.diagnostics]})
         return
-    show_diagnostics(checked.diagnostics)
+    show(checked.diagnostics, directory=directory, sources=checked.sources)
     out = console()
     out.print(plain(f"{_text(answer, 'policies')} policies, {_text(answer, 'rules')} rules are stored as"))
     out.print(plain(_text(answer, "digest")))
@@ -302,4 +304,5 @@ def _diagnostic(one: Mapping[str, Any]) -> Diagnostic:
         message=_text(one, "message"),
         fix=None if one.get("fix") is None else _text(one, "fix"),
         severity=Severity.WARNING if one.get("severity") == Severity.WARNING else Severity.ERROR,
+        code=_text(one, "code") or INVALID,
     )

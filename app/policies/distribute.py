@@ -76,12 +76,12 @@ class SourceReport(NamedTuple):
 class SetInForce:
     """A compiled set and how it came here.
 
-    `documents` are the bytes that its digest is of. `sequence` is its activation's, None from a directory. `since` is
+    `content` are the bytes that its digest is of. `sequence` is its activation's, None from a directory. `since` is
     when this process took it, `taken` the same by the monotonic clock. `stale`: from the last good copy, unconfirmed.
     """
 
     policy_set: CompiledPolicySet
-    documents: bytes
+    content: bytes
     sequence: int | None
     since: datetime
     taken: float
@@ -233,7 +233,7 @@ class PolicySource(ABC):
         """Step (4). Raises PolicyErrors where the set is refused."""
         if checked.policy_set is None:
             raise PolicyErrors(checked.diagnostics)
-        taken = SetInForce(checked.policy_set, checked.documents, sequence, self._now(), self._monotonic(), stale)
+        taken = SetInForce(checked.policy_set, checked.content, sequence, self._now(), self._monotonic(), stale)
         self._in_force = taken
         swapped, self._swapped = self._swapped, asyncio.Event()
         swapped.set()
@@ -384,7 +384,7 @@ class DatabaseSource(PolicySource):
                 self._copies,
                 digest=taken.digest,
                 sequence=taken.sequence,
-                documents=taken.documents,
+                documents=taken.content,
             )
         except OSError as error:
             reason = (error.strerror or type(error).__name__).lower()

@@ -2,8 +2,9 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from app.core.types import Json
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
 from app.policies.reader import Reader
-from app.policies.tree import Mapping, Node, Scalar, TreeError, documents, tree
+from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 # A ConfigMap holds at most 1 MiB altogether, and a policy is a page.
@@ -21,6 +22,8 @@ FILE_MAX_BYTES = 1024 * 1024
 # Compiling takes about a millisecond per expression: start-up must stay a matter of seconds.
 FILES_MAX = 2_000
 POLICIES_MAX = 5_000
+RULES_MAX = 20_000
+SET_MAX_BYTES = 16 * 1024 * 1024
 # After so many findings reading stops: a file that is no policy at all would have one per line.
 FINDINGS_MAX = 10_000
 # Directories below directories: a checkout, not a disk.
@@ -28,15 +31,27 @@ _DEPTH_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What documents hold: the set if there is no error, and every finding.
+class Document:
+    """One document of one file, `file` as in `Diagnostic`; `policy` is None if anything is wrong with it."""
 
-    `documents` are all of them, sorted, as canonical JSON, the bytes that the set's digest is of; empty without a set.
+    file: str
+    root: Node
+    policy: Policy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What documents hold: the set if there is no error, every finding, and what was read to come to them.
+
+    `sources` has the text of every file that could be read, by its name in `Diagnostic.file`. `content` are the
+    documents, sorted, as canonical JSON, the bytes that the set's digest is of; empty without a set.
     """
 
     policy_set: CompiledPolicySet | None
     diagnostics: tuple[Diagnostic, ...]
-    documents: bytes = b""
+    documents: tuple[Document, ...] = ()
+    sources: Map[str, str] = field(default_factory=dict)
+    content: bytes = b""
 
 
 def load_directory(path: Path) -> CompiledPolicySet:
@@ -58,6 +73,7 @@ def check_directory(path: Path) -> Checked:
     holds the files that the visible names link to. A link that leads out of the directory is an error.
     """
     diagnostics: list[Diagnostic] = []
+    sources: dict[str, str] = {}
     try:
         root = path.resolve(strict=True)
         if not root.is_dir():
@@ -67,39 +83,43 @@ def check_directory(path: Path) -> Checked:
         if len(files) > FILES_MAX:
             diagnostics.append(_whole(f"there are more than {FILES_MAX} policy files"))
             files = []
-        found = [policy for name, file in files for policy in _read_file(name, file, diagnostics)]
+        found = _read_files(files, diagnostics, sources)
         if _version(root) != version:
             diagnostics.append(_whole("the directory was replaced while it was read", fix="try again"))
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(_whole(f"the policy directory `{path}` cannot be read: {reason}", fix="check the path"))
         return Checked(None, tuple(diagnostics))
-    return _assembled(found, diagnostics)
+    return _assembled(found, diagnostics, sources)
 
 
-def check_files(files: Sequence[Path]) -> Checked:
+def check_files(files: Collection[Path]) -> Checked:
     """Check the documents of these files together."""
     diagnostics: list[Diagnostic] = []
-    found = [policy for file in files for policy in _read_file(str(file), file, diagnostics)]
-    return _assembled(found, diagnostics)
+    sources: dict[str, str] = {}
+    found = _read_files([(str(file), file) for file in files], diagnostics, sources)
+    return _assembled(found, diagnostics, sources)
 
 
 def check_text(text: str, *, name: str) -> Checked:
     """Check YAML documents separated by `---` as those of one file called `name`."""
     diagnostics: list[Diagnostic] = []
-    return _assembled(_read_text(name, text, diagnostics), diagnostics)
+    found = _read_text(name, text, diagnostics)
+    _within_limits(found, diagnostics, rules=sum(_rules(one.root) for one in found), size=len(text))
+    return _assembled(found, diagnostics, {name: text})
 
 
-def check_documents(values: Sequence[Json]) -> Checked:
+def check_documents(values: Collection[Json]) -> Checked:
     """Check documents that are JSON values already; a finding's file is then `documents[0]`, without lines.
 
     Does not check: duplicate keys and numbers beyond int64, which whoever parsed the JSON refused.
     """
     diagnostics: list[Diagnostic] = []
-    found: list[_Found] = []
+    found: list[Document] = []
+    rules = 0
     if len(values) > POLICIES_MAX:
         # Before anything is compiled.
-        return Checked(None, (_whole(f"there are more than {POLICIES_MAX} policies"),))
+        return Checked(None, (_whole(f"there are more than {POLICIES_MAX} policies", fix="split the set"),))
     for number, value in enumerate(values):
         reader = Reader(f"documents[{number}]", text="")
         try:
@@ -107,12 +127,15 @@ def check_documents(values: Sequence[Json]) -> Checked:
         except TreeError as error:
             reader.diagnostics.append(Diagnostic(reader.file, 0, 0, "", error.message, error.fix))
         else:
-            found.append(_Found(reader.file, root, read_policy(root, reader)))
+            rules += _rules(root)
+            if not _within_limits(found, diagnostics, rules=rules):
+                break
+            found.append(Document(reader.file, root, read_policy(root, reader)))
         diagnostics += reader.diagnostics
         if len(diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(reader.file))
             break
-    return _assembled(found, diagnostics)
+    return _assembled(found, diagnostics, {})
 
 
 def fingerprint(path: Path) -> str:
@@ -131,29 +154,18 @@ def fingerprint(path: Path) -> str:
     return sha256(canonical(seen)).hexdigest()
 
 
-def _assembled(found: "list[_Found]", diagnostics: list[Diagnostic]) -> Checked:
-    if len(found) > POLICIES_MAX:
-        diagnostics.append(_whole(f"there are more than {POLICIES_MAX} policies"))
+def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]) -> Checked:
     if not found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
     _check_names(found, diagnostics)
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
-        return Checked(None, ordered)
+        return Checked(None, ordered, tuple(found), sources)
     policies = [one.policy for one in found if one.policy is not None]
-    content = _documents(found)
+    content = _content(found)
     digest = "sha256:" + sha256(content).hexdigest()
-    return Checked(CompiledPolicySet(policies, digest=digest), ordered, content)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One document of one file."""
-
-    file: str
-    root: Node
-    policy: Policy | None
+    return Checked(CompiledPolicySet(policies, digest=digest), ordered, tuple(found), sources, content)
 
 
 def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
@@ -222,14 +234,48 @@ def _version(root: Path) -> str:
         return ""
 
 
-def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Found]:
+def _read_files(
+    files: list[tuple[str, Path]], diagnostics: list[Diagnostic], sources: dict[str, str]
+) -> list[Document]:
+    """Read file after file, and no further once there is too much: what is refused should not take minutes."""
+    found: list[Document] = []
+    size = rules = 0
+    for name, file in files:
+        read = _read_file(name, file, diagnostics, sources)
+        found += read
+        size += len(sources.get(name, ""))
+        rules += sum(_rules(document.root) for document in read)
+        if not _within_limits(found, diagnostics, rules=rules, size=size):
+            break
+    return found
+
+
+def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rules: int, size: int = 0) -> bool:
+    for number, most, what in (
+        (len(found), POLICIES_MAX, "policies"),
+        (rules, RULES_MAX, "rules"),
+        (size, SET_MAX_BYTES, "characters in all files together"),
+    ):
+        if number > most:
+            diagnostics.append(_whole(f"there are more than {most} {what}", fix="split the set"))
+            return False
+    return True
+
+
+def _rules(root: Node) -> int:
+    spec = root.items.get("spec") if isinstance(root, Mapping) else None
+    rules = spec.items.get("rules") if isinstance(spec, Mapping) else None
+    return len(rules.items) if isinstance(rules, Sequence) else 0
+
+
+def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:
     try:
         with file.open("rb") as stream:
             raw = stream.read(FILE_MAX_BYTES + 1)
         if len(raw) > FILE_MAX_BYTES:
             diagnostics.append(Diagnostic(name, 0, 0, "", f"has more than {FILE_MAX_BYTES} bytes", "split it"))
             return []
-        text = raw.decode("utf-8-sig")
+        text = sources[name] = raw.decode("utf-8-sig")
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(Diagnostic(name, 0, 0, "", f"cannot be read: {reason}"))
@@ -241,7 +287,7 @@ def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Fo
     return _read_text(name, text, diagnostics)
 
 
-def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[_Found]:
+def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Document]:
     try:
         roots = documents(text)
     except TreeError as error:
@@ -250,9 +296,9 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[_Fou
     if not roots:
         diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
     reader = Reader(name, text=text)
-    found: list[_Found] = []
+    found: list[Document] = []
     for root in roots:
-        found.append(_Found(name, root, read_policy(root, reader)))
+        found.append(Document(name, root, read_policy(root, reader)))
         if len(reader.diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(name))
             break
@@ -260,9 +306,9 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[_Fou
     return found
 
 
-def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
+def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
     """Note every name that a policy before it has, also those of policies that have errors of their own."""
-    first: dict[str, _Found] = {}
+    first: dict[str, Document] = {}
     for one in found:
         node = _name_node(one.root)
         if node is None:
@@ -283,7 +329,7 @@ def _name_node(root: Node) -> Scalar | None:
     return name if isinstance(name, Scalar) else None
 
 
-def _documents(found: list[_Found]) -> bytes:
+def _content(found: list[Document]) -> bytes:
     """Write down what names the set: file names, order, comments and formatting do not count."""
     plain: list[Json] = [one.root.plain() for one in found]
     return canonical(sorted(plain, key=canonical))

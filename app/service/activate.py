@@ -153,7 +153,7 @@ class ActivateService:
         self, held: SetInForce, digest: str, documents: list[Json], *, principal: Principal, reason: str, now: datetime
     ) -> SealedEntry:
         """Step (3): the sealed allow, not recorded yet; anything else is recorded here and raised."""
-        before = await asyncio.to_thread(lambda: _by_name(orjson.loads(held.documents)))
+        before = await asyncio.to_thread(lambda: _by_name(orjson.loads(held.content)))
         after = await asyncio.to_thread(_by_name, documents)
         mutation = Mutation(
             subject={

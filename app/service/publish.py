@@ -45,7 +45,7 @@ class PublishService:
             raise refused(checked.diagnostics)
         stored, created = await self._store.put(
             policy_set.digest,
-            documents=checked.documents,
+            documents=checked.content,
             policies=len(policy_set.policies),
             rules=len(policy_set.rules),
             created_by=principal.id,

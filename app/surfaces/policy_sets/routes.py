@@ -246,7 +246,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
             "stale": held.stale,
             "policies": len(held.policy_set.policies),
             "rules": len(held.policy_set.rules),
-            "documents": orjson.Fragment(held.documents),
+            "documents": orjson.Fragment(held.content),
         }
         return _json(answer, headers=headers)
 

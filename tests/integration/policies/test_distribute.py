@@ -39,7 +39,7 @@ class Publisher:
         checked = check_documents([document(name)])
         assert checked.policy_set is not None
         digest = checked.policy_set.digest
-        await self.store.put(digest, documents=checked.documents, policies=1, rules=1, created_by="test")
+        await self.store.put(digest, documents=checked.content, policies=1, rules=1, created_by="test")
         await self.put_into_force(digest)
         return digest
 

@@ -41,7 +41,7 @@ async def put(store, name, **more):
     checked = check_documents([document(name)])
     assert checked.policy_set is not None
     return await store.put(
-        checked.policy_set.digest, documents=checked.documents, policies=1, rules=1, created_by="test", **more
+        checked.policy_set.digest, documents=checked.content, policies=1, rules=1, created_by="test", **more
     )
 
 

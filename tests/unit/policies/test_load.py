@@ -306,10 +306,10 @@ class TestTextsAndDocuments:
             load.check_text(text, name="body"),
             load.check_documents([self.DOCUMENT]),
         ]
-        again = load.check_documents(json.loads(found[0].documents))
+        again = load.check_documents(json.loads(found[0].content))
         digests = {one.policy_set.digest for one in (*found, again) if one.policy_set is not None}
-        assert digests == {"sha256:" + hashlib.sha256(found[0].documents).hexdigest()}
-        assert {one.documents for one in (*found, again)} == {found[0].documents}
+        assert digests == {"sha256:" + hashlib.sha256(found[0].content).hexdigest()}
+        assert {one.content for one in (*found, again)} == {found[0].content}
 
     def test_findings_of_documents_have_their_number(self):
         bad = {**self.DOCUMENT, "spec": {"rules": [{"name": "r", "effect": "deny", "when": "1 +"}]}}
@@ -318,11 +318,31 @@ class TestTextsAndDocuments:
             deep = {"a": deep}
         checked = load.check_documents([self.DOCUMENT, self.DOCUMENT, bad, deep, 1])
         assert checked.policy_set is None
-        assert checked.documents == b""
+        assert checked.content == b""
         assert {one.file for one in checked.diagnostics} == {f"documents[{n}]" for n in (1, 2, 3, 4)}
         assert {(one.line, one.column) for one in checked.diagnostics} == {(0, 0)}
         twice = next(one for one in checked.diagnostics if one.file == "documents[1]")
         assert twice.message == "the name `p` is used twice, first in `documents[0]`"
+
+    def test_too_many_rules_end_the_reading(self, monkeypatch):
+        monkeypatch.setattr(load, "RULES_MAX", 1)
+        other = {**self.DOCUMENT, "metadata": {"name": "q"}}
+        checked = load.check_documents([self.DOCUMENT, other])
+        assert [one.policy.name for one in checked.documents] == ["p"]
+        text = json.dumps(self.DOCUMENT) + "\n---\n" + json.dumps(other)
+        for refused in (checked, load.check_text(text, name="body")):
+            assert refused.policy_set is None
+            assert [one.message for one in refused.diagnostics] == ["there are more than 1 rules"]
+
+    def test_what_was_read_is_kept_with_its_text(self, tmp_path):
+        text = json.dumps(self.DOCUMENT)
+        file = tmp_path / "p.yaml"
+        file.write_text(text)
+        assert load.check_files([file]).sources == {str(file): text}
+        assert load.check_text(text, name="body").sources == {"body": text}
+        assert load.check_documents([self.DOCUMENT]).sources == {}
+        for checked in (load.check_files([file]), load.check_documents([self.DOCUMENT])):
+            assert [one.policy.name for one in checked.documents] == ["p"]
 
     def test_too_many_are_not_even_compiled(self, monkeypatch):
         monkeypatch.setattr(load, "POLICIES_MAX", 1)
