@@ -457,6 +457,22 @@ async def test_a_ledger_without_head_is_told(database_dsn, database, entry):
     assert "head" in error.detail
 
 
+async def test_a_statement_that_nobody_waits_for_does_not_stay_in_the_server(database_dsn, database, entry):
+    """Whatever the time for a statement is: after twice the deadline everybody has been told that it took too long."""
+    under_way = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND ltrim(query, E'\\n') LIKE 'WITH head%'"
+    )
+    async with writing(database_dsn, deadline=0.2, statement_timeout=3600) as writer:
+        await writer.append(entry())
+        async with database.transaction():
+            await database.execute("SELECT 1 FROM ledger_head FOR UPDATE")
+            assert (await refused(writer.append(entry()))).kind is Kind.TIMEOUT
+            async with asyncio.timeout(30):
+                while await database.fetchval(under_way):
+                    await database.execute("SELECT pg_stat_clear_snapshot()")
+                    await asyncio.sleep(0.05)
+
+
 async def test_stopping_writes_what_waits_and_refuses_what_comes(database_dsn, reader, entry):
     writer = LedgerWriter(database_dsn)
     assert (await refused(writer.append(entry()))).kind is Kind.UNAVAILABLE

@@ -17,6 +17,7 @@ import uvicorn
 import uvloop
 
 from app.bootstrap import create_app
+from app.cli.server import OPTIONS
 from app.core.principal import Role
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.engine import create_engine
@@ -98,7 +99,7 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
         roles = {"key": Role.REQUESTER, "operator_key": Role.OPERATOR, "admin_key": Role.ADMIN}
         keys = {name: make_key(dsn, role) for name, role in roles.items()}
     app = create_app(Settings.load(environ))
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, **OPTIONS)
     server = uvicorn.Server(config)
 
     def serve() -> None:

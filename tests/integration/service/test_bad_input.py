@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -204,7 +205,7 @@ def test_any_value_anywhere(service, data):
         max_leaves=8,
     )
     mutation = json.loads(json.dumps(GOOD))
-    places = []
+    places: list[tuple[Any, Any]] = []
 
     def walk(node):
         if isinstance(node, dict):

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -12,8 +13,10 @@ import pytest
 from asgi_lifespan import LifespanManager
 
 from app.bootstrap import create_app
+from app.cli.protocol import MAX_HEAD_BYTES
 from app.core import strict_json
 from app.ledger import receipt as receipts
+from app.persistence.embedded import free_port
 from app.settings import Settings
 from app.surfaces.native.routes import HotPath
 
@@ -44,6 +47,33 @@ def test_example_decides_as_named_and_is_recorded(service, example):
     assert members["policy_set"] == decision["policy_set"]
     assert members["at"] == decision["decided_at"]
     assert (members["policy"], members["rule"]) == (decision["reasons"][0]["policy"], decision["reasons"][0]["rule"])
+
+
+def test_the_metrics_tell_what_was_decided_and_what_was_refused(serve, database_dsn):
+    port = free_port()
+    named = {effect: next(e for e in EXAMPLES if e.stem.startswith(effect)) for effect in ("allow", "deny", "hold")}
+    with serve(database_dsn, MFW_METRICS__ENABLED="true", MFW_METRICS__PORT=str(port)) as service:
+        with service.client() as client:
+            for count, example in enumerate(named.values(), start=1):
+                for _ in range(count):
+                    assert post(client, example.read_bytes()).status_code == 200
+            assert post(client, b"{}").status_code == 400
+        with service.client(key="mfw_wrong") as stranger:
+            assert post(stranger, b"{}").status_code == 401
+        lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+    for count, effect in enumerate(named, start=1):
+        assert f'mfw_decisions_total{{effect="{effect}"}} {count}.0' in lines
+    assert 'mfw_auth_attempts_total{method="api_key",result="success"} 7.0' in lines
+    assert 'mfw_auth_attempts_total{method="api_key",result="failure"} 1.0' in lines
+
+
+def test_a_head_without_end_is_refused(service):
+    """By the protocol that `mfw` serves with, not only by its own tests."""
+    url = httpx.URL(service.url)
+    # Hardly more than the limit: what the server has not read when it closes would take its answer away.
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nX-Padding: " + b"x" * MAX_HEAD_BYTES)
+        assert connection.makefile("rb").readline().split()[1] == b"431"
 
 
 def test_identifier_is_a_uuid7_of_the_moment_and_indexes_follow_one_another(service):

@@ -7,6 +7,7 @@ seed of what differs; Hypothesis makes some, and makes those smaller.
 import datetime as dt
 import os
 import random
+import re
 
 import pytest
 from cel_expr_python import cel
@@ -74,10 +75,15 @@ def change(pick, depth=3):
 DEFECTS = (
     # `'abc'.substring(0, 3)` is an error for it, though `substring(0)` is not.
     "<start> or <end> is greater than <string>.size()",
+    # A key that comes twice ends its evaluation, whatever stands beside it: `{1: 1, 1: 1} == {} && false`.
+    "duplicate key in map",
     # It gives up after 10,000 turns of loops.
     "iteration",
-    # `l.exists(x, true) && [1].sortBy(y, y) == [1]`: a loop inside `cel.bind`, after another loop, finds no list.
-    "<iter_range>",
+)
+# `l.exists(x, true) && cel.bind(y, l, y.map(z, z)) == l`: after a loop, a binding that is computed when it is first read
+# may find the values of others (`sortBy` binds too). Nothing is compared where that can be the cause.
+LOOP = re.compile(
+    r"\.(?:all|exists|exists_one|existsOne|map|filter|transformList)\(.*(?:cel\.bind|sortBy)\(", re.DOTALL
 )
 # What it accepts and should not, by our error.
 LENIENCES = (
@@ -116,10 +122,13 @@ def check(text, result, changes):
                 _ENVIRONMENT.compile(text)
         return
     expression = _ENVIRONMENT.compile(text)
+    confused = LOOP.search(text) is not None
     for made in changes:
         inputs = {**INPUT, "change": made}
         mine, theirs = ours(program, inputs), reference(expression, inputs)
         if mine[0] is not None and any(defect in theirs[1] for defect in DEFECTS):
+            continue
+        if confused and mine != theirs:
             continue
         if mine[0] is None and any(lenience in mine[1] for lenience in LENIENCES):
             continue
