@@ -328,7 +328,7 @@ class TestTextsAndDocuments:
         monkeypatch.setattr(load, "RULES_MAX", 1)
         other = {**self.DOCUMENT, "metadata": {"name": "q"}}
         checked = load.check_documents([self.DOCUMENT, other])
-        assert [one.policy.name for one in checked.documents] == ["p"]
+        assert [one.policy.name for one in checked.documents if one.policy] == ["p"]
         text = json.dumps(self.DOCUMENT) + "\n---\n" + json.dumps(other)
         for refused in (checked, load.check_text(text, name="body")):
             assert refused.policy_set is None
@@ -342,7 +342,7 @@ class TestTextsAndDocuments:
         assert load.check_text(text, name="body").sources == {"body": text}
         assert load.check_documents([self.DOCUMENT]).sources == {}
         for checked in (load.check_files([file]), load.check_documents([self.DOCUMENT])):
-            assert [one.policy.name for one in checked.documents] == ["p"]
+            assert [one.policy.name for one in checked.documents if one.policy] == ["p"]
 
     def test_too_many_are_not_even_compiled(self, monkeypatch):
         monkeypatch.setattr(load, "POLICIES_MAX", 1)
