@@ -31,6 +31,7 @@ class DiagnosticOut(_Wire):
     message: str
     fix: str | None
     severity: Severity
+    code: str = Field(description="names the kind of finding, such as `invalid-policy`")
 
 
 class PolicySetIn(_Wire):
