@@ -176,11 +176,16 @@ def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, .
 
 def _compile(text: str, types: Mapping[str, Any]) -> Any:
     declared = tuple(_Declared(name, str(type_), type_) for name, type_ in types.items())
-    environment = _environment(declared) if declared else _ENVIRONMENT
     try:
-        return environment.compile(text)
+        return _expression(text, declared)
     except Exception as error:
         raise ExpressionError(_problems(str(error), text, names=[*SCOPE, *types])) from error
+
+
+@lru_cache(maxsize=512)  # every reader of a variable asks for its type
+def _expression(text: str, declared: tuple["_Declared", ...]) -> Any:
+    environment = _environment(declared) if declared else _ENVIRONMENT
+    return environment.compile(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +197,7 @@ class _Declared:
     type_: Any = field(compare=False)
 
 
-@lru_cache(
-    maxsize=64
-)  # the expressions of a policy share their variables, and making an environment takes a millisecond
+@lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
 def _environment(declared: tuple[_Declared, ...]) -> Any:
     return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}})
 

@@ -18,7 +18,7 @@ from typing import Any, assert_never
 
 from app.core.cel import operators, texts
 from app.core.cel.bindings import load
-from app.core.cel.budget import Budget, spend
+from app.core.cel.budget import STEPS_MAX, Budget, spend
 from app.core.cel.checked import (
     Call,
     Checked,
@@ -228,6 +228,7 @@ class _Generator:
         self._lines: list[str] = []
         self._indent = 1
         self._blocks = 0
+        self._loops = 0
         self._count = 0
 
     def function(self, root: Node, wanted: Kind) -> Generated:
@@ -379,6 +380,17 @@ class _Generator:
         name = self._fresh()
         return f"{name} := {code.text}", name
 
+    def _element(self, node: Node, position: int) -> Code:
+        """`list[0]`."""
+        operand = self._value(node)
+        function = self._object(operators.index, "f")
+        element = operand.element if operand.kind is Kind.LIST else Kind.ANY
+        if operand.kind not in {Kind.ANY, Kind.LIST} or position < 0:
+            return Code(f"{function}({operand.text}, {position}, q)")
+        known, name = self._named(operand)
+        found = f"{name}[{position}] if type({known}) is list and len({name}) > {position}"
+        return Code(f"({found} else {function}({name}, {position}, q))", element=Kind.ANY, kind=element)
+
     def _list(self, node: ListLiteral) -> Code:
         codes = self._sequence(node.elements)
         fails = any(code.fails for code in codes)
@@ -430,6 +442,8 @@ class _Generator:
                 return Code("NONE", Kind.OPTIONAL, fails=False, atom=True)
             case "_[_]" if isinstance(node.arguments[1], Constant) and isinstance(node.arguments[1].value, str):
                 return self._select(Select(node.id, node.arguments[0], node.arguments[1].value, test_only=False))
+            case "_[_]" if isinstance(node.arguments[1], Constant) and type(node.arguments[1].value) is int:
+                return self._element(node.arguments[0], node.arguments[1].value)
             case "!_":
                 operand = self._boolean(node.arguments[0], "!_")
                 return Code(f"(not {operand.text})", Kind.BOOL, fails=operand.fails)
@@ -554,8 +568,13 @@ class _Generator:
             # A text equals only a text, for Python and for CEL; the tuple is a constant of the generated code.
             choices = "".join(f"{element!r}, " for element in collection.constant)
             return Code(f"({item.text} in ({choices}))", Kind.BOOL, fails=fails)
-        if item.kind is Kind.STRING and collection.kind is Kind.LIST:
-            fails = fails or False
+        if isinstance(collection.constant, list) and all(
+            type(e) is int and abs(e) < _EXACT and (item.kind in _ARITHMETIC or e not in {0, 1})
+            for e in collection.constant
+        ):
+            # So does a number, but for 0 and 1: for Python, they are false and true.
+            choices = "".join(f"{element!r}, " for element in collection.constant)
+            return Code(f"({item.text} in ({choices}))", Kind.BOOL, fails=fails)
         function = self._object(FUNCTIONS["@in"].implementation, "f")
         known = collection.kind is Kind.LIST
         return Code(f"{function}({item.text}, {collection.text}, q)", Kind.BOOL, fails=fails or not known)
@@ -762,8 +781,9 @@ class _Generator:
         if self._too_deep():
             return self._in_function(lambda: self._comprehension(node))
         over = self._value(node.over)
-        weight = _weight(node.step)
-        items = self._fresh("r")
+        fixed = self._fixed(node.over)
+        weight = self._weight(node.step)
+        items = over.text if fixed is not None and over.atom else self._fresh("r")
         variables = [self._fresh("x")]
         kinds = [over.element if over.kind is Kind.LIST else Kind.ANY]
         names = [node.variable]
@@ -772,13 +792,22 @@ class _Generator:
             names.append(node.second_variable)
             kinds.insert(0, Kind.INT if over.kind is Kind.LIST else Kind.ANY)
         source = "loop_pairs" if node.second_variable else "loop"
-        self._line(f"{items} = {source}({over.text}, {weight}, q)")
+        if (fixed or 1) * weight > STEPS_MAX:
+            message = f"the loop takes more than {STEPS_MAX} steps, whatever the input"
+            raise UnsupportedError(node.id, message, "make the lists that stand in it shorter")
+        if items != over.text or node.second_variable:
+            items = self._fresh("r")
+            self._line(f"{items} = {source}({over.text}, {0 if fixed is not None else weight}, q)")
+        if fixed is not None and not self._loops:
+            self._line(f"spend(q, {fixed * weight})")
         shadowed, lazy = dict(self._locals), dict(self._lazy)
         for name, variable, kind in zip(names, variables, kinds, strict=True):
             self._locals[name] = Code(variable, kind, fails=False, atom=True)
             self._lazy.pop(name, None)
         head = f"for {', '.join(variables)} in {items}:"
+        self._loops += 1
         found = self._loop(node, head)
+        self._loops -= 1
         self._locals, self._lazy = shadowed, lazy
         certain = over.kind in {Kind.LIST, Kind.MAP} and not over.fails
         return replace(found, fails=found.fails or not certain)
@@ -899,6 +928,43 @@ class _Generator:
             result = self._value(node.result)
         self._locals, self._lazy = shadowed, lazy
         return result
+
+    def _fixed(self, node: Node) -> int | None:
+        """Give the length of a list that stands in the expression, or in a variable that is a constant.
+
+        Going over it is paid for with what stands around it; the length of an expression bounds the rest.
+        """
+        match node:
+            case ListLiteral(elements=elements):
+                return len(elements)
+            case Identifier(name=name) if name not in self._locals:
+                found = self._scope.get(name.removeprefix("."))
+                return len(found.constant) if found is not None and isinstance(found.constant, list) else None
+            case _:
+                return None
+
+    def _weight(self, node: Node) -> int:
+        """Count the nodes that one turn of a loop evaluates; loops in it that can be long pay for themselves."""
+        match node:
+            case Constant():
+                return 0
+            case Identifier() | MessageLiteral():
+                return 1
+            case Select(operand=operand):
+                return 1 + self._weight(operand)
+            case Call(arguments=arguments):
+                return 1 + sum(map(self._weight, arguments))
+            case ListLiteral(elements=elements):
+                return 1 + sum(map(self._weight, elements))
+            case MapLiteral(entries=entries):
+                return 1 + sum(self._weight(entry.key) + self._weight(entry.value) for entry in entries)
+            case Comprehension(over=over, initial=initial, step=step, result=result):
+                turns = self._fixed(over) or 0
+                return (
+                    1 + self._weight(over) + self._weight(initial) + self._weight(result) + turns * self._weight(step)
+                )
+            case _:
+                assert_never(node)
 
     def _too_deep(self) -> bool:
         return self._blocks >= _BLOCKS_MAX
@@ -1034,24 +1100,3 @@ def _same(a: Node, b: Node) -> bool:
 
 def _all_same(a: Sequence[Node], b: Sequence[Node]) -> bool:
     return len(a) == len(b) and all(map(_same, a, b))
-
-
-def _weight(node: Node) -> int:
-    """Count the nodes that one turn of a loop evaluates; loops in it are paid for where they run."""
-    match node:
-        case Constant():
-            return 0
-        case Identifier() | MessageLiteral():
-            return 1
-        case Select(operand=operand):
-            return 1 + _weight(operand)
-        case Call(arguments=arguments):
-            return 1 + sum(map(_weight, arguments))
-        case ListLiteral(elements=elements):
-            return 1 + sum(map(_weight, elements))
-        case MapLiteral(entries=entries):
-            return 1 + sum(_weight(entry.key) + _weight(entry.value) for entry in entries)
-        case Comprehension(over=over, initial=initial, result=result):
-            return 1 + _weight(over) + _weight(initial) + _weight(result)
-        case _:
-            assert_never(node)

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from app.core.cel.budget import Budget, spend, spend_characters, too_expensive
+from app.core.cel.budget import CHARACTERS_PER_STEP, Budget, spend, spend_characters, too_expensive
 from app.core.cel.values import (
     INT_MAX,
     INT_MIN,
@@ -47,12 +47,13 @@ def equal(a: Any, b: Any, budget: Budget) -> bool:
     """`a == b`, of any two values: those of kinds that cannot be compared differ."""
     kind = type(a)
     if kind is type(b):
+        if kind is str or kind is bytes:
+            budget[0] -= len(a) // CHARACTERS_PER_STEP
+            if budget[0] < 0:
+                raise too_expensive()
+            return bool(a == b)
         if kind is list:
             return _equal_lists(a, b, budget)
-        if kind is str or kind is bytes:
-            if len(a) == len(b):
-                spend_characters(budget, len(a))
-            return bool(a == b)
         if kind is Optional:
             return bool(a.present == b.present) and equal(a.value, b.value, budget)
         if kind not in _MAPS:

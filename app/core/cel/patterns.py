@@ -9,7 +9,7 @@ from typing import Any
 
 import re2  # type: ignore[import-untyped]  # the library has no stubs
 
-from app.core.cel.budget import Budget, spend, spend_characters
+from app.core.cel.budget import CHARACTERS_PER_STEP, Budget, spend, spend_characters, too_expensive
 from app.core.cel.values import NONE, CelError, Optional, no_overload
 
 # Patterns that stand in an expression are compiled once, when it is loaded; these are those that come out of data.
@@ -46,8 +46,11 @@ class Pattern:
         if type(text) is not str:
             raise no_overload("matches", text, "")
         data = text.encode()
-        spend_characters(budget, len(data) * _WEIGHT)
-        spans: list[tuple[int, int]] = self._match(_UNANCHORED, data, 0, len(data))
+        size = len(data)
+        budget[0] -= size * _WEIGHT // CHARACTERS_PER_STEP
+        if budget[0] < 0:
+            raise too_expensive()
+        spans: list[tuple[int, int]] = self._match(_UNANCHORED, data, 0, size)
         return spans[0] != _NO_SPAN
 
     def spans(self, data: bytes, start: int) -> list[tuple[int, int]]:

@@ -128,7 +128,13 @@ def split(text: Any, separator: Any, budget: Budget) -> list[str]:
     """`text.split(separator)`."""
     if type(text) is not str or type(separator) is not str:
         raise no_overload("split", text, separator)
-    return _parts(text, separator, -1, budget)
+    if not separator:
+        return _parts(text, separator, -1, budget)
+    found = text.split(separator)
+    budget[0] -= len(text) // CHARACTERS_PER_STEP + len(found)
+    if budget[0] < 0:
+        raise too_expensive()
+    return found
 
 
 def split_into(text: Any, separator: Any, limit: Any, budget: Budget) -> list[str]:
@@ -179,7 +185,9 @@ def concat(parts: tuple[Any, ...], budget: Budget) -> str:
         if type(part) is not str:
             raise no_overload("_+_", "", part)
         size += len(part)
-    spend_characters(budget, size)
+    budget[0] -= size // CHARACTERS_PER_STEP
+    if budget[0] < 0:
+        raise too_expensive()
     return "".join(parts)
 
 

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from app.core.cel import EvaluationError, ResultType, bind, compile_expression
+from app.core.cel import EvaluationError, ExpressionError, ResultType, bind, compile_expression
 from app.core.cel.budget import STEPS_MAX, spend, spend_characters
 from app.core.cel.values import BudgetError
 
@@ -94,9 +94,10 @@ BOMBS = [
 ]
 
 
-def explode(text):
+def explode(text, variables=None):
+    program = compile_expression(text, result=ResultType.BOOL, variables=variables or {})
     with pytest.raises(EvaluationError, match=f"the evaluation takes more than {STEPS_MAX} steps"):
-        compile_expression(text, result=ResultType.BOOL).evaluate(bind(INPUTS, now=NOW))
+        program.evaluate(bind(INPUTS, now=NOW))
 
 
 @pytest.mark.parametrize("text", BOMBS, ids=lambda text: text[:70])
@@ -130,6 +131,26 @@ def test_the_memory_of_bombs():
 )
 def test_large_inputs_are_no_bombs(text):
     assert compile_expression(text, result=ResultType.BOOL).evaluate(bind(INPUTS, now=NOW)) is True
+
+
+HUNDRED = "[" + ", ".join(map(str, range(100))) + "]"
+
+
+def test_lists_that_stand_in_the_expression_are_paid_for_as_well():
+    nested = f"{HUNDRED}.all(a, {HUNDRED}.all(b, {HUNDRED}.all(c, {HUNDRED}.all(d, a + b + c + d >= 0))))"
+    with pytest.raises(ExpressionError, match="the loop takes more than 1000000 steps, whatever the input"):
+        compile_expression(nested, result=ResultType.BOOL)
+    explode(f"change.numbers.all(a, {HUNDRED}.all(b, a + b >= 0))")
+    explode(f"{HUNDRED}.all(a, change.numbers.all(b, a + b >= 0))")
+    explode("change.numbers.all(a, variables.hundred.all(b, a + b >= 0))", {"hundred": HUNDRED})
+    with pytest.raises(ExpressionError, match="whatever the input"):
+        compile_expression(
+            "variables.h.all(a, variables.h.all(b, variables.h.all(c, a + b + c >= 0)))",
+            result=ResultType.BOOL,
+            variables={"h": HUNDRED},
+        )
+    honest = f"{HUNDRED}.all(a, {HUNDRED}.exists(b, a == b)) && [0, 1].all(i, v, i == v)"
+    assert compile_expression(honest, result=ResultType.BOOL).evaluate(bind(INPUTS, now=NOW)) is True
 
 
 def test_nothing_absorbs_it():

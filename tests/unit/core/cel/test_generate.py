@@ -24,8 +24,8 @@ GENERATED = re.compile(r"[a-z][0-9]+")
 # fmt: off
 RUNTIME = {
     "FAIL", "INT_MAX", "concat", "INT_MIN", "MISSING", "NONE", "Optional", "bool", "dict", "entries_of", "fail", "force", "has",
-    "has_value", "int", "len", "load", "loop", "loop_pairs", "make_map", "map_with_optionals", "optional_value",
-    "overflow", "path", "said", "select", "str", "truth", "type", "with_optionals", "wrong_result",
+    "has_value", "int", "len", "list", "load", "loop", "loop_pairs", "make_map", "map_with_optionals", "optional_value",
+    "overflow", "path", "said", "select", "spend", "str", "truth", "type", "with_optionals", "wrong_result",
 }
 # fmt: on
 HOSTILE = [
