@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from app.core.index import CompiledPolicySet
 from app.core.types import Effect
 from app.edge.authn import ApiKeyRing, Authenticates, Authenticator, JwtVerifier, UnsafeAnonymousAuthenticator
 from app.edge.context import ContextMiddleware
@@ -22,21 +21,34 @@ from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.observability.logs import Logs
-from app.observability.metrics import DbErrorKind, DbOperation, Metrics, serve_metrics
+from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
 from app.persistence import revision
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.breaker import BreakerState
-from app.persistence.engine import create_engine
-from app.policies.load import load_directory
+from app.persistence.engine import connect, create_engine
+from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
+from app.policies.store import PolicySetStore
+from app.service.activate import ActivateService
 from app.service.decide import DecisionService
+from app.service.publish import PublishService
 from app.settings import LogLevel, Settings
+from app.settings import PolicySource as Source
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
+from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
 from app.surfaces.problems import install_problem_handlers, internal_problem
 
 VERSION: Final = version("mutation-firewall")
+# What the ledger says decided.
+ENGINE: Final = f"mutation-firewall/{VERSION}"
+
+_HEALTH_OF_SOURCE: Final = {
+    SourceState.CURRENT: Status.HEALTHY,
+    SourceState.DOUBTFUL: Status.DEGRADED,
+    SourceState.BEHIND: Status.UNHEALTHY,
+}
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -114,9 +126,6 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         form=settings.logging.format.value,
         dropped=metrics.log_events_dropped.inc,
     )
-    policy_set = _policy_set(settings)
-    metrics.show_policy_set(policy_set.digest, policies=len(policy_set.policies), rules=len(policy_set.rules))
-
     dsn = _database_url(settings)
     observer = DatabaseObserver(metrics)
     database = settings.database
@@ -138,13 +147,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
     keys = _key_ring(settings, ApiKeyStore(engine, observer=observer))
     authenticator = _authenticator(settings, keys, metrics)
+    store = PolicySetStore(engine, observer=observer)
+    source = _policy_source(settings, store, dsn, metrics)
+    metrics.watch_policy_set(age=lambda: source.age, lag=lambda: source.lag, stale=lambda: float(source.stale))
+    entropy, counted = EntropyPool(), _counter(metrics)
     service = DecisionService(
-        policy_set,
+        source.current,
         ledger=ledger,
         clock=partial(datetime.now, UTC),
-        entropy=EntropyPool(),
-        engine=f"mutation-firewall/{VERSION}",
-        counted=_counter(metrics),
+        entropy=entropy,
+        engine=ENGINE,
+        counted=counted,
     )
 
     async def check_database() -> CheckResult:
@@ -156,7 +169,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         return CheckResult(Status.HEALTHY, f"{ledger.waiting} entries wait")
 
     async def check_policies() -> CheckResult:
-        return CheckResult(Status.HEALTHY, f"{len(policy_set.policies)} policies, {policy_set.digest}")
+        state, detail = source.report()
+        return CheckResult(_HEALTH_OF_SOURCE[state], detail)
 
     checks = [
         NamedCheck("database", check_database),
@@ -181,7 +195,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if traces is not None:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
-            await revision.check(engine)
+            await _check_revision(
+                partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
+            )
+            await source.start()
+            opened.push_async_callback(source.stop)
             await ledger.start()
             opened.push_async_callback(ledger.stop)
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
@@ -208,15 +226,36 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         # A redirect for a slash too many would send the caller's credential once more.
         redirect_slashes=False,
     )
+    buckets = TokenBuckets(per_minute=settings.limits.per_minute, burst=settings.limits.burst)
     endpoint = DecisionEndpoint(
         service,
         authenticator=authenticator,
-        buckets=TokenBuckets(per_minute=settings.limits.per_minute, burst=settings.limits.burst),
+        buckets=buckets,
         metrics=metrics,
         max_body_bytes=settings.http.max_body_bytes,
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(decisions_router(endpoint))
+    policy_sets = PolicySetEndpoints(
+        store=store,
+        source=source,
+        publishing=PublishService(store),
+        activating=ActivateService(
+            store,
+            source=source,
+            follows=isinstance(source, DatabaseSource),
+            ledger=ledger,
+            clock=partial(datetime.now, UTC),
+            entropy=entropy,
+            engine=ENGINE,
+            counted=counted,
+        ),
+        authenticator=authenticator,
+        buckets=buckets,
+        metrics=metrics,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(policy_sets_router(policy_sets))
     api.include_router(health_router(health, authenticator=authenticator))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
@@ -258,14 +297,50 @@ def _settled_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _policy_set(settings: Settings) -> CompiledPolicySet:
-    if settings.policies.directory is None:
-        raise FirewallError(
-            Kind.INVALID_SETTINGS,
-            "no policies are named",
-            fix="set MFW_POLICIES__DIRECTORY to the directory with the policy files",
-        )
-    return load_directory(settings.policies.directory)
+def _policy_source(settings: Settings, store: PolicySetStore, dsn: str, metrics: Metrics) -> PolicySource:
+    policies, database = settings.policies, settings.database
+
+    def changed(taken: SetInForce) -> None:
+        compiled = taken.policy_set
+        metrics.show_policy_set(taken.digest, policies=len(compiled.policies), rules=len(compiled.rules))
+
+    def failed(failure: Failure) -> None:
+        metrics.policy_set_failures[PolicyFailure(failure.value)].inc()
+
+    match policies.chosen_source, policies.directory:
+        case Source.DATABASE, _:
+            return DatabaseSource(
+                store,
+                connect=partial(connect, dsn, connect_timeout=database.connect_timeout_seconds),
+                copies=policies.cache_directory,
+                poll_seconds=policies.poll_seconds,
+                max_lag_seconds=policies.max_lag_seconds,
+                changed=changed,
+                failed=failed,
+            )
+        case _, None:
+            raise FirewallError(
+                Kind.INVALID_SETTINGS,
+                "no policies are named",
+                fix="set MFW_POLICIES__DIRECTORY to the directory with the policy files",
+            )
+        case _, directory:
+            return DirectorySource(
+                directory,
+                poll_seconds=policies.poll_seconds,
+                max_lag_seconds=policies.max_lag_seconds,
+                changed=changed,
+                failed=failed,
+            )
+
+
+async def _check_revision(check: Callable[[], Awaitable[str]], *, unless_kept: bool) -> None:
+    """Refuse another schema. With a policy set on the local disk a database that is away is waited for instead."""
+    try:
+        await check()
+    except FirewallError as error:
+        if not unless_kept or error.kind not in {Kind.UNAVAILABLE, Kind.TIMEOUT}:
+            raise
 
 
 def _database_url(settings: Settings) -> str:

@@ -1,6 +1,8 @@
 """The one error type of the firewall: a closed set of kinds, and no word of HTTP."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 
 class Kind(StrEnum):
@@ -30,9 +32,10 @@ class FirewallError(Exception):
     `detail` is for the caller: lower case, no full stop, user input in backticks, never a secret.
     `pointer` is the RFC 6901 JSON pointer of the member that is at fault ("" is the whole document), None where no
     member is. `retry_after` is in seconds, None where trying again does not help. `fix` says what to do instead.
+    `extra` has further members for the problem (RFC 9457 section 3.2), as JSON values.
     """
 
-    __slots__ = ("detail", "fix", "kind", "pointer", "retry_after")
+    __slots__ = ("detail", "extra", "fix", "kind", "pointer", "retry_after")
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class FirewallError(Exception):
         pointer: str | None = None,
         retry_after: float | None = None,
         fix: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(kind, detail)
         self.kind = kind
@@ -49,6 +53,7 @@ class FirewallError(Exception):
         self.pointer = pointer
         self.retry_after = retry_after
         self.fix = fix
+        self.extra = extra
 
     def __str__(self) -> str:
         """The detail, where it is, and the fix: what a person at a terminal reads."""

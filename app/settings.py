@@ -326,14 +326,47 @@ class LimitSettings(_Section):
     ] = 20
 
 
+class PolicySource(StrEnum):
+    """Where a replica gets its policy set: files of its own, or the set that was activated in PostgreSQL."""
+
+    DIRECTORY = "directory"
+    DATABASE = "database"
+
+
 class PolicySettings(_Section):
     """Where the policy set comes from."""
 
+    source: Annotated[
+        PolicySource | None,
+        _DefaultText("`directory` when one is named, else `database`"),
+        Field(description="follow the files of a directory, or the policy set that was activated in the database"),
+    ] = None
     directory: Annotated[
         Path | None,
-        _Production("required"),
         Field(description="directory with the policy YAML files; an empty one is refused"),
     ] = None
+    poll_seconds: Annotated[
+        float,
+        Field(ge=0.1, le=300, description="longest time until changed files, or an unheard activation, are noticed"),
+    ] = 5.0
+    max_lag_seconds: Annotated[
+        float,
+        Field(gt=0, le=3600, description="how long a replica may be behind the database before it turns unready"),
+    ] = 30.0
+    cache_directory: Annotated[
+        Path | None,
+        Field(
+            description="where to keep the last set from the database, to start with while PostgreSQL is away; "
+            "whoever can write there can change the policies"
+        ),
+    ] = None
+
+    @property
+    def chosen_source(self) -> PolicySource:
+        """The source, worked out where it is not named."""
+        if self.source is not None:
+            return self.source
+        return PolicySource.DATABASE if self.directory is None else PolicySource.DIRECTORY
 
 
 class LedgerSettings(_Section):
@@ -742,14 +775,29 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _cors_rules(settings.http.cors_origins, production=production)
     yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
+    yield from _policy_rules(settings.policies)
     if not production:
         return
     if settings.debug:
         yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
-    if settings.policies.directory is None:
-        yield SettingsProblem(
-            "MFW_POLICIES__DIRECTORY", "production needs it", "name the directory that holds the policy files"
-        )
+
+
+def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
+    match policies.chosen_source, policies.directory:
+        case PolicySource.DIRECTORY, None:
+            yield SettingsProblem(
+                "MFW_POLICIES__DIRECTORY",
+                "the source `directory` needs it",
+                "name the directory that holds the policy files, or set MFW_POLICIES__SOURCE to `database`",
+            )
+        case PolicySource.DATABASE, Path():
+            yield SettingsProblem(
+                "MFW_POLICIES__DIRECTORY",
+                "is not read when the source is `database`",
+                "unset it, and `mfw policies push` its files",
+            )
+        case _:
+            pass
 
 
 def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:

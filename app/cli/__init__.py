@@ -10,10 +10,11 @@ from uuid import UUID
 
 import typer
 
+from app.cli import policy_sets_commands  # noqa: F401 - registers its commands
+from app.cli.authoring.commands import policies
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url
 from app.cli.output import reporting
 from app.core.principal import Role
-
-Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
 
 app = typer.Typer(
     name="mutation-firewall",
@@ -23,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-policies = typer.Typer(no_args_is_help=True, help="Work on policies before they are in force.")
 config = typer.Typer(no_args_is_help=True, help="See what the environment says.")
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(policies, name="policies")
@@ -106,19 +106,9 @@ def serve() -> None:
 def decide(
     *,
     file: Annotated[str, typer.Option("--file", "-f", help="The mutation as JSON; `-` reads standard input.")],
-    url: Annotated[
-        str, typer.Option(envvar="MFW_URL", show_envvar=True, help="Address of the service.")
-    ] = "http://127.0.0.1:8080",
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MFW_API_KEY",
-            show_envvar=True,
-            help="API key; better in the environment, because other users see a command line. "
-            "For a service of `mfw dev` on this machine it is found by itself.",
-        ),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, max=300, help="Seconds to wait for the answer.")] = 10.0,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 10.0,
     local: Annotated[
         bool, typer.Option("--local", help="Decide in this process, with no service. Nothing is recorded: a rehearsal.")
     ] = False,
@@ -150,17 +140,6 @@ def _local_policies(policies: Path | None, *, local: bool) -> Path | None:
     if policies is not None and not local:
         raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
     return policies
-
-
-@policies.command("check", epilog="Example: `mfw policies check policies/starter`")
-def policies_check(
-    directory: Annotated[Path, typer.Argument(help="Directory of the policy files.")], *, as_json: Json = False
-) -> None:
-    """Load every policy of a directory as the service would, and show everything that is wrong."""
-    from app.cli.policies import run_check
-
-    with reporting(as_json=as_json):
-        raise typer.Exit(run_check(directory, as_json=as_json))
 
 
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")

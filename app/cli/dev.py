@@ -27,7 +27,7 @@ from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain, console
 from app.cli.server import OPTIONS
 from app.cli.state import database_file, key_file, private_directory, read_private, write_private
-from app.settings import Environment, Settings, advice
+from app.settings import Environment, PolicySource, Settings, advice
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STARTER_POLICIES: Final = ROOT / "policies" / "starter"
@@ -67,10 +67,12 @@ def development_settings(
         raise Refused(
             ExitCode.BAD_SETTINGS, "`mfw dev` is not for production", fix="use `mfw serve`, or unset MFW_ENVIRONMENT"
         )
+    from_database = environ.get("MFW_POLICIES__SOURCE") == PolicySource.DATABASE
     for name, default in (
         ("MFW_ENVIRONMENT", Environment.DEVELOPMENT.value),
         ("MFW_LOGGING__FORMAT", "text"),
-        ("MFW_POLICIES__DIRECTORY", str(STARTER_POLICIES)),
+        # Unless the policies shall come from the database.
+        *([] if from_database else [("MFW_POLICIES__DIRECTORY", str(STARTER_POLICIES))]),
     ):
         environ[name] = environ.get(name) or default
     for name, chosen in (
@@ -197,7 +199,7 @@ def show_panel(settings: Settings, port: int) -> None:
     if settings.metrics.enabled:
         lines.append(f"metrics   http://{_reachable(settings.metrics.host)}:{settings.metrics.port}/metrics")
     lines += [
-        f"policies  {_near(settings.policies.directory) if settings.policies.directory else ''}",
+        f"policies  {_near(settings.policies.directory) if settings.policies.directory else 'from the database'}",
         f"state     {settings.state_dir}",
         f"API key   in {key_file(settings.state_dir)}",
     ]

@@ -79,7 +79,7 @@ def _with_store(act: Any) -> Any:
         async with key_store(dsn) as store:
             return await act(store)
 
-    with _dsn() as dsn:
+    with named_database() as dsn:
         return asyncio.run(run(dsn))
 
 
@@ -95,7 +95,7 @@ async def key_store(dsn: str) -> AsyncIterator[ApiKeyStore]:
 
 
 @contextmanager
-def _dsn() -> Iterator[str]:
+def named_database() -> Iterator[str]:
     """The database that the settings name; else the development one, started for the moment unless it runs already."""
     environ = dict(os.environ)
     if not any(environ.get(f"MFW_DATABASE__URL{suffix}") for suffix in ("", "_FILE")):

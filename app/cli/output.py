@@ -23,12 +23,15 @@ PIPE_WIDTH = 160
 class Refused(Exception):  # noqa: N818 - it carries an exit code, and an answer that was no error
     """A failure that is already in words for the terminal, with its exit code."""
 
-    def __init__(self, code: ExitCode, detail: str, *, fix: str | None = None) -> None:
-        """`detail` and `fix` as in `FirewallError`."""
+    def __init__(
+        self, code: ExitCode, detail: str, *, fix: str | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """`detail`, `fix` and `extra` as in `FirewallError`."""
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.fix = fix
+        self.extra = dict(extra or {})
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -83,7 +86,7 @@ def reporting(*, as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        code, detail, fix, extra = error.code, error.detail, error.fix, {}
+        code, detail, fix, extra = error.code, error.detail, error.fix, error.extra
     except FirewallError as error:
         code, detail, fix = of_kind(error.kind), error.detail, error.fix
         if error.pointer:

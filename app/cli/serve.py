@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain
 from app.cli.server import KEEP_ALIVE_SECONDS
+from app.errors import FirewallError, Kind
 from app.policies.load import load_directory
 from app.settings import Settings, advice
 
@@ -29,15 +30,17 @@ def run_serve() -> NoReturn:
             "`mfw serve` needs a PostgreSQL of yours",
             fix="set MFW_DATABASE__URL, or use `mfw dev`",
         )
-    if settings.policies.directory is None:
-        raise Refused(
-            ExitCode.BAD_SETTINGS, "`mfw serve` needs policies", fix="set MFW_POLICIES__DIRECTORY to their directory"
-        )
     for hint in advice(settings):
         complain(f"advice: {hint}")
-    # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
-    load_directory(settings.policies.directory)
-    asyncio.run(_check_schema(settings.database.url.get_secret_value()))
+    if settings.policies.directory is not None:
+        # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
+        load_directory(settings.policies.directory)
+    try:
+        asyncio.run(_check_schema(settings.database.url.get_secret_value()))
+    except FirewallError as error:
+        # With a policy set on the local disk the worker starts all the same, and waits for the database.
+        if settings.policies.cache_directory is None or error.kind not in {Kind.UNAVAILABLE, Kind.TIMEOUT}:
+            raise
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *gunicorn_arguments(settings)])  # noqa: S606 - no shell
 
 

@@ -6,7 +6,10 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    ForeignKeyConstraint,
+    Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     Table,
@@ -82,4 +85,44 @@ api_keys = Table(
     CheckConstraint("name <> '' AND length(name) <= 200", name="name"),
     CheckConstraint("principal_id <> '' AND length(principal_id) <= 200", name="principal_id"),
     Index("api_keys_hash_key", "hash", unique=True),
+)
+
+# INVARIANT: rows are inserted and never changed (a trigger): a decision is replayed with the set that it names.
+policy_sets = Table(
+    "policy_sets",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    # The order in which sets came, to list them by.
+    Column("number", BigInteger, Identity(always=True), nullable=False),
+    # Canonical JSON (RFC 8785) of the documents, sorted: the very bytes that the digest is of.
+    Column("documents", LargeBinary, nullable=False),
+    Column("policies", Integer, nullable=False),
+    Column("rules", Integer, nullable=False),
+    Column("note", Text),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    CheckConstraint("digest = 'sha256:' || encode(sha256(documents), 'hex')", name="digest"),
+    CheckConstraint("policies > 0 AND rules > 0", name="policies"),
+    CheckConstraint("length(note) <= 1000", name="note"),
+    Index("policy_sets_number_key", "number", unique=True),
+)
+
+# INVARIANT: sequence is 1, 2, 3 ...; the last row names the set in force, and each row has its entry in the ledger,
+# written by the same transaction.
+policy_set_activations = Table(
+    "policy_set_activations",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", Text, nullable=False),
+    Column("previous", Text),
+    Column("reason", Text, nullable=False),
+    Column("activated_by", Text, nullable=False),
+    Column("activated_at", DateTime(timezone=True), nullable=False),
+    Column("ledger_id", Uuid, nullable=False),
+    Column("ledger_index", BigInteger, nullable=False),
+    ForeignKeyConstraint(["digest"], ["policy_sets.digest"], name="policy_set_activations_digest_fkey"),
+    CheckConstraint("sequence > 0", name="sequence"),
+    CheckConstraint("reason <> '' AND length(reason) <= 1000", name="reason"),
+    Index("policy_set_activations_digest_idx", "digest"),
+    Index("policy_set_activations_ledger_id_key", "ledger_id", unique=True),
 )

@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from app.errors import FirewallError, Kind
 
+# The code of what the loader itself says; the lints have codes of their own (`app/policies/lint.py`).
+INVALID = "invalid-policy"
+
 
 class Severity(StrEnum):
     """An error refuses the whole set; a warning is for the author."""
@@ -19,6 +22,7 @@ class Diagnostic:
     """One finding. `file` is relative to the directory; lines and columns count from 1, 0 where there is no place.
 
     `path` is the member inside the document, for example `spec.rules[0].when`, empty for the document or file itself.
+    `code` names the kind of finding for machines.
     """
 
     file: str
@@ -28,6 +32,7 @@ class Diagnostic:
     message: str
     fix: str | None = None
     severity: Severity = Severity.ERROR
+    code: str = INVALID
 
     def __str__(self) -> str:
         """One line, as compilers print it."""
@@ -42,12 +47,18 @@ class PolicyErrors(FirewallError):  # noqa: N818 - it is about all errors of a s
 
     __slots__ = ("diagnostics",)
 
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+    def __init__(
+        self,
+        diagnostics: Iterable[Diagnostic],
+        *,
+        what: str = "the policy set is refused",
+        fix: str | None = "`mfw policies check DIR` shows all of them",
+    ) -> None:
         self.diagnostics = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
         errors = [d for d in self.diagnostics if d.severity is Severity.ERROR]
         count = f"{len(errors)} error{'s' if len(errors) != 1 else ''}"
         super().__init__(
             Kind.INVALID_POLICY,
-            f"the policy set is refused with {count}; the first is {errors[0]}" if errors else "the set is refused",
-            fix="`mfw policies check DIR` shows all of them",
+            f"{what} with {count}; the first is {errors[0]}" if errors else what,
+            fix=fix,
         )

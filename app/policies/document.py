@@ -17,28 +17,16 @@ from app.core.decide import FIREWALL
 from app.core.glob import GLOB_MAX_CHARS, Glob, compile_glob
 from app.core.index import MESSAGE_MAX_CHARS, Approval, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
 from app.core.types import Effect, Mode
+from app.policies import shape
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.reader import Reader, join
-from app.policies.tree import Mapping, Node, Scalar
+from app.policies.tree import Mapping, Node, Scalar, Sequence
 
-API_VERSION = "mutationfirewall.io/v1"
-KIND = "MutationPolicy"
-
-# Names stand in reasons, metrics and paths: Kubernetes' rule for labels (RFC 1123).
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
-_NAME_MAX_CHARS = 63
-_LABEL_MAX_CHARS = 253
-_GROUP_MAX_CHARS = 128
-_PROPERTY_MAX_CHARS = 128
-# A quorum of more people than this is a typing error.
-_COUNT_MAX = 100
+_NAME = re.compile(f"{shape.NAME_PATTERN}\\Z")
 # "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
 _APPROVAL_DEPTH_MAX = 4
-_DURATION = re.compile(r"(?=[0-9])(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?\Z")
+_DURATION = re.compile(f"{shape.DURATION_PATTERN}\\Z")
 _DURATION_MAX_SECONDS = 366 * 24 * 3600
-# DESIGN.md section 7: an approval lives seven days unless the policy says otherwise.
-_EXPIRES_AFTER = "168h"
-_EXECUTE_WITHIN = "1h"
 
 
 def read_policy(root: Node, reader: Reader) -> Policy | None:
@@ -47,11 +35,9 @@ def read_policy(root: Node, reader: Reader) -> Policy | None:
     Does not check that the name is unique in the set.
     """
     before = len(reader.diagnostics)
-    members = reader.mapping(
-        root, "", known=("apiVersion", "kind", "metadata", "spec"), required=("apiVersion", "kind", "metadata", "spec")
-    )
-    reader.choice(members.get("apiVersion"), "apiVersion", (API_VERSION,))
-    if reader.choice(members.get("kind"), "kind", (KIND,)) is None:
+    members = reader.mapping(root, "", known=shape.POLICY.known, required=shape.POLICY.required)
+    reader.choice(members.get("apiVersion"), "apiVersion", (shape.API_VERSION,))
+    if reader.choice(members.get("kind"), "kind", (shape.KIND,)) is None:
         return None  # another kind has another shape: its members would only add noise
     name, labels = _metadata(members.get("metadata"), reader)
     policy = _spec(members["spec"], name or "", labels, reader) if "spec" in members else None
@@ -59,6 +45,19 @@ def read_policy(root: Node, reader: Reader) -> Policy | None:
         return None
     _warn(policy, members["spec"], reader)
     return policy
+
+
+def declared_variables(root: Node) -> dict[str, str]:
+    """Give the variables of a policy document: names and expressions."""
+    spec = root.items.get("spec") if isinstance(root, Mapping) else None
+    listed = spec.items.get("variables") if isinstance(spec, Mapping) else None
+    found: dict[str, str] = {}
+    for item in listed.items if isinstance(listed, Sequence) else ():
+        if isinstance(item, Mapping):
+            name, text = item.items.get("name"), item.items.get("expression")
+            if isinstance(name, Scalar) and isinstance(text, Scalar):
+                found[str(name.value)] = str(text.value)
+    return found
 
 
 def _warn(policy: Policy, spec: Node, reader: Reader) -> None:
@@ -74,13 +73,13 @@ def _warn(policy: Policy, spec: Node, reader: Reader) -> None:
 def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
     if node is None:
         return None, {}
-    members = reader.mapping(node, "metadata", known=("name", "labels"), required=("name",))
-    name = reader.checked(members.get("name"), "metadata.name", _check_policy_name, max_chars=_LABEL_MAX_CHARS)
+    members = reader.mapping(node, "metadata", known=shape.METADATA.known, required=shape.METADATA.required)
+    name = reader.checked(members.get("name"), "metadata.name", _check_policy_name, max_chars=shape.LABEL_MAX_CHARS)
     labels: dict[str, str] = {}
     if (found := members.get("labels")) is not None:
         if isinstance(found, Mapping):
             for key, item in found.items.items():
-                value = reader.text(item, f"metadata.labels.{key}", max_chars=_LABEL_MAX_CHARS)
+                value = reader.text(item, f"metadata.labels.{key}", max_chars=shape.LABEL_MAX_CHARS)
                 labels[key] = value or ""
         else:
             reader.note(found, "metadata.labels", "must be an object of texts")
@@ -88,9 +87,7 @@ def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, 
 
 
 def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Policy:
-    members = reader.mapping(
-        node, "spec", known=("mode", "match", "matchConditions", "variables", "rules"), required=("rules",)
-    )
+    members = reader.mapping(node, "spec", known=shape.SPEC.known, required=shape.SPEC.required)
     mode = reader.choice(members.get("mode"), "spec.mode", tuple(Mode)) or Mode.ENFORCE
     match = _match(members["match"], reader) if "match" in members else Match()
     variables = _variables(members.get("variables"), reader)
@@ -111,7 +108,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
 
 
 def _match(node: Node, reader: Reader) -> Match:
-    members = reader.mapping(node, "spec.match", known=("subjects", "actions", "resources"))
+    members = reader.mapping(node, "spec.match", known=shape.MATCH.known)
     if not members and isinstance(node, Mapping) and not node.items:
         reader.note(node, "spec.match", "is empty", fix="leave it out to match everything")
     actions = [_glob(item, path, reader) for item, path in reader.items(members.get("actions"), "spec.match.actions")]
@@ -125,7 +122,7 @@ def _match(node: Node, reader: Reader) -> Match:
 def _entities(node: Node | None, path: str, reader: Reader) -> tuple[EntityPattern, ...]:
     found: list[EntityPattern] = []
     for item, item_path in reader.items(node, path):
-        members = reader.mapping(item, item_path, known=("type", "id", "properties"))
+        members = reader.mapping(item, item_path, known=shape.ENTITY.known)
         if isinstance(item, Mapping) and not item.items:
             reader.note(item, item_path, "matches everything", fix=f"leave `{path.rpartition('.')[2]}` out instead")
         found.append(
@@ -147,8 +144,8 @@ def _properties(node: Node | None, path: str, reader: Reader) -> tuple[PropertyP
     found: list[PropertyPattern] = []
     for name, item in node.items.items():
         member = join(path, name)
-        if len(name) > _PROPERTY_MAX_CHARS:
-            reader.note(item, path, f"a property's name has more than {_PROPERTY_MAX_CHARS} characters")
+        if len(name) > shape.PROPERTY_MAX_CHARS:
+            reader.note(item, path, f"a property's name has more than {shape.PROPERTY_MAX_CHARS} characters")
         elif not isinstance(item, Scalar) or item.value is None:
             reader.note(item, member, "must be text, a number or a boolean", fix="use `matchConditions` for more")
         elif isinstance(item.value, str):
@@ -170,8 +167,10 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
     texts: dict[str, str] = {}
     places: dict[str, tuple[Node, str]] = {}
     for item, path in reader.items(node, "spec.variables"):
-        members = reader.mapping(item, path, known=("name", "expression"), required=("name", "expression"))
-        name = reader.checked(members.get("name"), f"{path}.name", _check_variable_name, max_chars=_LABEL_MAX_CHARS)
+        members = reader.mapping(item, path, known=shape.VARIABLE.known, required=shape.VARIABLE.required)
+        name = reader.checked(
+            members.get("name"), f"{path}.name", _check_variable_name, max_chars=shape.LABEL_MAX_CHARS
+        )
         text = reader.text(members.get("expression"), f"{path}.expression", max_chars=EXPRESSION_MAX_CHARS)
         if name is None:
             continue
@@ -182,17 +181,28 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
         texts[name] = text if text is not None else "dyn(null)"
         if text is not None:
             places[name] = (members["expression"], f"{path}.expression")
+    noted: set[str] = set()
+    elsewhere: dict[str, ExpressionError] = {}
     for name, (place, path) in places.items():
         try:
             check_variable(name, variables=texts)
         except ExpressionError as error:
             if error.variable is None:
                 _note_expression(place, path, error, reader)
+                noted.add(name)
+            else:
+                elsewhere[name] = error
+    # In a circle each blames the next one: without this nobody would be told, and their readers would lose `when`.
+    for name, failure in elsewhere.items():
+        blamed = failure.variable or name
+        if name not in noted and blamed not in noted and blamed in places:
+            _note_expression(*places[blamed], failure, reader)
+            noted.add(blamed)
     return texts
 
 
 def _condition(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Condition | None:
-    members = reader.mapping(node, path, known=("name", "expression"), required=("name", "expression"))
+    members = reader.mapping(node, path, known=shape.CONDITION.known, required=shape.CONDITION.required)
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     program = _program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)
     return None if name is None or program is None else Condition(name, program)
@@ -202,8 +212,8 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
     members = reader.mapping(
         node,
         path,
-        known=("name", "effect", "when", "message", "messageExpression", "approval"),
-        required=("name", "effect"),
+        known=shape.RULE.known,
+        required=shape.RULE.required,
     )
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     effect = reader.choice(members.get("effect"), f"{path}.effect", tuple(Effect))
@@ -236,7 +246,7 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
 
 def _unique(node: Node | None, path: str, names: set[str], reader: Reader) -> str | None:
     """Give a name that no other rule or condition of the policy has: a reason names one of them."""
-    name = reader.checked(node, path, _check_name, max_chars=_LABEL_MAX_CHARS)
+    name = reader.checked(node, path, _check_name, max_chars=shape.LABEL_MAX_CHARS)
     if node is not None and name is not None:
         if name in names:
             reader.note(node, path, f"the name `{name}` is used twice in this policy", fix="rename one")
@@ -255,7 +265,9 @@ def _program(
     except ExpressionError as error:
         if error.variable is None:
             _note_expression(node, path, error, reader)
-        # Else the variable itself was found wrong, and noted, at its own place.
+        elif not reader.diagnostics:
+            # INVARIANT: no expression is left out silently. The variable was noted at its own place; if not, here.
+            reader.note(node, path, f"the variable `{error.variable}` has no value", fix="correct it")
     return None
 
 
@@ -269,10 +281,10 @@ def _note_expression(node: Node, path: str, error: ExpressionError, reader: Read
 
 
 def _approval(node: Node, path: str, reader: Reader) -> Approval | None:
-    members = reader.mapping(node, path, known=("anyOf", "allOf", "expiresAfter", "executeWithin"))
+    members = reader.mapping(node, path, known=shape.APPROVAL.known)
     tree = _quorum(node, path, members, reader, depth=1)
-    expires = _duration(members.get("expiresAfter"), f"{path}.expiresAfter", _EXPIRES_AFTER, reader)
-    execute = _duration(members.get("executeWithin"), f"{path}.executeWithin", _EXECUTE_WITHIN, reader)
+    expires = _duration(members.get("expiresAfter"), f"{path}.expiresAfter", shape.EXPIRES_AFTER, reader)
+    execute = _duration(members.get("executeWithin"), f"{path}.executeWithin", shape.EXECUTE_WITHIN, reader)
     if tree is None or expires is None or execute is None:
         return None
     return Approval(tree, expires, _seconds(expires), execute, _seconds(execute))
@@ -289,14 +301,14 @@ def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, 
         return None
     branches: list[dict[str, Any]] = []
     for item, item_path in reader.items(members[kinds[0]], f"{path}.{kinds[0]}"):
-        inner = reader.mapping(item, item_path, known=("group", "count", "anyOf", "allOf"))
+        inner = reader.mapping(item, item_path, known=shape.BRANCH.known)
         if "group" in inner:
             if inner.keys() & {"anyOf", "allOf"}:
                 reader.note(item, item_path, "is either a group or a tree, not both", fix="make two items of it")
-            group = reader.text(inner["group"], f"{item_path}.group", max_chars=_GROUP_MAX_CHARS)
+            group = reader.text(inner["group"], f"{item_path}.group", max_chars=shape.GROUP_MAX_CHARS)
             count = 1
             if "count" in inner:
-                count = reader.whole(inner["count"], f"{item_path}.count", minimum=1, maximum=_COUNT_MAX) or 1
+                count = reader.whole(inner["count"], f"{item_path}.count", minimum=1, maximum=shape.COUNT_MAX) or 1
             branches.append({"group": group, "count": count})
         elif inner.keys() & {"anyOf", "allOf"}:
             if "count" in inner:
@@ -308,7 +320,7 @@ def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, 
 
 
 def _duration(node: Node | None, path: str, default: str, reader: Reader) -> str | None:
-    return default if node is None else reader.checked(node, path, _check_duration, max_chars=_LABEL_MAX_CHARS)
+    return default if node is None else reader.checked(node, path, _check_duration, max_chars=shape.LABEL_MAX_CHARS)
 
 
 def _check_duration(text: str) -> None:
@@ -328,7 +340,7 @@ def _seconds(text: str) -> int:
 def _check_name(text: str) -> None:
     if _NAME.match(text) is None:
         raise ValueError(
-            f"`{text[:80]}` is not a name; use at most {_NAME_MAX_CHARS} lower case letters, digits and dashes"
+            f"`{text[:80]}` is not a name; use at most {shape.NAME_MAX_CHARS} lower case letters, digits and dashes"
         )
 
 

@@ -1,18 +1,20 @@
-"""A directory of policy files to a compiled policy set: whole and without an error, or not at all."""
+"""Policy documents, from files or from a store, to a compiled policy set: whole and without an error, or not at all."""
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from collections.abc import Mapping as Map
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
-from app.core.canonical import canonical, digest
+from app.core.canonical import canonical
 from app.core.index import CompiledPolicySet, Policy
 from app.core.types import Json
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
 from app.policies.reader import Reader
-from app.policies.tree import Mapping, Node, Scalar, TreeError, documents
+from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 # A ConfigMap holds at most 1 MiB altogether, and a policy is a page.
@@ -20,16 +22,36 @@ FILE_MAX_BYTES = 1024 * 1024
 # Compiling takes about a millisecond per expression: start-up must stay a matter of seconds.
 FILES_MAX = 2_000
 POLICIES_MAX = 5_000
+RULES_MAX = 20_000
+SET_MAX_BYTES = 16 * 1024 * 1024
+# After so many findings reading stops: a file that is no policy at all would have one per line.
+FINDINGS_MAX = 10_000
 # Directories below directories: a checkout, not a disk.
 _DEPTH_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """One document of one file, `file` as in `Diagnostic`; `policy` is None if anything is wrong with it."""
+
+    file: str
+    root: Node
+    policy: Policy | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """What a directory holds: the set if there is no error, and every finding."""
+    """What documents hold: the set if there is no error, every finding, and what was read to come to them.
+
+    `sources` has the text of every file that could be read, by its name in `Diagnostic.file`. `content` are the
+    documents, sorted, as canonical JSON, the bytes that the set's digest is of; empty without a set.
+    """
 
     policy_set: CompiledPolicySet | None
     diagnostics: tuple[Diagnostic, ...]
+    documents: tuple[Document, ...] = ()
+    sources: Map[str, str] = field(default_factory=dict)
+    content: bytes = b""
 
 
 def load_directory(path: Path) -> CompiledPolicySet:
@@ -51,6 +73,7 @@ def check_directory(path: Path) -> Checked:
     holds the files that the visible names link to. A link that leads out of the directory is an error.
     """
     diagnostics: list[Diagnostic] = []
+    sources: dict[str, str] = {}
     try:
         root = path.resolve(strict=True)
         if not root.is_dir():
@@ -60,33 +83,89 @@ def check_directory(path: Path) -> Checked:
         if len(files) > FILES_MAX:
             diagnostics.append(_whole(f"there are more than {FILES_MAX} policy files"))
             files = []
-        found = [policy for name, file in files for policy in _read_file(name, file, diagnostics)]
+        found = _read_files(files, diagnostics, sources)
         if _version(root) != version:
             diagnostics.append(_whole("the directory was replaced while it was read", fix="try again"))
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(_whole(f"the policy directory `{path}` cannot be read: {reason}", fix="check the path"))
         return Checked(None, tuple(diagnostics))
-    if len(found) > POLICIES_MAX:
-        diagnostics.append(_whole(f"there are more than {POLICIES_MAX} policies"))
+    return _assembled(found, diagnostics, sources)
+
+
+def check_files(files: Collection[Path]) -> Checked:
+    """Check the documents of these files together."""
+    diagnostics: list[Diagnostic] = []
+    sources: dict[str, str] = {}
+    found = _read_files([(str(file), file) for file in files], diagnostics, sources)
+    return _assembled(found, diagnostics, sources)
+
+
+def check_text(text: str, *, name: str) -> Checked:
+    """Check YAML documents separated by `---` as those of one file called `name`."""
+    diagnostics: list[Diagnostic] = []
+    found = _read_text(name, text, diagnostics)
+    _within_limits(found, diagnostics, rules=sum(_rules(one.root) for one in found), size=len(text))
+    return _assembled(found, diagnostics, {name: text})
+
+
+def check_documents(values: Collection[Json]) -> Checked:
+    """Check documents that are JSON values already; a finding's file is then `documents[0]`, without lines.
+
+    Does not check: duplicate keys and numbers beyond int64, which whoever parsed the JSON refused.
+    """
+    diagnostics: list[Diagnostic] = []
+    found: list[Document] = []
+    rules = 0
+    if len(values) > POLICIES_MAX:
+        # Before anything is compiled.
+        return Checked(None, (_whole(f"there are more than {POLICIES_MAX} policies", fix="split the set"),))
+    for number, value in enumerate(values):
+        reader = Reader(f"documents[{number}]", text="")
+        try:
+            root = tree(value)
+        except TreeError as error:
+            reader.diagnostics.append(Diagnostic(reader.file, 0, 0, "", error.message, error.fix))
+        else:
+            rules += _rules(root)
+            if not _within_limits(found, diagnostics, rules=rules):
+                break
+            found.append(Document(reader.file, root, read_policy(root, reader)))
+        diagnostics += reader.diagnostics
+        if len(diagnostics) > FINDINGS_MAX:
+            diagnostics.append(_too_many(reader.file))
+            break
+    return _assembled(found, diagnostics, {})
+
+
+def fingerprint(path: Path) -> str:
+    """Say, without reading a file, whether what a directory holds may have changed: it has if this text has.
+
+    Raises: OSError.
+    """
+    root = path.resolve(strict=True)
+    seen: list[Json] = [str(root), _version(root)]
+    ignored: list[Diagnostic] = []
+    for name, file in _files(root, root, ignored):
+        state = file.stat()
+        # The change time: unlike the modification time nobody can set it back.
+        seen.append([name, str(file), state.st_ino, state.st_size, str(state.st_mtime_ns), str(state.st_ctime_ns)])
+    seen += [str(diagnostic) for diagnostic in ignored]
+    return sha256(canonical(seen)).hexdigest()
+
+
+def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]) -> Checked:
     if not found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
-        diagnostics.append(_whole("there are no policies in the directory, and an empty set is refused", fix=fix))
+        diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
     _check_names(found, diagnostics)
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
-        return Checked(None, ordered)
+        return Checked(None, ordered, tuple(found), sources)
     policies = [one.policy for one in found if one.policy is not None]
-    return Checked(CompiledPolicySet(policies, digest=_digest(found)), ordered)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One document of one file."""
-
-    file: str
-    root: Node
-    policy: Policy | None
+    content = _content(found)
+    digest = "sha256:" + sha256(content).hexdigest()
+    return Checked(CompiledPolicySet(policies, digest=digest), ordered, tuple(found), sources, content)
 
 
 def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
@@ -142,6 +221,11 @@ def _whole(message: str, *, fix: str | None = None) -> Diagnostic:
     return Diagnostic("", 0, 0, "", message, fix)
 
 
+def _too_many(file: str) -> Diagnostic:
+    # INVARIANT: an error, also where all findings are warnings: what was not read must not be missed in silence.
+    return Diagnostic(file, 0, 0, "", f"reading stopped after {FINDINGS_MAX} findings", "correct these first")
+
+
 def _version(root: Path) -> str:
     """Give what a ConfigMap mount swaps atomically, empty for an ordinary directory."""
     try:
@@ -150,15 +234,48 @@ def _version(root: Path) -> str:
         return ""
 
 
-def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Found]:
+def _read_files(
+    files: list[tuple[str, Path]], diagnostics: list[Diagnostic], sources: dict[str, str]
+) -> list[Document]:
+    """Read file after file, and no further once there is too much: what is refused should not take minutes."""
+    found: list[Document] = []
+    size = rules = 0
+    for name, file in files:
+        read = _read_file(name, file, diagnostics, sources)
+        found += read
+        size += len(sources.get(name, ""))
+        rules += sum(_rules(document.root) for document in read)
+        if not _within_limits(found, diagnostics, rules=rules, size=size):
+            break
+    return found
+
+
+def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rules: int, size: int = 0) -> bool:
+    for number, most, what in (
+        (len(found), POLICIES_MAX, "policies"),
+        (rules, RULES_MAX, "rules"),
+        (size, SET_MAX_BYTES, "characters in all files together"),
+    ):
+        if number > most:
+            diagnostics.append(_whole(f"there are more than {most} {what}", fix="split the set"))
+            return False
+    return True
+
+
+def _rules(root: Node) -> int:
+    spec = root.items.get("spec") if isinstance(root, Mapping) else None
+    rules = spec.items.get("rules") if isinstance(spec, Mapping) else None
+    return len(rules.items) if isinstance(rules, Sequence) else 0
+
+
+def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:
     try:
         with file.open("rb") as stream:
             raw = stream.read(FILE_MAX_BYTES + 1)
         if len(raw) > FILE_MAX_BYTES:
             diagnostics.append(Diagnostic(name, 0, 0, "", f"has more than {FILE_MAX_BYTES} bytes", "split it"))
             return []
-        text = raw.decode("utf-8-sig")
-        roots = documents(text)
+        text = sources[name] = raw.decode("utf-8-sig")
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         diagnostics.append(Diagnostic(name, 0, 0, "", f"cannot be read: {reason}"))
@@ -167,20 +284,31 @@ def _read_file(name: str, file: Path, diagnostics: list[Diagnostic]) -> list[_Fo
         line = error.object[: error.start].count(b"\n") + 1
         diagnostics.append(Diagnostic(name, line, 1, "", "is not UTF-8", "save it as UTF-8"))
         return []
+    return _read_text(name, text, diagnostics)
+
+
+def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Document]:
+    try:
+        roots = documents(text)
     except TreeError as error:
         diagnostics.append(Diagnostic(name, error.line, error.column, "", error.message, error.fix))
         return []
     if not roots:
         diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
     reader = Reader(name, text=text)
-    found = [_Found(name, root, read_policy(root, reader)) for root in roots]
+    found: list[Document] = []
+    for root in roots:
+        found.append(Document(name, root, read_policy(root, reader)))
+        if len(reader.diagnostics) > FINDINGS_MAX:
+            diagnostics.append(_too_many(name))
+            break
     diagnostics += reader.diagnostics
     return found
 
 
-def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
+def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
     """Note every name that a policy before it has, also those of policies that have errors of their own."""
-    first: dict[str, _Found] = {}
+    first: dict[str, Document] = {}
     for one in found:
         node = _name_node(one.root)
         if node is None:
@@ -188,7 +316,8 @@ def _check_names(found: list[_Found], diagnostics: list[Diagnostic]) -> None:
         name = str(node.value)
         if name in first:
             other = first[name]
-            message = f"the name `{name[:80]}` is used twice, first in `{other.file}` line {other.root.line}"
+            line = f" line {other.root.line}" if other.root.line else ""
+            message = f"the name `{name[:80]}` is used twice, first in `{other.file}`{line}"
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
             first[name] = one
@@ -200,7 +329,7 @@ def _name_node(root: Node) -> Scalar | None:
     return name if isinstance(name, Scalar) else None
 
 
-def _digest(found: list[_Found]) -> str:
-    """Name the set by its content: file names, order, comments and formatting do not count."""
+def _content(found: list[Document]) -> bytes:
+    """Write down what names the set: file names, order, comments and formatting do not count."""
     plain: list[Json] = [one.root.plain() for one in found]
-    return digest(sorted(plain, key=canonical))
+    return canonical(sorted(plain, key=canonical))

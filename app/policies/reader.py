@@ -4,10 +4,13 @@ from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
 
 from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.shape import ITEMS_MAX
 from app.policies.tree import Mapping, Node, Scalar, Sequence, Style
 
 # A finding quotes enough to recognise a member, not a file that was pasted into one.
 _SHOWN_MAX_CHARS = 80
+# Whoever pastes another document in needs to be told once, and a guess at what was meant takes time.
+_UNKNOWN_MAX = 20
 _JSON_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "nothing"}
 
 
@@ -40,8 +43,12 @@ class Reader:
         if not isinstance(node, Mapping):
             self.note(node, path, f"must be an object, not {_kind(node)}")
             return {}
-        for name, key in node.keys.items():
-            if name not in known:
+        unknown = [name for name in node.keys if name not in known]
+        if len(unknown) > _UNKNOWN_MAX:
+            self.note(node, path, f"has {len(unknown)} unknown members", fix="is this another document?")
+        else:
+            for name in unknown:
+                key = node.keys[name]
                 shown = name[:_SHOWN_MAX_CHARS]
                 near = get_close_matches(shown, known, n=1)
                 fix = f"did you mean `{near[0]}`?" if near else "known are " + ", ".join(f"`{k}`" for k in known)
@@ -52,7 +59,10 @@ class Reader:
         return {name: item for name, item in node.items.items() if name in known}
 
     def items(self, node: Node | None, path: str) -> Iterator[tuple[Node, str]]:
-        """Give the items of a list with their paths; an empty list is noted, for it could mean all or nothing."""
+        """Give the items of a list with their paths; an empty list is noted, for it could mean all or nothing.
+
+        Of a list that is too long nothing is given.
+        """
         if node is None:
             return
         if not isinstance(node, Sequence):
@@ -60,6 +70,10 @@ class Reader:
             return
         if not node.items:
             self.note(node, path, "the list is empty", fix="leave the member out, or fill it")
+        if len(node.items) > ITEMS_MAX:
+            message = f"the list has {len(node.items)} items, and {ITEMS_MAX} are the most"
+            self.note(node, path, message, fix="make several policies of it")
+            return
         for position, item in enumerate(node.items):
             yield item, f"{path}[{position}]"
 

@@ -30,6 +30,8 @@ from app.core.types import Json
 
 # Nothing in a policy is deeper than the groups of an approval; the parser and the digest both recurse.
 DEPTH_MAX = 24
+# A page of policy has a hundred; the parser takes some 50 microseconds for each.
+NODES_MAX = 100_000
 
 _NULL = re.compile(r"(?:|~|null|Null|NULL)\Z")
 _TRUE = re.compile(r"(?:true|True|TRUE)\Z")
@@ -116,7 +118,7 @@ def documents(text: str) -> list[Node]:
         TreeError: at the first place that is not strict YAML.
     """
     try:
-        stream: Iterator[Any] = iter(YAML(typ="safe", pure=True).parse(text))
+        stream: Iterator[Any] = _bounded(iter(YAML(typ="safe", pure=True).parse(text)))
         found: list[Node] = []
         for event in stream:
             if isinstance(event, DocumentStartEvent):
@@ -137,6 +139,35 @@ def documents(text: str) -> list[Node]:
         reason = str(getattr(error, "reason", "")) or "it cannot be read as YAML"
         raise TreeError(reason, line=line, column=column, fix="remove the character") from error
     return found
+
+
+def tree(value: Json, *, depth: int = 0) -> Node:
+    """Make the tree of a JSON value, as it would come out of a file; there are no places, so all of them are 0.
+
+    Raises:
+        TreeError: it is nested too deeply.
+    """
+    if depth > DEPTH_MAX:
+        message = f"the document is nested more than {DEPTH_MAX} deep"
+        raise TreeError(message, line=0, column=0, fix="no policy needs that")
+    if isinstance(value, dict):
+        return Mapping(
+            {name: tree(item, depth=depth + 1) for name, item in value.items()},
+            {name: Scalar(name, 0, 0) for name in value},
+            0,
+            0,
+        )
+    if isinstance(value, list):
+        return Sequence(tuple(tree(item, depth=depth + 1) for item in value), 0, 0)
+    return Scalar(value, 0, 0)
+
+
+def _bounded(stream: Iterator[Any]) -> Iterator[Any]:
+    """Give the events of the parser, and stop where there are too many; the parser reads no further than asked."""
+    for number, event in enumerate(stream):
+        if number > NODES_MAX:
+            raise _error(f"the file has more than {NODES_MAX} values", event, "split it")
+        yield event
 
 
 def _node(event: Event, stream: Iterator[Any], depth: int) -> Node:

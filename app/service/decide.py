@@ -72,13 +72,14 @@ class Ledger(Protocol):
 class DecisionService:
     """Answers mutations under the policy set in force.
 
-    `clock` gives the time, aware and in UTC; `entropy(n)` gives n random bytes; `engine` names the release that
-    decides, for replay; `counted` is told of each recorded decision.
+    `policies` gives that set, or raises `FirewallError` where there is none yet. `clock` gives the time, aware and in
+    UTC; `entropy(n)` gives n random bytes; `engine` names the release that decides, for replay; `counted` is told of
+    each recorded decision.
     """
 
     def __init__(
         self,
-        policy_set: CompiledPolicySet,
+        policies: Callable[[], CompiledPolicySet],
         *,
         ledger: Ledger,
         clock: Callable[[], datetime],
@@ -86,7 +87,7 @@ class DecisionService:
         engine: str,
         counted: Callable[[Effect], None],
     ) -> None:
-        self._policy_set = policy_set
+        self._policies = policies
         self._ledger = ledger
         self._clock = clock
         self._entropy = entropy
@@ -96,7 +97,7 @@ class DecisionService:
     @property
     def policy_set(self) -> CompiledPolicySet:
         """The set in force."""
-        return self._policy_set
+        return self._policies()
 
     async def decide(self, exchange: Exchange) -> bytes:
         """Decide one mutation, record it, and give the rendered answer.
@@ -109,7 +110,7 @@ class DecisionService:
         mutation = exchange.parse(body)  # (4)
         normalised = normalise(mutation)  # (5)
         now = self._clock()
-        policy_set = self._policy_set  # read once: a set that is activated meanwhile is for the next request
+        policy_set = self._policies()  # read once: a set that is activated meanwhile is for the next request
         verdict = decide(policy_set, normalised, now)  # (6) (7) (8)
         pending = PendingDecision(
             id=uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES)),

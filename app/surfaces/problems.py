@@ -75,6 +75,7 @@ def problem(error: FirewallError, request_id: str, *, allow: str | None = None) 
     """Render an error for its caller; `allow` lists the methods that a 405 must name (RFC 9110 section 15.5.6)."""
     status, title = status_and_title(error.kind)
     members: dict[str, object] = {
+        **(error.extra or {}),
         "type": TYPE_PREFIX + error.kind,
         "title": title,
         "status": status,

@@ -1,29 +1,21 @@
-"""The corpus: cases in YAML that every way of deciding must answer alike.
+"""The corpus: the tests of the starter policies, `policies/starter.tests/`, which every way of deciding must answer alike."""
 
-A file is a list of cases:
-
-- `name`: unique in the corpus
-- `example`: a file of `examples/`, or `mutation`: the body of a request
-- `edit`: RFC 6902 operations on that body, optional
-- `now`: the instant of the decision, by default a Friday at noon
-- `expect`: `decision`, and `reasons` in order: `policy`, `rule`, and `mode` where it is not `enforce`
-"""
-
-import copy
 import datetime as dt
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.core import patch
 from app.core.types import Mutation
-from app.policies.tree import documents
+from app.policies.suite import NOW, read_suites
+from app.surfaces.native.wire import mutation_from_wire
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE.parent.parent / "examples"
-STARTER = HERE.parent.parent / "policies" / "starter"
-NOW = "2026-03-13T12:00:00Z"
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = ROOT / "examples"
+STARTER = ROOT / "policies" / "starter"
+TESTS = ROOT / "policies" / "starter.tests"
+
+__all__ = ["EXAMPLES", "NOW", "ROOT", "STARTER", "TESTS", "Case", "example", "load", "mutation"]
 
 
 @dataclass(frozen=True)
@@ -43,14 +35,7 @@ class Case:
 
 def mutation(body: dict[str, Any]) -> Mutation:
     """Give a request body as the core knows it."""
-    entity: dict[str, Any] = {"properties": {}}
-    return Mutation(
-        subject={**entity, **body["subject"]},
-        action={**entity, **body["action"]},
-        resource={**entity, **body["resource"]},
-        change=body["change"],
-        context=body.get("context", {}),
-    )
+    return mutation_from_wire(body)
 
 
 def example(name: str) -> dict[str, Any]:
@@ -61,22 +46,19 @@ def example(name: str) -> dict[str, Any]:
 
 def load() -> list[Case]:
     """Read every case of every file."""
-    return [_case(raw) for file in sorted(HERE.glob("*.yaml")) for raw in _list(file)]
+    return [
+        Case(
+            case.name,
+            case.body,
+            case.now,
+            case.expect.decision,
+            [_short(reason) for reason in case.expect.reasons or ()],
+        )
+        for suite in read_suites([TESTS], parse=mutation_from_wire)
+        for case in suite.cases
+    ]
 
 
-def _list(file: Path) -> list[Any]:
-    (root,) = documents(file.read_text())
-    cases = root.plain()
-    assert isinstance(cases, list)
-    return cases
-
-
-def _case(raw: dict[str, Any]) -> Case:
-    assert raw.keys() <= {"name", "example", "mutation", "edit", "now", "expect"}, raw["name"]
-    body = example(raw["example"]) if "example" in raw else copy.deepcopy(raw["mutation"])
-    if "edit" in raw:
-        body = patch.apply(patch.parse(raw["edit"]), before=body)
-    expect = raw["expect"]
-    assert expect.keys() == {"decision", "reasons"}, raw["name"]
-    now = dt.datetime.fromisoformat(raw.get("now", NOW))
-    return Case(raw["name"], body, now, expect["decision"], expect["reasons"])
+def _short(reason: dict[str, str]) -> dict[str, str]:
+    """A reason with its `mode` only where that is not `enforce`."""
+    return {name: text for name, text in reason.items() if (name, text) != ("mode", "enforce")}

@@ -14,3 +14,12 @@ def test_a_generated_page_is_true(page, command):
     made = subprocess.run([sys.executable, "-m", "app", *command], capture_output=True, text=True, cwd=ROOT, check=True)
     kept = (ROOT / "docs" / page).read_text()
     assert made.stdout == kept, f"write it anew: mfw {' '.join(command)} > docs/{page}"
+
+
+@pytest.mark.parametrize("kind", ["MutationPolicy", "PolicyTest"])
+def test_a_schema_is_true(kind):
+    command = [sys.executable, "-m", "app", "policies", "schema", kind]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    name = {"MutationPolicy": "mutation-policy.json", "PolicyTest": "policy-test.json"}[kind]
+    kept = (ROOT / "docs" / "schemas" / name).read_text()
+    assert made.stdout == kept, "write them anew: mfw policies schema --write docs/schemas"

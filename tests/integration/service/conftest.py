@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ class Running:
     dsn: str
     key: str
     operator_key: str
+    admin_key: str
 
     def client(self, *, key: str | None = None, timeout: float = 30) -> httpx.Client:
         """A client that sends a key, the requester's unless another is given ("" for none)."""
@@ -79,8 +80,10 @@ def make_key(dsn: str, *roles: Role) -> str:
 
 
 @contextlib.contextmanager
-def running(dsn: str, **overrides: str) -> Iterator[Running]:
-    """Serve until the block ends. `overrides` are MFW_ variables."""
+def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str) -> Iterator[Running]:
+    """Serve until the block ends. `overrides` are MFW_ variables; `keys` are those of a service before, for a database
+    that is away.
+    """
     environ = {
         "MFW_ENVIRONMENT": "test",
         "MFW_DATABASE__URL": dsn,
@@ -92,8 +95,9 @@ def running(dsn: str, **overrides: str) -> Iterator[Running]:
         "MFW_LOGGING__LEVEL": "warning",
         **overrides,
     }
-    key = make_key(dsn, Role.REQUESTER)
-    operator_key = make_key(dsn, Role.OPERATOR)
+    if keys is None:
+        roles = {"key": Role.REQUESTER, "operator_key": Role.OPERATOR, "admin_key": Role.ADMIN}
+        keys = {name: make_key(dsn, role) for name, role in roles.items()}
     app = create_app(Settings.load(environ))
     config = uvicorn.Config(app, host="127.0.0.1", port=0, **OPTIONS)
     server = uvicorn.Server(config)
@@ -110,7 +114,7 @@ def running(dsn: str, **overrides: str) -> Iterator[Running]:
             time.sleep(0.01)
         assert server.started, "the service did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, key=key, operator_key=operator_key)
+        yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, **keys)
     finally:
         server.should_exit = True
         thread.join(30)

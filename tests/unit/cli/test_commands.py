@@ -90,8 +90,7 @@ class TestConfig:
         result = run("config", "check")
         assert result.exit_code == ExitCode.BAD_SETTINGS
         assert "MFW_DATABASE__URL" in result.stderr
-        assert "MFW_POLICIES__DIRECTORY" in result.stderr
-        assert "2 settings are wrong" in result.stderr
+        assert "1 setting is wrong" in result.stderr
 
     def test_check_shows_the_settings_in_force_without_secrets(self, monkeypatch):
         secret = "rT7pw2Kx9QzLm4VbN8sY"
@@ -248,7 +247,8 @@ class TestAddress:
 
 
 class TestServe:
-    def test_every_reason_not_to_start(self):
+    def test_every_reason_not_to_start(self, monkeypatch):
+        monkeypatch.setenv("MFW_POLICIES__SOURCE", "directory")
         result = run("serve")
         assert result.exit_code == ExitCode.BAD_SETTINGS
         assert "MFW_DATABASE__URL" in result.stderr
@@ -260,12 +260,13 @@ class TestServe:
         assert result.exit_code == ExitCode.BAD_SETTINGS
         assert "PostgreSQL of yours" in result.stderr
 
-    def test_it_needs_policies_everywhere(self, monkeypatch):
+    def test_it_reads_the_policies_first(self, monkeypatch, tmp_path):
         monkeypatch.setenv("MFW_ENVIRONMENT", "development")
         monkeypatch.setenv("MFW_DATABASE__URL", "postgresql://u:p@localhost/x")
+        monkeypatch.setenv("MFW_POLICIES__DIRECTORY", str(tmp_path))
         result = run("serve")
-        assert result.exit_code == ExitCode.BAD_SETTINGS
-        assert "needs policies" in result.stderr
+        assert result.exit_code == ExitCode.BAD_DATA
+        assert "there are no policies" in result.stderr
 
 
 class TestDev:

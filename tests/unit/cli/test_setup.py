@@ -20,6 +20,7 @@ def bare_environment(monkeypatch):
         "MFW_STATE_DIR",
         "MFW_HTTP__PORT",
         "MFW_POLICIES__DIRECTORY",
+        "MFW_POLICIES__SOURCE",
         "MFW_LOGGING__FORMAT",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -71,6 +72,10 @@ class TestDevelopmentSettings:
         made = development()
         assert made.logging.format is LogFormat.JSON
         assert made.policies.directory == Path("/environment")
+
+    def test_policies_of_the_database_need_no_directory(self, monkeypatch):
+        monkeypatch.setenv("MFW_POLICIES__SOURCE", "database")
+        assert development().policies.directory is None
 
 
 class TestPanel:

@@ -1,8 +1,11 @@
 """A directory loads whole or is refused whole, with every finding of every file."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -129,7 +132,7 @@ class TestRefusals:
         assert "refused" in str(PolicyErrors([]))
 
     def test_an_empty_directory(self, tmp_path):
-        assert "no policies in the directory" in refused(tmp_path)[0][1]
+        assert "there are no policies" in refused(tmp_path)[0][1]
 
     def test_files_without_documents(self, tmp_path):
         write(tmp_path, a="# nothing\n")
@@ -279,3 +282,115 @@ def test_a_diagnostic_is_one_line():
         == "a.yaml:1:2: error: spec: is wrong; do it right"
     )
     assert str(Diagnostic("a.yaml", 0, 0, "", "is wrong", severity=Severity.WARNING)) == "a.yaml: warning: is wrong"
+
+
+class TestTextsAndDocuments:
+    """The same content is the same set, wherever it comes from."""
+
+    DOCUMENT: ClassVar = {
+        "apiVersion": "mutationfirewall.io/v1",
+        "kind": "MutationPolicy",
+        "metadata": {"name": "p"},
+        "spec": {
+            "match": {"resources": [{"type": "t", "properties": {"n": 1.0}}]},
+            "rules": [{"name": "r", "effect": "deny", "when": "change.after == 2", "message": "no"}],
+        },
+    }
+
+    def test_one_digest(self, tmp_path):
+        text = json.dumps(self.DOCUMENT)
+        (tmp_path / "p.yaml").write_text(text)
+        found = [
+            load.check_directory(tmp_path),
+            load.check_files([tmp_path / "p.yaml"]),
+            load.check_text(text, name="body"),
+            load.check_documents([self.DOCUMENT]),
+        ]
+        again = load.check_documents(json.loads(found[0].content))
+        digests = {one.policy_set.digest for one in (*found, again) if one.policy_set is not None}
+        assert digests == {"sha256:" + hashlib.sha256(found[0].content).hexdigest()}
+        assert {one.content for one in (*found, again)} == {found[0].content}
+
+    def test_findings_of_documents_have_their_number(self):
+        bad = {**self.DOCUMENT, "spec": {"rules": [{"name": "r", "effect": "deny", "when": "1 +"}]}}
+        deep: dict[str, object] = {}
+        for _ in range(30):
+            deep = {"a": deep}
+        checked = load.check_documents([self.DOCUMENT, self.DOCUMENT, bad, deep, 1])
+        assert checked.policy_set is None
+        assert checked.content == b""
+        assert {one.file for one in checked.diagnostics} == {f"documents[{n}]" for n in (1, 2, 3, 4)}
+        assert {(one.line, one.column) for one in checked.diagnostics} == {(0, 0)}
+        twice = next(one for one in checked.diagnostics if one.file == "documents[1]")
+        assert twice.message == "the name `p` is used twice, first in `documents[0]`"
+
+    def test_too_many_rules_end_the_reading(self, monkeypatch):
+        monkeypatch.setattr(load, "RULES_MAX", 1)
+        other = {**self.DOCUMENT, "metadata": {"name": "q"}}
+        checked = load.check_documents([self.DOCUMENT, other])
+        assert [one.policy.name for one in checked.documents if one.policy] == ["p"]
+        text = json.dumps(self.DOCUMENT) + "\n---\n" + json.dumps(other)
+        for refused in (checked, load.check_text(text, name="body")):
+            assert refused.policy_set is None
+            assert [one.message for one in refused.diagnostics] == ["there are more than 1 rules"]
+
+    def test_what_was_read_is_kept_with_its_text(self, tmp_path):
+        text = json.dumps(self.DOCUMENT)
+        file = tmp_path / "p.yaml"
+        file.write_text(text)
+        assert load.check_files([file]).sources == {str(file): text}
+        assert load.check_text(text, name="body").sources == {"body": text}
+        assert load.check_documents([self.DOCUMENT]).sources == {}
+        for checked in (load.check_files([file]), load.check_documents([self.DOCUMENT])):
+            assert [one.policy.name for one in checked.documents if one.policy] == ["p"]
+
+    def test_too_many_are_not_even_compiled(self, monkeypatch):
+        monkeypatch.setattr(load, "POLICIES_MAX", 1)
+        checked = load.check_documents([self.DOCUMENT, self.DOCUMENT])
+        assert "more than 1 policies" in checked.diagnostics[0].message
+
+    @pytest.mark.parametrize("text", [False, True])
+    def test_reading_stops_and_never_in_silence(self, monkeypatch, text):
+        monkeypatch.setattr(load, "FINDINGS_MAX", 2)
+        # Allows everything: nothing but a warning each.
+        loud = {**self.DOCUMENT, "spec": {"rules": [{"name": "r", "effect": "allow"}]}}
+        values = [{**loud, "metadata": {"name": f"p{number}"}} for number in range(5)]
+        if text:
+            checked = load.check_text("\n---\n".join(json.dumps(value) for value in values), name="body")
+        else:
+            checked = load.check_documents(values)
+        assert checked.policy_set is None
+        assert any("reading stopped" in one.message for one in checked.diagnostics)
+        assert len(checked.diagnostics) == 4
+
+    def test_a_text_that_is_no_yaml(self):
+        checked = load.check_text("a: [", name="body")
+        assert [(one.file, one.line) for one in checked.diagnostics] == [("body", 1)]
+
+
+class TestFingerprint:
+    def test_it_changes_with_any_change(self, tmp_path):
+        seen = {load.fingerprint(tmp_path)}
+
+        def changed() -> bool:
+            fresh = load.fingerprint(tmp_path)
+            new = fresh not in seen
+            seen.add(fresh)
+            return new
+
+        (tmp_path / "a.txt").write_text("x")
+        assert not changed()
+        (tmp_path / "a.yaml").write_text("x")
+        assert changed()
+        (tmp_path / "a.yaml").write_text("xy")
+        assert changed()
+        (tmp_path / "b.yaml").symlink_to("nowhere.yaml")
+        assert changed()
+        (tmp_path / "b.yaml").unlink()
+        (tmp_path / "a.yaml").rename(tmp_path / "c.yaml")
+        assert changed()
+        assert not changed()
+
+    def test_a_directory_that_is_not_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            load.fingerprint(tmp_path / "none")

@@ -13,6 +13,7 @@ from app.errors import Kind
 from app.settings import (
     SECRET_FILE_BYTES_MAX,
     Environment,
+    PolicySource,
     Settings,
     SettingsError,
     advice,
@@ -175,6 +176,7 @@ class TestAllAtOnce:
                 "MFW_LEDGER__MAX_BATCH": "9" * 5000,
                 "MFW_HTTP__CORS_ORIGINS": "*",
                 "MFW_AUTH__UNSAFE_DISABLED": "true",
+                "MFW_POLICIES__SOURCE": "directory",
             }
         )
         assert found.keys() == {
@@ -202,7 +204,7 @@ class TestAllAtOnce:
             Settings.load(GOOD | {"MFW_DEBUG": "true"})
         assert one.value.detail == "1 setting is wrong: MFW_DEBUG (debug is refused in production)"
         with pytest.raises(SettingsError, match="2 settings are wrong"):
-            Settings.load({})
+            Settings.load({"MFW_POLICIES__SOURCE": "directory"})
 
     def test_a_value_that_cannot_be_read_is_not_also_reported_as_missing(self):
         found = problems(GOOD | {"MFW_ENVIRONMENT": "prod"})
@@ -604,3 +606,19 @@ class TestReference:
             "MFW_DATABASE__URL",
             "MFW_AUTH__JWT__SECRET",
         }
+
+
+class TestPolicySource:
+    def test_a_directory_is_followed_when_one_is_named_else_the_database(self):
+        assert Settings.load(GOOD).policies.chosen_source is PolicySource.DIRECTORY
+        alone = {"MFW_DATABASE__URL": URL}
+        assert Settings.load(alone).policies.chosen_source is PolicySource.DATABASE
+        assert Settings.load(alone | {"MFW_POLICIES__SOURCE": "database"}).policies.directory is None
+
+    def test_what_does_not_go_together(self):
+        found = problems({"MFW_DATABASE__URL": URL, "MFW_POLICIES__SOURCE": "directory"})
+        assert found.keys() == {"MFW_POLICIES__DIRECTORY"}
+        assert "needs it" in found["MFW_POLICIES__DIRECTORY"].detail
+        found = problems(GOOD | {"MFW_POLICIES__SOURCE": "database"})
+        assert "not read" in found["MFW_POLICIES__DIRECTORY"].detail
+        assert problems(GOOD | {"MFW_POLICIES__SOURCE": "git"}).keys() == {"MFW_POLICIES__SOURCE"}

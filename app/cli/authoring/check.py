@@ -1,0 +1,85 @@
+"""`mfw policies check`: what the service would say about a directory of policies, before it has to, and the lints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import assert_never
+
+from app.cli.authoring.formats import Format
+from app.cli.exits import ExitCode
+from app.cli.output import complain, console, plain, write_json
+from app.core.index import CompiledPolicySet
+from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.lint import lint
+from app.policies.load import check_directory
+from app.policies.report import github, sarif, text_lines
+
+STYLES = {"error": "bold red", "warning": "bold yellow", "source": "", "caret": "bold green", "fix": "cyan"}
+
+
+def run_check(directory: Path, *, form: Format, strict: bool) -> ExitCode:
+    """Show what a directory holds, or everything that is wrong with it; with `strict` a warning refuses as well."""
+    checked = check_directory(directory)
+    found = sorted(
+        (*checked.diagnostics, *lint(checked.documents, sources=checked.sources)),
+        key=lambda one: (one.file, one.line, one.column, one.path),
+    )
+    refused = checked.policy_set is None or (strict and bool(found))
+    match form:
+        case Format.TEXT:
+            show(found, directory=directory, sources=checked.sources)
+            _summary(checked.policy_set, found, refused=refused)
+        case Format.JSON:
+            _json(checked.policy_set, found, refused=refused)
+        case Format.GITHUB:
+            for one in found:
+                console().file.write(github(one, directory=directory) + "\n")
+        case Format.SARIF:
+            from importlib.metadata import version
+
+            write_json(sarif(found, directory=directory, version=version("mutation-firewall")))
+        case _:
+            assert_never(form)
+    return ExitCode.BAD_DATA if refused else ExitCode.OK
+
+
+def show(found: Sequence[Diagnostic], *, directory: Path, sources: Mapping[str, str]) -> None:
+    """Print findings on standard error as a compiler does; `sources` as in `Checked`."""
+    from rich.text import Text
+
+    out = console(stderr=True)
+    for one in found:
+        for role, line in text_lines(one, directory=directory, source=sources.get(one.file)):
+            out.print(Text(plain(line).replace("\\t", "\t"), style=STYLES[role]), soft_wrap=True)
+
+
+def _summary(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, refused: bool) -> None:
+    errors = [one for one in found if one.severity is Severity.ERROR]
+    warnings = [one for one in found if one.severity is Severity.WARNING]
+    if policy_set is not None:
+        out = console()
+        out.print(
+            f"{count(len(policy_set.policies), 'policy', 'policies')}, {count(len(policy_set.rules), 'rule', 'rules')}"
+        )
+        out.print(f"policy set {policy_set.digest}")
+    if refused:
+        many = count(len(errors), "error", "errors")
+        if warnings:
+            many += f" and {count(len(warnings), 'warning', 'warnings')}"
+        complain(f"the policy set is refused with {many}")
+    elif warnings:
+        console(stderr=True).print(count(len(warnings), "warning", "warnings"))
+
+
+def _json(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, refused: bool) -> None:
+    held = (
+        {"policies": len(policy_set.policies), "rules": len(policy_set.rules), "policy_set": policy_set.digest}
+        if policy_set is not None
+        else {}
+    )
+    write_json({"ok": not refused, **held, "diagnostics": [asdict(one) for one in found]})
+
+
+def count(number: int, one: str, many: str) -> str:
+    """Write a number of things."""
+    return f"{number} {one if number == 1 else many}"

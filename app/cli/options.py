@@ -1,0 +1,20 @@
+"""Options that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON for a machine instead of tables for a person.")]
+Url = Annotated[str, typer.Option(envvar="MFW_URL", show_envvar=True, help="Address of the service.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MFW_API_KEY",
+        show_envvar=True,
+        help="API key; better in the environment, because other users see a command line. "
+        "For a service of `mfw dev` on this machine it is found by itself.",
+    ),
+]
+Timeout = Annotated[float, typer.Option(min=0.1, max=300, help="Seconds to wait for the answer.")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the ledger.")]
+DEFAULT_URL = "http://127.0.0.1:8080"

@@ -1,0 +1,188 @@
+"""What differs in meaning between two sets of policies, and which decisions that changes."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from app.core.canonical import canonical
+from app.core.types import Effect, Verdict
+from app.policies import shape
+from app.policies.document import declared_variables
+from app.policies.expressions import all_variables_read, signature
+from app.policies.load import Document
+from app.policies.suite import with_counts
+
+_SHOWN_MAX_CHARS = 200
+
+
+class Change(StrEnum):
+    """What happened to a policy or to a part of one."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that differs.
+
+    `part` is empty for a whole policy, else for example `rules.large`, `variables.growth`, `match`; `member` is the
+    member of a rule that differs. `before` and `after` are texts as they are written, None where there is none.
+    """
+
+    policy: str
+    part: str
+    change: Change
+    member: str = ""
+    before: str | None = None
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One mutation under both sets."""
+
+    mutation: str
+    before: Verdict
+    after: Verdict
+
+    @property
+    def effect_differs(self) -> bool:
+        """Whether the answer itself differs."""
+        return self.before.effect is not self.after.effect
+
+    @property
+    def differs(self) -> bool:
+        """Whether the answer, who gave it, or what lifts it differs; messages do not count."""
+        return self.effect_differs or _essence(self.before) != _essence(self.after)
+
+
+def _essence(verdict: Verdict) -> tuple[Effect, list[tuple[str, str, str]], bytes]:
+    reasons = [(reason.policy, reason.rule, str(reason.mode)) for reason in verdict.reasons]
+    approval: Any = with_counts(dict(verdict.approval)) if verdict.approval is not None else None
+    return verdict.effect, reasons, canonical(approval)
+
+
+def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Difference, ...]:
+    """Compare the documents of two sets by the names of their policies and rules.
+
+    The order of policies, rules and patterns, the layout of YAML and of expressions, comments, and what is written out
+    but is the default anyway do not count.
+    """
+    old = {document.policy.name: document for document in before if document.policy is not None}
+    new = {document.policy.name: document for document in after if document.policy is not None}
+    found: list[Difference] = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in new:
+            found.append(Difference(name, "", Change.REMOVED))
+        elif name not in old:
+            found.append(Difference(name, "", Change.ADDED))
+        else:
+            found += _policy(name, old[name], new[name])
+    return tuple(found)
+
+
+def _policy(name: str, before: Document, after: Document) -> Iterator[Difference]:
+    old, new = _Meaning(before), _Meaning(after)
+    for part in ("labels", "mode", "match"):
+        yield from _texts(name, part, old.plain[part], new.plain[part])
+    for part in ("matchConditions", "variables"):
+        for item in sorted(old.expressions[part].keys() | new.expressions[part].keys()):
+            one, other = old.expressions[part].get(item), new.expressions[part].get(item)
+            if (signature(one) if one else None) != (signature(other) if other else None):
+                yield from _texts(name, f"{part}.{item}", one, other)
+    changed = {
+        item
+        for item in old.variables.keys() & new.variables.keys()
+        if signature(old.variables[item]) != signature(new.variables[item])
+    }
+    for rule in sorted(old.rules.keys() | new.rules.keys()):
+        yield from _rule(name, rule, old, new, changed)
+
+
+def _rule(policy: str, rule: str, old: "_Meaning", new: "_Meaning", changed: set[str]) -> Iterator[Difference]:
+    part = f"rules.{rule}"
+    one, other = old.rules.get(rule), new.rules.get(rule)
+    if one is None or other is None:
+        change = Change.ADDED if one is None else Change.REMOVED
+        yield Difference(policy, part, change, "", _summary(one), _summary(other))
+        return
+    for member in shape.RULE.known[1:]:
+        was, now = one.get(member), other.get(member)
+        if _meaning(member, was) != _meaning(member, now):
+            yield Difference(policy, part, Change.CHANGED, member, _written(was), _written(now))
+    read = {name for member in ("when", "messageExpression") for name in _read(other.get(member), new.variables)}
+    for variable in sorted(read & changed):
+        yield Difference(policy, part, Change.CHANGED, f"variables.{variable}", None, None)
+
+
+def _read(text: Any, variables: Mapping[str, str]) -> frozenset[str]:
+    return all_variables_read(text, variables) if isinstance(text, str) else frozenset()
+
+
+def _texts(policy: str, part: str, before: Any, after: Any) -> Iterator[Difference]:
+    if before != after:
+        change = Change.ADDED if before is None else Change.REMOVED if after is None else Change.CHANGED
+        yield Difference(policy, part, change, "", _written(before), _written(after))
+
+
+class _Meaning:
+    """One document in a form in which equal meaning is equal."""
+
+    def __init__(self, document: Document) -> None:
+        root: Any = document.root.plain()
+        spec = root["spec"]
+        match = spec.get("match")
+        self.plain: dict[str, Any] = {
+            "labels": root["metadata"].get("labels"),
+            "mode": spec.get("mode", "enforce"),
+            "match": {name: sorted(items, key=canonical) for name, items in match.items()} if match else None,
+        }
+        self.variables = declared_variables(document.root)
+        self.expressions: dict[str, dict[str, str]] = {
+            "matchConditions": {item["name"]: item["expression"] for item in spec.get("matchConditions", ())},
+            "variables": self.variables,
+        }
+        self.rules: dict[str, dict[str, Any]] = {item["name"]: item for item in spec["rules"]}
+
+
+def _meaning(member: str, value: Any) -> Any:
+    """Give a member of a rule in a form in which equal meaning is equal."""
+    if member == "when":
+        return signature(value if value is not None else "true")
+    if member == "messageExpression":
+        return signature(value) if value is not None else None
+    if member == "approval" and value is not None:
+        clocks = {"expiresAfter": shape.EXPIRES_AFTER, "executeWithin": shape.EXECUTE_WITHIN}
+        seconds = {name: _seconds(value.get(name, default)) for name, default in clocks.items()}
+        tree = {name: item for name, item in value.items() if name not in clocks}
+        return _unordered(with_counts(tree)), seconds
+    return value
+
+
+def _unordered(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return sorted((_unordered(item) for item in tree), key=canonical)
+    if isinstance(tree, dict):
+        return {name: _unordered(item) for name, item in tree.items()}
+    return tree
+
+
+def _seconds(text: str) -> int:
+    units = {"h": 3600, "m": 60, "s": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", text))
+
+
+def _summary(rule: Mapping[str, Any] | None) -> str | None:
+    return None if rule is None else f"{rule['effect']} when {_written(rule.get('when', 'true'))}"
+
+
+def _written(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else canonical(value).decode()
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_MAX_CHARS else text[: _SHOWN_MAX_CHARS - 1] + "…"

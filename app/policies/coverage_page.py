@@ -1,0 +1,76 @@
+"""The coverage of policies as one page of HTML that needs nothing else: no script, no font, no network."""
+
+from collections.abc import Iterable
+from html import escape
+from itertools import groupby
+
+from app.policies.testing import Coverage, Result, RuleCoverage, percent
+from app.policies.trace import Outcome
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #cf222e; --part: #9a6700; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } td, th { border-top: 1px solid var(--line); padding: .35rem .6rem; }
+td { vertical-align: top; } th { text-align: left; } td.number, th.number { text-align: right; }
+code { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+.good { color: var(--good); } .bad { color: var(--bad); } .part { color: var(--part); }
+meter { width: 8rem; vertical-align: middle; }
+""".strip()
+
+
+def coverage_page(coverage: Iterable[Coverage], *, results: Iterable[Result]) -> str:
+    """Write the page. Everything that comes from policies and tests is escaped."""
+    listed, answers = list(coverage), list(results)
+    failed = sum(bool(result.failures) for result in answers)
+    verdict = f"{len(answers)} cases, {failed} failed" if failed else f"{len(answers)} cases, all passed"
+    body = "".join(_directory(one) for one in listed)
+    return (
+        "<!doctype html>\n"
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Policy coverage</title><style>{_STYLE}</style></head><body>\n"
+        f'<h1>Policy coverage</h1><p class="{"bad" if failed else "good"}">{verdict}</p>\n'
+        f"{body}{_failures(answers)}</body></html>\n"
+    )
+
+
+def _directory(coverage: Coverage) -> str:
+    total = coverage.percent
+    parts = [f"<h2>{escape(str(coverage.directory))}: {_meter(total)}</h2>\n"]
+    for name, group in groupby(coverage.rules, key=lambda rule: rule.policy.name):
+        rules = list(group)
+        parts.append(
+            f'<h2 id="{escape(name)}">{escape(name)} {_meter(percent(rules))}</h2>\n<table><thead><tr><th>rule</th>'
+            '<th>effect</th><th>when</th><th class="number">true</th><th class="number">false</th>'
+            '<th class="number">error</th><th></th></tr></thead><tbody>\n'
+        )
+        parts += [_rule(rule) for rule in rules]
+        parts.append("</tbody></table>\n")
+    return "".join(parts)
+
+
+def _rule(coverage: RuleCoverage) -> str:
+    rule = coverage.rule
+    style = "good" if coverage.seen == coverage.wanted else "part" if coverage.seen else "bad"
+    when = escape(rule.when.text) if rule.when is not None else "always"
+    counts = "".join(f'<td class="number">{coverage.said[outcome]}</td>' for outcome in Outcome)
+    return (
+        f'<tr><td class="{style}">{escape(rule.name)}</td><td>{rule.effect}</td><td><code>{when}</code></td>'
+        f'{counts}<td class="{style}">{coverage.missing or "covered"}</td></tr>\n'
+    )
+
+
+def _meter(value: float) -> str:
+    return f'<meter min="0" max="100" value="{value:g}"></meter> {value:g} %'
+
+
+def _failures(results: list[Result]) -> str:
+    rows = [
+        f"<tr><td>{escape(str(result.suite.file))}:{result.case.line}</td><td>{escape(result.case.name)}</td>"
+        f"<td>{'<br>'.join(escape(failure) for failure in result.failures)}</td></tr>\n"
+        for result in results
+        if result.failures
+    ]
+    if not rows:
+        return ""
+    return f'<h2 class="bad">Failed</h2>\n<table><tbody>\n{"".join(rows)}</tbody></table>\n'

@@ -1,0 +1,302 @@
+"""The shape of the documents: which members there are, which must be, and what each may hold.
+
+One source for two readers: the loader takes the names from here, and `app/policies/schema.py` writes JSON Schemas for
+editors. What only the loader can tell (expressions that compile, names that are used twice) is not here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.core.cel import EXPRESSION_MAX_CHARS
+from app.core.decide import FIREWALL
+from app.core.glob import GLOB_MAX_CHARS
+from app.core.index import MESSAGE_MAX_CHARS
+from app.core.types import Effect, JsonObject, Mode
+
+API_VERSION = "mutationfirewall.io/v1"
+KIND = "MutationPolicy"
+TEST_KIND = "PolicyTest"
+
+# Names stand in reasons, metrics and paths: Kubernetes' rule for labels (RFC 1123).
+NAME_PATTERN = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+NAME_MAX_CHARS = 63
+LABEL_MAX_CHARS = 253
+GROUP_MAX_CHARS = 128
+PROPERTY_MAX_CHARS = 128
+# A quorum of more people than this is a typing error.
+COUNT_MAX = 100
+DURATION_PATTERN = "(?=[0-9])(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?"
+# DESIGN.md section 7: an approval lives seven days unless the policy says otherwise.
+EXPIRES_AFTER = "168h"
+EXECUTE_WITHIN = "1h"
+# Longer lists are written by programs, and checking grows faster than a list; a policy has a handful of rules.
+ITEMS_MAX = 1_000
+# A name of a test case is a sentence.
+CASE_NAME_MAX_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An object. `members` maps each name to its JSON Schema, in the order in which the members are best written."""
+
+    name: str
+    members: Mapping[str, JsonObject]
+    required: tuple[str, ...] = ()
+    more: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of the members."""
+        return tuple(self.members)
+
+
+def _text(about: str, *, most: int, **more: object) -> JsonObject:
+    # Not empty and not blank only: a member that says nothing is left out.
+    return {"description": about, "type": "string", "pattern": r"\S", "maxLength": most, **more}
+
+
+def _list(about: str, of: JsonObject) -> JsonObject:
+    return {"description": about, "type": "array", "minItems": 1, "maxItems": ITEMS_MAX, "items": of}
+
+
+def _reference(shape: str, about: str | None = None) -> JsonObject:
+    return {**({"description": about} if about else {}), "$ref": f"#/$defs/{shape}"}
+
+
+def _name(about: str, **more: object) -> JsonObject:
+    return {"description": about, "type": "string", "pattern": f"^{NAME_PATTERN}$", **more}
+
+
+def _expression(about: str) -> JsonObject:
+    return _text(about, most=EXPRESSION_MAX_CHARS)
+
+
+def _glob(about: str) -> JsonObject:
+    return {**_text(about, most=GLOB_MAX_CHARS), "not": {"pattern": r"\*\*"}}
+
+
+def _duration(about: str, default: str) -> JsonObject:
+    return {"description": about, "type": "string", "pattern": f"^{DURATION_PATTERN}$", "default": default}
+
+
+METADATA = Shape(
+    "metadata",
+    {
+        "name": _name("Unique in the set; reasons name it.", **{"not": {"const": FIREWALL}}),
+        "labels": {
+            "description": "Texts for your own order; no meaning for decisions.",
+            "type": "object",
+            "additionalProperties": {"type": "string", "pattern": r"\S", "maxLength": LABEL_MAX_CHARS},
+        },
+    },
+    required=("name",),
+)
+
+ENTITY = Shape(
+    "entity",
+    {
+        "type": _glob("A glob for the type, for example `apps/*`."),
+        "id": _glob("A glob for the id."),
+        "properties": {
+            "description": "Each must be there and fit: a glob for text, else an equal number or boolean.",
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"maxLength": PROPERTY_MAX_CHARS},
+            "additionalProperties": {
+                "anyOf": [_glob("A glob for the property."), {"type": "number"}, {"type": "boolean"}]
+            },
+        },
+    },
+    more={"minProperties": 1},
+)
+
+MATCH = Shape(
+    "match",
+    {
+        "subjects": _list("Who asks: one entry must fit.", _reference("entity")),
+        "actions": _list("Globs for the name of the action: one must fit.", _glob("A glob, for example `delete*`.")),
+        "resources": _list("What is changed: one entry must fit.", _reference("entity")),
+    },
+    more={"minProperties": 1},
+)
+
+CONDITION = Shape(
+    "condition",
+    {
+        "name": _name("Unique among the rules and conditions of the policy."),
+        "expression": _expression("CEL that gives a bool; false silences the policy."),
+    },
+    required=("name", "expression"),
+)
+
+VARIABLE = Shape(
+    "variable",
+    {
+        "name": {
+            "description": "Read as `variables.NAME`.",
+            "type": "string",
+            "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,62}$",
+        },
+        "expression": _expression("CEL of any type."),
+    },
+    required=("name", "expression"),
+)
+
+GROUP = Shape(
+    "group",
+    {
+        "group": _text("A group whose members may vote.", most=GROUP_MAX_CHARS),
+        "count": {
+            "description": "How many of them.",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": COUNT_MAX,
+            "default": 1,
+        },
+    },
+    required=("group",),
+)
+
+_BRANCHES: JsonObject = {"anyOf": [_reference("group"), _reference("quorum")]}
+_ANY_OF = _list("One of these is enough.", _BRANCHES)
+_ALL_OF = _list("All of these are needed.", _BRANCHES)
+_ONE_KIND = {"oneOf": [{"required": ["anyOf"]}, {"required": ["allOf"]}]}
+
+QUORUM = Shape("quorum", {"anyOf": _ANY_OF, "allOf": _ALL_OF}, more=_ONE_KIND)
+
+BRANCH = Shape("branch", {**GROUP.members, **QUORUM.members})
+
+APPROVAL = Shape(
+    "approval",
+    {
+        **QUORUM.members,
+        "expiresAfter": _duration("How long people have to vote, for example `24h`.", EXPIRES_AFTER),
+        "executeWithin": _duration("How long the change may be made once approved.", EXECUTE_WITHIN),
+    },
+    more=_ONE_KIND,
+)
+
+RULE = Shape(
+    "rule",
+    {
+        "name": _name("Unique among the rules and conditions of the policy."),
+        "effect": {"description": "What the rule asks for; deny > hold > allow.", "enum": [str(e) for e in Effect]},
+        "when": _expression("CEL that gives a bool; left out, the rule always speaks."),
+        "message": _text("What the proposer reads.", most=MESSAGE_MAX_CHARS),
+        "messageExpression": _expression("CEL that gives the message; wins over `message`."),
+        "approval": _reference("approval", "Who lifts a hold."),
+    },
+    required=("name", "effect"),
+    more={
+        "allOf": [
+            {
+                "if": {"required": ["effect"], "properties": {"effect": {"enum": ["deny", "hold"]}}},
+                "then": {"anyOf": [{"required": ["message"]}, {"required": ["messageExpression"]}]},
+            },
+            {
+                "if": {"required": ["effect"], "properties": {"effect": {"const": "hold"}}},
+                "then": {"required": ["approval"]},
+                "else": {"not": {"required": ["approval"]}},
+            },
+        ]
+    },
+)
+
+SPEC = Shape(
+    "spec",
+    {
+        "mode": {
+            "description": "`shadow` is evaluated and recorded but never changes a decision.",
+            "enum": [str(mode) for mode in Mode],
+            "default": "enforce",
+        },
+        "match": _reference("match", "What the policy is about; cheap and indexed."),
+        "matchConditions": _list("All must be true for the policy to speak.", _reference("condition")),
+        "variables": _list("Named expressions, evaluated when they are first read.", _reference("variable")),
+        "rules": _list("Every one is asked.", _reference("rule")),
+    },
+    required=("rules",),
+)
+
+
+def _document(kind: str, about: str, *, spec: str) -> Shape:
+    return Shape(
+        kind,
+        {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": kind},
+            "metadata": _reference("metadata"),
+            "spec": _reference(spec),
+        },
+        required=("apiVersion", "kind", "metadata", "spec"),
+        more={"description": about},
+    )
+
+
+POLICY = _document(KIND, "Rules about changes; docs/policies.md has the language.", spec="spec")
+
+_NOW: JsonObject = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$",
+}
+
+REASON = Shape(
+    "reason",
+    {
+        "policy": _text("The policy that spoke.", most=LABEL_MAX_CHARS),
+        "rule": _text("Its rule or condition.", most=LABEL_MAX_CHARS),
+        "effect": {"description": "What it asked for.", "enum": [str(e) for e in Effect]},
+        "mode": {"description": "`shadow` if it only watched.", "enum": [str(m) for m in Mode], "default": "enforce"},
+        "message": _text("A part of the message.", most=MESSAGE_MAX_CHARS),
+    },
+    required=("policy", "rule"),
+)
+
+EXPECT = Shape(
+    "expect",
+    {
+        "decision": {"description": "The answer.", "enum": [str(e) for e in Effect]},
+        "reasons": _list("All reasons, in order.", _reference("reason")),
+        "message": _text("A part of the message of some reason.", most=MESSAGE_MAX_CHARS),
+        "approval": {
+            "description": "Members of the approval that is asked for; each given one must be equal.",
+            "type": "object",
+            "minProperties": 1,
+            "properties": dict(APPROVAL.members),
+            "additionalProperties": False,
+        },
+    },
+    required=("decision",),
+)
+
+CASE = Shape(
+    "case",
+    {
+        "name": _text("What the case shows; unique in the file.", most=CASE_NAME_MAX_CHARS),
+        "mutation": {"description": "The body of a request, as docs/api.md has it.", "type": "object"},
+        "file": _text("A JSON file with the mutation, relative to this file.", most=4096),
+        "edit": _list("RFC 6902 operations on the mutation.", {"type": "object"}),
+        "now": {"description": "The instant of the decision.", **_NOW},
+        "expect": _reference("expect"),
+    },
+    required=("name", "expect"),
+    more={"oneOf": [{"required": ["mutation"]}, {"required": ["file"]}]},
+)
+
+TEST_SPEC = Shape(
+    "testSpec",
+    {
+        "policies": _text("The directory of the policies, relative to this file.", most=4096),
+        "now": {"description": "The instant of every case that names none.", **_NOW},
+        "cases": _list("Questions and their answers.", _reference("case")),
+    },
+    required=("policies", "cases"),
+)
+
+TEST = _document(TEST_KIND, "Questions to a directory of policies, and the answers.", spec="testSpec")
+
+KINDS: Mapping[str, tuple[Shape, ...]] = {
+    KIND: (POLICY, METADATA, SPEC, MATCH, ENTITY, CONDITION, VARIABLE, RULE, APPROVAL, QUORUM, GROUP),
+    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, QUORUM, GROUP),
+}

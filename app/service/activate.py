@@ -1,0 +1,240 @@
+"""Putting a policy set into force: a mutation like any other, judged by the set that is in force before it.
+
+    (1) catch up   with what other replicas activated
+    (2) compile    the set, again, by this release
+    (3) judge      subject: who asks; action: activate; resource: the set; change: from which to which
+    (4) record     the decision; and if it is an allow, in one transaction: decision, activation, the set in force
+    (5) follow     this replica takes the set before it answers
+
+The first activation ever has nothing to judge it, and needs the role admin alone.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+
+from app.core.canonical import digest as digest_of
+from app.core.decide import decide
+from app.core.normalise import normalise
+from app.core.principal import Principal, Role, require
+from app.core.types import Effect, Json, Mutation, Reason, Verdict
+from app.core.uuid7 import uuid7
+from app.errors import FirewallError, Kind
+from app.ledger.receipt import SALT_BYTES, EntryKind, PendingDecision, SealedEntry, seal, seal_decision
+from app.ledger.within import append_within
+from app.policies.distribute import PolicySource, SetInForce
+from app.policies.load import check_documents
+from app.policies.store import Activation, PolicySetStore, check_text
+from app.service.decide import UUID_ENTROPY_BYTES, Ledger
+
+RESOURCE_TYPE: Final = "policy-set"
+ACTION: Final = "activate"
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """A set that is in force. `created` is false where it was in force already and nothing was done."""
+
+    activation: Activation
+    created: bool
+    decision_id: str | None
+
+
+class Counted(Protocol):
+    """Told of each decision that was recorded."""
+
+    def __call__(self, effect: Effect, /) -> None:
+        """One more."""
+
+
+class ActivateService:
+    """Activates stored sets. `clock`, `entropy`, `engine` and `counted` are as for decisions.
+
+    `follows` is false for a service that takes its policies from a directory: an activation would change nothing there.
+    """
+
+    def __init__(
+        self,
+        store: PolicySetStore,
+        *,
+        source: PolicySource,
+        follows: bool,
+        ledger: Ledger,
+        clock: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+        engine: str,
+        counted: Counted,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._follows = follows
+        self._ledger = ledger
+        self._clock = clock
+        self._entropy = entropy
+        self._engine = engine
+        self._counted = counted
+
+    async def activate(self, digest: str, *, principal: Principal, reason: str) -> Activated:
+        """Put a stored set into force for all replicas.
+
+        Raises FirewallError: FORBIDDEN without the role admin or when the set in force denies it, CONFLICT when it
+        holds it, when another set came into force meanwhile, or when the set has errors under this release; NOT_FOUND
+        for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE and TIMEOUT for the database.
+        """
+        require(principal, Role.ADMIN)
+        check_text(reason, "reason", required=True)
+        if not self._follows:
+            raise FirewallError(
+                Kind.CONFLICT,
+                "this service takes its policies from a directory",
+                fix="change the files there, or set MFW_POLICIES__SOURCE=database",
+            )
+        await self._source.refresh()  # (1)
+        held = self._source.in_force
+        latest = await self._store.latest()
+        if (None if latest is None else latest.digest) != (None if held is None else held.digest):
+            raise FirewallError(
+                Kind.UNAVAILABLE,
+                "this replica does not have the set that is in force, and only that one may judge the next",
+                retry_after=1,
+                fix="try again, or look at `/health/detailed`",
+            )
+        stored, documents = await self._store.get(digest)
+        if held is not None and held.digest == digest:
+            (last,) = await self._store.history(limit=1)
+            return Activated(last, created=False, decision_id=None)
+        checked = await asyncio.to_thread(check_documents, documents)  # (2)
+        if checked.policy_set is None or checked.policy_set.digest != digest:
+            raise FirewallError(
+                Kind.CONFLICT,
+                f"policy set `{stored.digest}` has errors under this release",
+                fix="correct the policies and push them again",
+            )
+        now = self._clock()
+        decision: SealedEntry | None = None
+        if held is not None:
+            decision = await self._judged(held, digest, documents, principal=principal, reason=reason, now=now)
+        members = {"policy_set": digest}
+        if held is not None and decision is not None:
+            members |= {"previous": held.digest, "decision_id": str(decision.id)}
+        entry = seal(
+            EntryKind.ACTIVATION,
+            id=uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
+            at=now,
+            principal=principal,
+            members=members,
+            record={"engine": self._engine, "reason": reason, **members},
+            salt=self._entropy(SALT_BYTES),
+        )
+        entries = [entry] if decision is None else [decision, entry]
+
+        async def append(connection: Any) -> int:
+            return await append_within(connection, entries) + len(entries) - 1
+
+        made = await self._store.activate(  # (4)
+            digest,
+            previous=None if held is None else held.digest,
+            reason=reason,
+            activated_by=principal.id,
+            activated_at=now,
+            ledger_id=entry.id,
+            append=append,
+        )
+        if decision is not None:
+            self._counted(Effect.ALLOW)
+        await self._source.refresh()  # (5)
+        return Activated(made, created=True, decision_id=None if decision is None else str(decision.id))
+
+    async def _judged(
+        self, held: SetInForce, digest: str, documents: list[Json], *, principal: Principal, reason: str, now: datetime
+    ) -> SealedEntry:
+        """Step (3): the sealed allow, not recorded yet; anything else is recorded here and raised."""
+        before = await asyncio.to_thread(lambda: _by_name(orjson.loads(held.content)))
+        after = await asyncio.to_thread(_by_name, documents)
+        mutation = Mutation(
+            subject={
+                "type": principal.kind.value,
+                "id": principal.id,
+                "properties": {"roles": sorted(principal.roles), "method": principal.method.value},
+            },
+            action={"name": ACTION, "properties": {}},
+            resource={"type": RESOURCE_TYPE, "id": digest, "properties": {}},
+            change={
+                "before": {"digest": held.digest, "policies": len(before)},
+                "after": {
+                    "digest": digest,
+                    "policies": len(after),
+                    "added": sorted(after.keys() - before.keys()),
+                    "removed": sorted(before.keys() - after.keys()),
+                    "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
+                },
+            },
+            context={"surface": "policy-sets", "rollback": await self._store.was_active(digest)},
+            rationale=reason,
+        )
+        normalised = normalise(mutation)
+        verdict = decide(held.policy_set, normalised, now)
+        sealed = seal_decision(
+            PendingDecision(
+                id=uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
+                decided_at=now,
+                principal=principal,
+                mutation=mutation,
+                mutation_digest=normalised.digest,
+                policy_set=held.digest,
+                verdict=verdict,
+                engine=self._engine,
+            ),
+            salt=self._entropy(SALT_BYTES),
+        )
+        if verdict.effect is not Effect.ALLOW:
+            index = await self._ledger.append(sealed)
+            self._counted(verdict.effect)
+            raise _not_allowed(verdict, sealed, index=index, judge=held.digest)
+        return sealed
+
+
+def _by_name(documents: list[Json]) -> dict[str, str]:
+    """Digests of a set's documents by the name of the policy."""
+    found: dict[str, str] = {}
+    for document in documents:
+        metadata = document.get("metadata") if isinstance(document, dict) else None
+        if isinstance(metadata, Mapping):
+            found[str(metadata.get("name"))] = digest_of(document)
+    return found
+
+
+def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: str) -> FirewallError:
+    extra: dict[str, Any] = {
+        "decision": verdict.effect.value,
+        "decision_id": str(sealed.id),
+        "ledger_index": index,
+        "policy_set": judge,
+        "reasons": [_reason(one) for one in verdict.reasons],
+    }
+    if verdict.effect is Effect.HOLD:
+        extra["approval"] = verdict.approval
+        return FirewallError(
+            Kind.CONFLICT,
+            f"the set in force holds this activation: {verdict.reasons[0].message}",
+            fix="people have to approve it first, as `approval` says",
+            extra=extra,
+        )
+    return FirewallError(
+        Kind.FORBIDDEN, f"the set in force denies this activation: {verdict.reasons[0].message}", extra=extra
+    )
+
+
+def _reason(reason: Reason) -> dict[str, str]:
+    return {
+        "policy": reason.policy,
+        "rule": reason.rule,
+        "effect": reason.effect.value,
+        "mode": reason.mode.value,
+        "message": reason.message,
+        **({} if reason.clause is None else {"clause": reason.clause}),
+    }

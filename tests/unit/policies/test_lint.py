@@ -1,0 +1,115 @@
+"""The lints: each finding with its code, and silence where there is doubt."""
+
+import pytest
+
+from app.policies.expressions import conjuncts, constant, paths, reads_nothing, signature, variables_read
+from app.policies.lint import lint
+from app.policies.load import check_directory
+
+HEAD = "apiVersion: mutationfirewall.io/v1\nkind: MutationPolicy\nmetadata: {name: NAME}\nspec:\n"
+RULES = "  rules: [{name: r, effect: allow, when: 'change.after.x == 1'}]\n"
+
+
+def codes(tmp_path, *specs):
+    for i, spec in enumerate(specs):
+        (tmp_path / f"{i}.yaml").write_text(HEAD.replace("NAME", f"p{i}") + spec)
+    checked = check_directory(tmp_path)
+    assert checked.policy_set is not None, checked.diagnostics
+    return [(one.code, one.path) for one in lint(checked.documents, sources=checked.sources)]
+
+
+def rules(*texts):
+    return "  rules:\n" + "".join(f"    - {{{text}}}\n" for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (RULES, []),
+        (rules("name: r, effect: allow, when: 'false'"), [("dead-rule", "spec.rules[0].when")]),
+        (rules("name: r, effect: allow, when: 'change.after.x == 1 && (true && 1 > 2)'"), [("dead-rule", "spec.rules[0].when")]),
+        (rules("name: r, effect: allow, when: 'change.after.x == 1 || false'"), []),
+        (rules("name: r, effect: allow, when: 'change.after.x == 1 ? false : true'"), []),
+        (rules('name: r, effect: allow, when: "action.name == \'a\' && \'b\' == action.name"'), [("dead-rule", "spec.rules[0].when")]),
+        (rules('name: r, effect: allow, when: "action.name in [\'a\', \'b\'] && action.name == \'b\'"'), []),
+        ("  match: {actions: ['delete*']}\n" + rules('name: r, effect: allow, when: "action.name == \'update\'"'), [("dead-rule", "spec.rules[0].when")]),
+        ("  match: {actions: ['delete*']}\n" + rules('name: r, effect: allow, when: "action.name == \'delete\'"'), []),
+        ("  match: {resources: [{type: a}]}\n  matchConditions: [{name: c, expression: \"resource.type in ['b', 'c']\"}]\n" + RULES, [("dead-policy", "spec.matchConditions[0].expression")]),
+        ("  match: {subjects: [{type: a}]}\n  matchConditions: [{name: c, expression: \"subject.type == 'b'\"}]\n" + RULES, [("dead-policy", "spec.matchConditions[0].expression")]),
+        ("  matchConditions: [{name: c, expression: '1 < 2'}]\n" + RULES, [("constant-condition", "spec.matchConditions[0].expression")]),
+        ("  matchConditions: [{name: c, expression: 'false'}]\n" + RULES, [("dead-policy", "spec.matchConditions[0].expression")]),
+        ("  variables: [{name: a, expression: '1'}, {name: b, expression: variables.a}]\n" + RULES, [("unused-variable", "spec.variables[0].expression"), ("unused-variable", "spec.variables[1].expression")]),
+        ("  variables: [{name: a, expression: '1'}, {name: b, expression: variables.a}]\n" + rules("name: r, effect: allow, when: 'change.after.x == variables.b'"), []),
+        ("  variables: [{name: a, expression: 'false'}]\n" + rules("name: r, effect: allow, when: variables.a"), [("dead-rule", "spec.rules[0].when")]),
+        (rules("name: r, effect: allow, when: 'change.after.x == 1'", "name: s, effect: deny, message: m"), [("shadowed-rule", "spec.rules[0]")]),
+        (rules("name: r, effect: deny, message: m, when: 'change.after.x == 1'", "name: s, effect: hold, message: m, approval: {anyOf: [{group: g}]}"), []),
+        (rules("name: r, effect: allow, when: 'change.after.x == 1'", "name: s, effect: allow, when: 'change.after.x==1 // same'"), [("duplicate-rule", "spec.rules[1]")]),
+        (rules("name: r, effect: allow, when: 'change.after.x == 1'", "name: s, effect: deny, message: m, when: 'change.after.x == 1'"), []),
+        ("  match: {actions: [a, '*']}\n" + RULES, [("redundant-pattern", "spec.match.actions[0]")]),
+        ("  match: {actions: [a, a]}\n" + RULES, [("redundant-pattern", "spec.match.actions[1]")]),
+        ("  match: {actions: ['a*b', 'a*']}\n" + RULES, [("redundant-pattern", "spec.match.actions[0]")]),
+        ("  match: {actions: ['a*b', '*b?']}\n" + RULES, []),
+        ("  match: {resources: [{type: 'a/*'}, {type: a/b, id: x}]}\n" + RULES, [("redundant-pattern", "spec.match.resources[1]")]),
+        ("  match: {resources: [{type: a, properties: {x: 1}}, {type: a}]}\n" + RULES, [("redundant-pattern", "spec.match.resources[0]")]),
+        ("  match: {resources: [{type: a, id: x}, {type: a, id: y}]}\n" + RULES, []),
+    ],
+)  # fmt: skip
+def test_codes(tmp_path, spec, expected):
+    assert codes(tmp_path, spec) == expected
+
+
+def test_two_policies_that_say_the_same(tmp_path):
+    assert codes(tmp_path, RULES, RULES) == [("duplicate-policy", "metadata.name")]
+
+
+class TestExpressions:
+    @pytest.mark.parametrize(
+        ("text", "parts"),
+        [
+            ("a", ["a"]),
+            ("a && b && c", ["a", "b", "c"]),
+            ("(a && (b)) && c", ["a", "b", "c"]),
+            ("a || b && c", ["a || b && c"]),
+            ("a ? b : c && d", ["a ? b : c && d"]),
+            ("a.?b.orValue(true) && c", ["a.?b.orValue(true)", "c"]),
+            ("f(a && b) && '&&' == c", ["f(a && b)", "'&&' == c"]),
+            ("(a) == (b)", ["(a) == (b)"]),
+        ],
+    )
+    def test_conjuncts(self, text, parts):
+        found = conjuncts(text)
+        assert [part.text for part in found] == parts
+        assert all(text[part.start :].startswith(part.text) for part in found)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("change.after.spec.replicas > 2", ["change.after.spec.replicas"]),
+            ("change.?after.?spec.orValue(1) == 1", ["change.after.spec"]),
+            ("change.after['a b'][0].c == 1", ["change.after['a b'][0].c"]),
+            ("change.after[resource.id] == 1", ["change.after", "resource.id"]),
+            ("x.change == 1 || 'change.after' == subject.id", ["subject.id"]),
+            ("resource.type.startsWith('a') && resource.type == 'b'", ["resource.type"]),
+            ("change.after.`a-b` == 1", ["change.after['a-b']"]),
+            ("change.after['\\n'] == 1", ["change.after"]),
+        ],
+    )
+    def test_paths(self, text, expected):
+        assert [str(path) for path in paths(text)] == expected
+
+    def test_a_path_finds_its_value(self):
+        (path,) = paths("change.after.list[1].x == 1")
+        assert path.value({"change": {"after": {"list": [0, {"x": None}]}}}) == (True, None)
+        assert path.value({"change": {"after": {"list": [0]}}}) == (False, None)
+
+    def test_what_is_constant(self):
+        assert constant("1 < 2 && 'now' != 'then'", {}) is True
+        assert constant("variables.a", {"a": "!variables.b", "b": "true"}) is False
+        assert constant("change.after == 1", {}) is None
+        assert constant("1 / 0 == 1", {}) is None
+        assert constant("((", {}) is None
+        assert not reads_nothing("variables.a", {"a": "now > timestamp('2020-01-01T00:00:00Z')"})
+        assert variables_read("variables.a + x.variables.b") == {"a"}
+
+    def test_layout_does_not_count(self):
+        assert signature("a  ==\n b // c") == signature("a==b")
