@@ -54,6 +54,17 @@ class Checked:
     content: bytes = b""
 
 
+def yaml_files(directory: Path) -> list[Path]:
+    """Every YAML file below a directory, sorted, hidden ones left out: what people keep, not what a service loads."""
+    return sorted(
+        found
+        for found in directory.rglob("*")
+        if found.suffix.lower() in SUFFIXES
+        and found.is_file()
+        and not any(part.startswith(".") for part in found.relative_to(directory).parts)
+    )
+
+
 def load_directory(path: Path) -> CompiledPolicySet:
     """Load every `*.yaml` and `*.yml` below a directory as one policy set.
 

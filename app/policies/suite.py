@@ -14,7 +14,7 @@ from app.core.types import Effect, Json, JsonObject, Mode, Mutation
 from app.errors import FirewallError
 from app.policies import shape
 from app.policies.diagnostics import Diagnostic, PolicyErrors
-from app.policies.load import FILE_MAX_BYTES, SUFFIXES
+from app.policies.load import FILE_MAX_BYTES, yaml_files
 from app.policies.reader import Reader
 from app.policies.tree import Mapping, Node, Scalar, TreeError, documents
 
@@ -82,13 +82,7 @@ def read_suites(paths: Iterable[Path], *, parse: Parse) -> tuple[Suite, ...]:
 def _files(paths: Iterable[Path], diagnostics: list[Diagnostic]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(
-                found
-                for found in path.rglob("*")
-                if found.suffix.lower() in SUFFIXES
-                and found.is_file()
-                and not any(part.startswith(".") for part in found.relative_to(path).parts)
-            )
+            yield from yaml_files(path)
         elif path.is_file():
             yield path
         else:

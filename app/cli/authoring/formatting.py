@@ -10,7 +10,7 @@ from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain, console, plain
 from app.policies.diagnostics import Diagnostic
 from app.policies.layout import layout
-from app.policies.load import FILE_MAX_BYTES, SUFFIXES
+from app.policies.load import FILE_MAX_BYTES, yaml_files
 from app.policies.tree import TreeError
 
 _STDIN = "-"
@@ -65,13 +65,7 @@ def _from_standard_input() -> ExitCode:
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from sorted(
-                found
-                for found in path.rglob("*")
-                if found.suffix.lower() in SUFFIXES
-                and found.is_file()
-                and not any(part.startswith(".") for part in found.relative_to(path).parts)
-            )
+            yield from yaml_files(path)
         elif path.is_file():
             yield path
         else:
