@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     Uuid,
@@ -145,4 +146,25 @@ policy_set_signatures = Table(
     CheckConstraint("keyid ~ '^[0-9a-f]{64}$'", name="keyid"),
     CheckConstraint("octet_length(signature) = 64", name="signature"),
     CheckConstraint("octet_length(payload) BETWEEN 2 AND 65536", name="payload"),
+
+# What allowed mutations took from budgets. Not append-only: rows go when no window looks back at them any more, and the
+# ledger, written by the same transaction, keeps the decision. INVARIANT: who writes here holds the lock of the key.
+budget_uses = Table(
+    "budget_uses",
+    metadata,
+    # SHA-256 of whose budget it is (app/core/budgets.py).
+    Column("key", LargeBinary, nullable=False),
+    Column("decided_at", DateTime(timezone=True), nullable=False),
+    Column("decision_id", Uuid, nullable=False),
+    # For people who look into the table; the key says the same.
+    Column("policy", Text, nullable=False),
+    Column("budget", Text, nullable=False),
+    # SHA-256 of what is counted once, for a budget of distinct values.
+    Column("value", LargeBinary),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("key", "decided_at", "decision_id", name="budget_uses_pkey"),
+    CheckConstraint("octet_length(key) = 32", name="key"),
+    CheckConstraint("octet_length(value) = 32", name="value"),
+    CheckConstraint("expires_at > decided_at", name="expires_at"),
+    Index("budget_uses_expires_at_idx", "expires_at"),
 )
