@@ -18,7 +18,16 @@ SERVICE_BYTES_MAX: Final = 1_048_576
 # A policy set with its documents has half of this; it guards against an address that is no firewall at all.
 ANSWER_BYTES_MAX: Final = 16_777_216
 # What a problem may say beyond a sentence, and `--json` passes on.
-_FURTHER: Final = ("errors", "decision", "decision_id", "ledger_index", "policy_set", "reasons", "approval", "signatures")
+_FURTHER: Final = (
+    "errors",
+    "decision",
+    "decision_id",
+    "ledger_index",
+    "policy_set",
+    "reasons",
+    "approval",
+    "signatures",
+)
 
 
 class _NoRedirect(HTTPRedirectHandler):

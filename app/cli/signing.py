@@ -64,25 +64,27 @@ def run_keygen(directory: Path, *, name: str, encrypt: bool, as_json: bool) -> N
     from app.core import ed25519
 
     if not _NAME.fullmatch(name):
-        raise Refused(ExitCode.USAGE, f"`{name[:80]}` is no name of a signer", fix="use letters, digits and `.`, `_`, `@`, `-`")
-    passphrase = _passphrase(f"a passphrase for {name}.key", confirm=True) if encrypt or os.environ.get(PASSPHRASE) else None
+        raise Refused(
+            ExitCode.USAGE, f"`{name[:80]}` is no name of a signer", fix="use letters, digits and `.`, `_`, `@`, `-`"
+        )
+    wanted = encrypt or os.environ.get(PASSPHRASE)
+    passphrase = _passphrase(f"a passphrase for {name}.key", confirm=True) if wanted else None
     encryption: KeySerializationEncryption = NoEncryption()
     if passphrase is not None:
         encryption = BestAvailableEncryption(passphrase)
     key = Ed25519PrivateKey.generate()
     private, public = directory / f"{name}.key", directory / f"{name}.pem"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if public.exists() or public.is_symlink():
-            raise FileExistsError(17, "it is there already", str(public))
-        _create(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
-        _create(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), mode=0o644)
-    except FileExistsError as error:
+    taken = next((file for file in (private, public) if os.path.lexists(file)), None)
+    if taken is not None:
         raise Refused(
             ExitCode.NO_INPUT,
-            f"`{error.filename}` is there already, and a key is never overwritten",
+            f"`{taken}` is there already, and a key is never overwritten",
             fix="choose another --name or another --out",
-        ) from error
+        )
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), mode=0o600)
+        _create(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), mode=0o644)
     except OSError as error:
         raise _unwritable(directory, error) from error
     keyid = ed25519.key_id(key.public_key())

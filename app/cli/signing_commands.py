@@ -49,7 +49,9 @@ def policies_sign(
     key: Annotated[Path, typer.Option("--key", "-k", help="Private key, as `mfw policies keygen` makes it.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where to write the signature (default: policy-set.dsse.json beside the policies)."),
+        typer.Option(
+            "--out", "-o", help="Where to write the signature (default: policy-set.dsse.json beside the policies)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +69,7 @@ def policies_sign(
 
 @policies.command(
     "verify",
-    epilog="Example: `mfw policies verify policies/starter --signer keys/sre.pem --signer keys/security.pem --required 1`",
+    epilog="Example: `mfw policies verify policies/starter --signer keys/sre.pem --signer keys/sec.pem --required 1`",
 )
 def policies_verify(
     target: Target,
@@ -80,7 +82,9 @@ def policies_verify(
         list[Path] | None,
         typer.Option(help="Public key; may be given several times (default: those of MFW_POLICIES__SIGNERS)."),
     ] = None,
-    required: Annotated[int | None, typer.Option(min=1, help="How many of them must have signed (default: all).")] = None,
+    required: Annotated[
+        int | None, typer.Option(min=1, help="How many of them must have signed (default: all).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check who signed a policy set, as the service does before it puts one into force.

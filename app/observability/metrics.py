@@ -30,6 +30,8 @@ ROUTES: Final = (
     ("GET", "/v1/policy-sets/activations"),
     ("GET", "/v1/policy-sets/{digest}"),
     ("POST", "/v1/policy-sets/{digest}/activate"),
+    ("GET", "/v1/policy-sets/{digest}/signatures"),
+    ("POST", "/v1/policy-sets/{digest}/signatures"),
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),

@@ -146,6 +146,7 @@ policy_set_signatures = Table(
     CheckConstraint("keyid ~ '^[0-9a-f]{64}$'", name="keyid"),
     CheckConstraint("octet_length(signature) = 64", name="signature"),
     CheckConstraint("octet_length(payload) BETWEEN 2 AND 65536", name="payload"),
+)
 
 # What allowed mutations took from budgets. Not append-only: rows go when no window looks back at them any more, and the
 # ledger, written by the same transaction, keeps the decision. INVARIANT: who writes here holds the lock of the key.

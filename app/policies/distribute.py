@@ -109,8 +109,8 @@ class SetInForce:
 class PolicySource(ABC):
     """The set in force, and the task that follows it. Belongs to the event loop that `start` ran in.
 
-    `signers` are those who must have signed a set. `changed` is told of each set that comes into force here, `failed` of each look that came to nothing. Times are in
-    seconds.
+    `signers` are those who must have signed a set. `changed` is told of each set that comes into force here, `failed`
+    of each look that came to nothing. Times are in seconds.
     """
 
     name: str
@@ -262,15 +262,18 @@ class PolicySource(ABC):
         """Step (4). Raises PolicyErrors where the set is refused."""
         if checked.policy_set is None:
             raise PolicyErrors(checked.diagnostics)
-        taken = SetInForce(
-            checked.policy_set, checked.content, sequence, self._now(), self._monotonic(), stale, signed
-        )
+        taken = SetInForce(checked.policy_set, checked.content, sequence, self._now(), self._monotonic(), stale, signed)
         self._in_force = taken
         swapped, self._swapped = self._swapped, asyncio.Event()
         swapped.set()
         self._on_change(taken)
         warnings = sum(one.severity is Severity.WARNING for one in checked.diagnostics)
-        fields = {"digest": taken.digest, "sequence": sequence, "source": self.name, "warnings": warnings}
+        fields: dict[str, Any] = {
+            "digest": taken.digest,
+            "sequence": sequence,
+            "source": self.name,
+            "warnings": warnings,
+        }
         if signed is not None:
             fields["signers"] = [one.name for one in signed.signers]
         _log.info("policy set in force", extra={"fields": fields})
@@ -349,9 +352,10 @@ def _state(file: Path) -> tuple[int, int, int, int] | None:
 
 
 def _beside(path: Path) -> tuple[Envelope, ...]:
-    """The envelope beside the policies, if there is one. Raises FirewallError (INVALID_SIGNATURE) for a file that is none.
+    """The envelope beside the policies, if there is one.
 
-    Does not check: where a link leads. Whoever put the file there, only its signatures count.
+    Raises FirewallError (INVALID_SIGNATURE) for a file that is none. Does not check: where a link leads. Whoever put
+    the file there, only its signatures count.
     """
     try:
         # Not blocking: what is no file at all might never end.
@@ -454,7 +458,7 @@ class DatabaseSource(PolicySource):
         self._problem = None
 
     async def _take(self, latest: Latest) -> None:
-        # (3) Signatures first: nothing is compiled that nobody vouches for. A set that lacks one is looked at again with
+        # (3) Signatures first: nothing is compiled that nobody vouches for. A set that lacks one is looked at again at
         # each poll, for the signature may still come.
         known = [one.keyid for one in self._signers.signers]
         stored = await self._store.signatures(latest.digest, keyids=known)

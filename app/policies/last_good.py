@@ -32,9 +32,7 @@ class Kept:
     envelopes: tuple[Envelope, ...] = ()
 
 
-def keep(
-    directory: Path, *, digest: str, sequence: int, documents: bytes, envelopes: Iterable[Envelope] = ()
-) -> None:
+def keep(directory: Path, *, digest: str, sequence: int, documents: bytes, envelopes: Iterable[Envelope] = ()) -> None:
     """Write the set, whole or not at all, readable by this user alone. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     signed = [dsse.tree_of(one) for one in envelopes]

@@ -203,7 +203,6 @@ def _digests(payload: bytes) -> frozenset[str]:
         or not isinstance(tree.get("subject"), list)
     ):
         return frozenset()
-    digests = [one.get("digest") for one in tree["subject"] if isinstance(one, dict)]
-    return frozenset(
-        _DIGEST_PREFIX + one["sha256"] for one in digests if isinstance(one, dict) and isinstance(one.get("sha256"), str)
-    )
+    listed = (one.get("digest") for one in tree["subject"] if isinstance(one, dict))
+    digests = (one.get("sha256") for one in listed if isinstance(one, dict))
+    return frozenset(_DIGEST_PREFIX + one for one in digests if isinstance(one, str))

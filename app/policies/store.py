@@ -63,7 +63,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class StoredSignature:
-    """A signature as it was stored: an envelope with one signature in it, which proves nothing before it is verified."""
+    """A signature as it was stored: an envelope with one signature in it, which proves nothing until it is verified."""
 
     envelope: Envelope
     added_by: str

@@ -86,8 +86,9 @@ class ActivateService:
         """Put a stored set into force for all replicas.
 
         Raises FirewallError: FORBIDDEN without the role admin, without the signatures that are required, or when the
-        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set has errors under this release; NOT_FOUND
-        for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE and TIMEOUT for the database.
+        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set
+        has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
+        and TIMEOUT for the database.
         """
         require(principal, Role.ADMIN)
         check_text(reason, "reason", required=True)

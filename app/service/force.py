@@ -41,8 +41,9 @@ async def force(
     INVARIANT: that binds no replica. Each one counts signatures for itself by its own settings, or else whoever holds
     the database could do without them.
 
-    Raises FirewallError: INVALID_SIGNATURE without the signatures that are required, NOT_FOUND for a set that is not stored, CONFLICT for one that has errors under this release or
-    when another set comes into force meanwhile, MALFORMED for a bad reason, UNAVAILABLE and TIMEOUT for the database.
+    Raises FirewallError: INVALID_SIGNATURE without the signatures that are required, NOT_FOUND for a set that is not
+    stored, CONFLICT for one that has errors under this release or when another set comes into force meanwhile,
+    MALFORMED for a bad reason, UNAVAILABLE and TIMEOUT for the database.
     """
     _, documents = await store.get(digest)
     if check_documents(documents).policy_set is None:

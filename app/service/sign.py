@@ -87,5 +87,5 @@ def _worthless(digest: str, envelope: Envelope, signers: RequiredSigners) -> Fir
         fix = "make the signature with `mfw policies sign`"
     else:
         detail = "no signature is a good one of a signer that this service knows"
-        fix = f"it knows {', '.join(map(str, signers.signers))}; `mfw policies verify` checks a signature without a service"
+        fix = f"it knows {', '.join(map(str, signers.signers))}; `mfw policies verify` checks without a service"
     return FirewallError(Kind.INVALID_SIGNATURE, detail, fix=fix)

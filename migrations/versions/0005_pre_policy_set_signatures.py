@@ -1,4 +1,4 @@
-"""Signatures on policy sets, verified before they are stored and again by whoever relies on them; only ever added to."""
+"""Signatures on policy sets, only ever added to; whoever relies on one verifies it again."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,7 +24,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["digest"], ["policy_sets.digest"], name=op.f("policy_set_signatures_digest_fkey")),
         sa.CheckConstraint("keyid ~ '^[0-9a-f]{64}$'", name=op.f("policy_set_signatures_keyid_check")),
         sa.CheckConstraint("octet_length(signature) = 64", name=op.f("policy_set_signatures_signature_check")),
-        sa.CheckConstraint("octet_length(payload) BETWEEN 2 AND 65536", name=op.f("policy_set_signatures_payload_check")),
+        sa.CheckConstraint(
+            "octet_length(payload) BETWEEN 2 AND 65536", name=op.f("policy_set_signatures_payload_check")
+        ),
     )
     # The function is that of revision 0003: these rows are part of the sets.
     op.execute(
