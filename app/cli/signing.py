@@ -256,7 +256,7 @@ def _passphrase(words: str, *, confirm: bool = False) -> bytes:
     """From the environment, else from whoever sits there. Raises `Refused` where nobody does."""
     given = os.environ.get(PASSPHRASE)
     if not given:
-        if not sys.stdin.isatty():
+        if not _somebody_is_there():
             raise Refused(
                 ExitCode.NO_INPUT, "a passphrase is needed, and there is nobody to ask for it", fix=f"set {PASSPHRASE}"
             )
@@ -264,6 +264,10 @@ def _passphrase(words: str, *, confirm: bool = False) -> bytes:
 
         given = typer.prompt(words, hide_input=True, confirmation_prompt=confirm, err=True)
     return str(given).encode()
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def _read(file: Path, most: int) -> bytes:

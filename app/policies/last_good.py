@@ -76,9 +76,14 @@ def recall(directory: Path) -> Kept | None:
     try:
         tree = strict_json.parse(content).tree
         version, digest, sequence, documents = (tree[m] for m in ("version", "digest", "sequence", "documents"))
-        if version != VERSION or not isinstance(sequence, int) or not isinstance(documents, list):
+        signed = tree.get("signatures", [])
+        if (
+            version != VERSION
+            or not isinstance(sequence, int)
+            or not all(isinstance(m, list) for m in (documents, signed))
+        ):
             raise _unusable(directory, "it has another form")
-        envelopes = tuple(dsse.of_tree(one) for one in tree.get("signatures", ()))
+        envelopes = tuple(dsse.of_tree(one) for one in signed)
         start = content.index(b',"documents":') + len(b',"documents":')
         return Kept(str(digest), sequence, documents_of(content[start:-1], digest=str(digest)), envelopes)
     except (KeyError, TypeError, ValueError, FirewallError) as error:
