@@ -18,7 +18,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal
-from app.core.types import Effect, Mutation, Reason
+from app.core.types import Effect, Mutation, Obligation, Reason
 from app.core.uuid7 import uuid7
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
 
@@ -39,6 +39,7 @@ class Decision(NamedTuple):
     decided_at: str
     approval: Mapping[str, Any] | None
     request_id: str | None
+    obligations: tuple[Obligation, ...] = ()
 
 
 class Exchange(Protocol):
@@ -138,5 +139,6 @@ class DecisionService:
                 decided_at=timestamp(now),
                 approval=verdict.approval,
                 request_id=mutation.request_id,
+                obligations=verdict.obligations,
             )
         )
