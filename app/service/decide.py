@@ -53,7 +53,7 @@ class Exchange(Protocol):
     def authenticate(self) -> Coroutine[Any, Any, Principal]:
         """Step 2: who asks."""
 
-    def limit(self, principal: Principal) -> None:
+    def limit(self, principal: Principal) -> Coroutine[Any, Any, None]:
         """Step 3: whether they may ask now, and ask this at all."""
 
     def parse(self, body: bytes) -> Mutation:
@@ -107,7 +107,7 @@ class DecisionService:
         """
         body = await exchange.read()  # (1)
         principal = await exchange.authenticate()  # (2)
-        exchange.limit(principal)  # (3)
+        await exchange.limit(principal)  # (3)
         mutation = exchange.parse(body)  # (4)
         normalised = normalise(mutation)  # (5)
         now = self._clock()

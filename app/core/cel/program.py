@@ -13,8 +13,9 @@ SCOPE = (*INPUT_NAMES, "now")
 
 # Longer texts are programs, not conditions; the parser's work grows faster than the text.
 EXPRESSION_MAX_CHARS = 16_384
-# Brackets open at the same time. The engine's own parser gives up at 32 levels of recursion, without a position.
-NESTING_MAX = 24
+# Brackets open at the same time: as many as the published cases have. Where they are not all parentheses, the engine's
+# parser gives up a little earlier, and without a position.
+NESTING_MAX = 32
 # An engine's error can quote a value of the input: enough to recognise it, not enough to copy a document into a log.
 ERROR_MAX_CHARS = 300
 
