@@ -18,15 +18,15 @@ from app.core.glob import GLOB_MAX_CHARS, Glob, compile_glob
 from app.core.index import MESSAGE_MAX_CHARS, Approval, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
 from app.core.types import Effect, Mode
 from app.policies import shape
+from app.policies.budgets import Parts, read_budgets
 from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.durations import check_duration, seconds
 from app.policies.reader import Reader, join
 from app.policies.tree import Mapping, Node, Scalar, Sequence
 
 _NAME = re.compile(f"{shape.NAME_PATTERN}\\Z")
 # "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
 _APPROVAL_DEPTH_MAX = 4
-_DURATION = re.compile(f"{shape.DURATION_PATTERN}\\Z")
-_DURATION_MAX_SECONDS = 366 * 24 * 3600
 
 
 def read_policy(root: Node, reader: Reader) -> Policy | None:
@@ -102,8 +102,22 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         for item, path in reader.items(members.get("rules"), "spec.rules")
         if (rule := _rule(item, path, variables, names, reader)) is not None
     ]
+    parts = Parts(
+        name=lambda item, path: _unique(item, path, names, reader),
+        program=lambda item, path, result: _program(item, path, result, variables, reader),
+        approval=lambda item, path: _approval(item, path, reader),
+    )
+    budgets = read_budgets(members.get("budgets"), reader, parts=parts)
+    if isinstance(node, Mapping) and not members.keys() & {"rules", "budgets"}:
+        reader.note(node, "spec", "`rules` is missing", fix="add `rules`, or `budgets` for a policy that only limits")
     return Policy(
-        name=name, rules=tuple(rules), mode=Mode(mode), match=match, conditions=tuple(conditions), labels=labels
+        name=name,
+        rules=tuple(rules),
+        mode=Mode(mode),
+        match=match,
+        conditions=tuple(conditions),
+        labels=labels,
+        budgets=budgets,
     )
 
 
@@ -287,7 +301,7 @@ def _approval(node: Node, path: str, reader: Reader) -> Approval | None:
     execute = _duration(members.get("executeWithin"), f"{path}.executeWithin", shape.EXECUTE_WITHIN, reader)
     if tree is None or expires is None or execute is None:
         return None
-    return Approval(tree, expires, _seconds(expires), execute, _seconds(execute))
+    return Approval(tree, expires, seconds(expires), execute, seconds(execute))
 
 
 def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, depth: int) -> dict[str, Any] | None:
@@ -320,21 +334,7 @@ def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, 
 
 
 def _duration(node: Node | None, path: str, default: str, reader: Reader) -> str | None:
-    return default if node is None else reader.checked(node, path, _check_duration, max_chars=shape.LABEL_MAX_CHARS)
-
-
-def _check_duration(text: str) -> None:
-    if _DURATION.match(text) is None:
-        raise ValueError(f"`{text[:40]}` is not a duration; write hours, minutes and seconds, for example `168h`")
-    if not 1 <= _seconds(text) <= _DURATION_MAX_SECONDS:
-        raise ValueError(f"`{text}` is not between a second and a year; write for example `168h`")
-
-
-def _seconds(text: str) -> int:
-    match = _DURATION.match(text)
-    assert match is not None  # noqa: S101 - `_check_duration` has seen it
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return default if node is None else reader.checked(node, path, check_duration, max_chars=shape.LABEL_MAX_CHARS)
 
 
 def _check_name(text: str) -> None:

@@ -31,6 +31,10 @@ EXPIRES_AFTER = "168h"
 EXECUTE_WITHIN = "1h"
 # Longer lists are written by programs, and checking grows faster than a list; a policy has a handful of rules.
 ITEMS_MAX = 1_000
+# Each use within the window is a row that is counted: more is a matter for the rate limit.
+BUDGET_LIMIT_MAX = 10_000
+# Rows are kept for as long as the window looks back.
+BUDGET_WINDOW_MAX_SECONDS = 31 * 24 * 3600
 # A name of a test case is a sentence.
 CASE_NAME_MAX_CHARS = 200
 
@@ -202,6 +206,42 @@ RULE = Shape(
     },
 )
 
+BUDGET = Shape(
+    "budget",
+    {
+        "name": _name("Unique among the rules, conditions and budgets of the policy."),
+        "per": {"description": "Each of these has a budget of its own.", "enum": ["subject", "resource"]},
+        "key": _expression("CEL that gives a text: each text has a budget of its own; instead of `per`."),
+        "when": _expression("CEL that gives a bool; left out, every mutation that the policy speaks about counts."),
+        "distinct": _expression("CEL that gives a text: different texts are counted, not mutations."),
+        "limit": {
+            "description": "How many may be allowed in the window.",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": BUDGET_LIMIT_MAX,
+        },
+        "window": {
+            "description": "How far back uses count, at most 31 days, for example `1h`.",
+            "type": "string",
+            "pattern": f"^{DURATION_PATTERN}$",
+        },
+        "effect": {
+            "description": "What the budget asks for when it is used up.",
+            "enum": ["deny", "hold"],
+            "default": "deny",
+        },
+        "message": _text("What the proposer reads when it is used up; the numbers follow.", most=MESSAGE_MAX_CHARS),
+        "approval": _reference("approval", "Who lifts a hold."),
+    },
+    required=("name", "limit", "window"),
+    more={
+        "oneOf": [{"required": ["per"]}, {"required": ["key"]}],
+        "if": {"required": ["effect"], "properties": {"effect": {"const": "hold"}}},
+        "then": {"required": ["approval"]},
+        "else": {"not": {"required": ["approval"]}},
+    },
+)
+
 SPEC = Shape(
     "spec",
     {
@@ -214,8 +254,9 @@ SPEC = Shape(
         "matchConditions": _list("All must be true for the policy to speak.", _reference("condition")),
         "variables": _list("Named expressions, evaluated when they are first read.", _reference("variable")),
         "rules": _list("Every one is asked.", _reference("rule")),
+        "budgets": _list("How much may be allowed in a sliding window.", _reference("budget")),
     },
-    required=("rules",),
+    more={"anyOf": [{"required": ["rules"]}, {"required": ["budgets"]}]},
 )
 
 
@@ -297,6 +338,6 @@ TEST_SPEC = Shape(
 TEST = _document(TEST_KIND, "Questions to a directory of policies, and the answers.", spec="testSpec")
 
 KINDS: Mapping[str, tuple[Shape, ...]] = {
-    KIND: (POLICY, METADATA, SPEC, MATCH, ENTITY, CONDITION, VARIABLE, RULE, APPROVAL, QUORUM, GROUP),
+    KIND: (POLICY, METADATA, SPEC, MATCH, ENTITY, CONDITION, VARIABLE, RULE, BUDGET, APPROVAL, QUORUM, GROUP),
     TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, QUORUM, GROUP),
 }

@@ -47,10 +47,15 @@ _EXTENSIONS = (
 _CONFIG = cel.NewEnvConfigFromYaml("extensions:\n" + "\n".join(f"- name: {name}" for name in _EXTENSIONS))
 _BASE: dict[str, Any] = {**dict.fromkeys(INPUT_NAMES, cel.Type.DYN), "now": cel.Type.TIMESTAMP}
 _ENVIRONMENT = cel.NewEnv(config=_CONFIG, variables=_BASE)
-_RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
+_RESULTS = {
+    ResultType.BOOL: (cel.Type.BOOL,),
+    ResultType.STRING: (cel.Type.STRING,),
+    ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+    ResultType.TEXT: "convert it with `string(...)`",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
@@ -62,7 +67,7 @@ _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 # What the inputs are for this package's own evaluator; the checker is told that they may be anything.
 _INPUTS = {name: Name(f"i[{name!r}]", Kind.MAP) for name in INPUT_NAMES}
 _SCOPE: dict[str, Name] = {**_INPUTS, "now": Name(variable=NOW, kind=Kind.TIMESTAMP)}
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING}
+_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +106,13 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
     checked, ordered = _checked(text, declared)
     wanted = _RESULTS[result]
     found = checked.return_type()
-    if found != wanted:
+    if found not in wanted:
         raise ExpressionError(
-            (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
+            (
+                Problem(
+                    1, 1, f"the expression gives {_name(found)}, not {_name(wanted[0])}", _WRONG_RESULT_FIXES[result]
+                ),
+            )
         )
     return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
 

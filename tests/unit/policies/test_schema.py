@@ -45,6 +45,20 @@ GOOD: dict[str, Any] = {
             },
             {"name": "d", "effect": "deny", "messageExpression": "'no'"},
         ],
+        "budgets": [
+            {
+                "name": "b",
+                "per": "subject",
+                "when": "true",
+                "distinct": "'x'",
+                "limit": 3,
+                "window": "24h",
+                "effect": "hold",
+                "message": "m",
+                "approval": {"anyOf": [{"group": "g"}]},
+            },
+            {"name": "k", "key": "'x'", "limit": 1, "window": "1h", "effect": "deny"},
+        ],
     },
 }
 
