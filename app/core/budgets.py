@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from app.core.canonical import canonical
 from app.core.cel import Bindings, EvaluationError, Program, one_line
 from app.core.index import MESSAGE_MAX_CHARS, Budget, Per, Policy
-from app.core.types import BudgetUse, JsonObject
+from app.core.types import BudgetUse, JsonObject, Mode
 from app.errors import FirewallError, Kind
 
 # Each digest names what it is of (compare app/ledger/receipt.py).
@@ -106,6 +106,15 @@ def to_record(uses: Iterable[BudgetUse]) -> list[JsonObject]:
         {"policy": use.policy, "budget": use.budget, "used": use.used, **({"seen": True} if use.seen else {})}
         for use in uses
         if use.used is not None
+    ]
+
+
+def to_answer(uses: Iterable[BudgetUse]) -> list[JsonObject]:
+    """Write what the proposer is told of budgets: those that decide, before this mutation."""
+    return [
+        {"policy": use.policy, "budget": use.budget, "used": use.used, "limit": use.limit, "window": use.window}
+        for use in uses
+        if use.used is not None and use.mode is Mode.ENFORCE
     ]
 
 

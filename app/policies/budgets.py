@@ -1,15 +1,16 @@
-"""Reading `spec.budgets`: how much may be allowed in a sliding window, per subject, resource or key."""
+"""Reading `spec.budgets` of policies (how much may be allowed in a sliding window) and the counts that tests assume."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.core.budgets import Assumed, Count
 from app.core.cel import Program, ResultType
-from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, Per
+from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Per
 from app.core.types import Effect
 from app.policies import shape
 from app.policies.durations import check_duration, seconds
 from app.policies.reader import Reader
-from app.policies.tree import Mapping, Node
+from app.policies.tree import Mapping, Node, Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +71,29 @@ def _budget(node: Node, path: str, reader: Reader, parts: Parts) -> Budget | Non
 
 def _check_window(text: str) -> None:
     check_duration(text, maximum=shape.BUDGET_WINDOW_MAX_SECONDS, limits="a second and 31 days")
+
+
+def read_counts(node: Node | None, path: str, reader: Reader) -> Assumed:
+    """Read how much of each budget a test case assumes to be used: `POLICY/BUDGET: {used: 20, seen: true}`."""
+    counts = Assumed()
+    if node is None:
+        return counts
+    if not isinstance(node, Mapping) or not node.items:
+        reader.note(node, path, "must be an object with at least one budget", fix="write `POLICY/BUDGET: {used: 1}`")
+        return counts
+    for name, item in node.items.items():
+        members = reader.mapping(item, f"{path}.{name}", known=shape.COUNT.known, required=shape.COUNT.required)
+        used = reader.whole(members.get("used"), f"{path}.{name}.used", minimum=0, maximum=shape.BUDGET_USED_MAX)
+        seen = members.get("seen")
+        if seen is not None and not (isinstance(seen, Scalar) and isinstance(seen.value, bool)):
+            reader.note(seen, f"{path}.{name}.seen", "must be true or false")
+            continue
+        policy, _, budget = name.partition("/")
+        counts[policy, budget] = Count(used or 0, isinstance(seen, Scalar) and seen.value is True)
+    return counts
+
+
+def unknown_budgets(counts: Assumed, policy_set: CompiledPolicySet) -> tuple[str, ...]:
+    """Name the budgets that are counted and that no policy has: misspelt, most of the time."""
+    known = {(policy.name, budget.name) for policy in policy_set.policies for budget in policy.budgets}
+    return tuple("/".join(key) for key in sorted(counts.keys() - known))

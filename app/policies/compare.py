@@ -101,6 +101,8 @@ def _policy(name: str, before: Document, after: Document) -> Iterator[Difference
     }
     for rule in sorted(old.rules.keys() | new.rules.keys()):
         yield from _rule(name, rule, old, new, changed)
+    for budget in sorted(old.budgets.keys() | new.budgets.keys()):
+        yield from _budget(name, budget, old, new, changed)
 
 
 def _rule(policy: str, rule: str, old: "_Meaning", new: "_Meaning", changed: set[str]) -> Iterator[Difference]:
@@ -117,6 +119,38 @@ def _rule(policy: str, rule: str, old: "_Meaning", new: "_Meaning", changed: set
     read = {name for member in ("when", "messageExpression") for name in _read(other.get(member), new.variables)}
     for variable in sorted(read & changed):
         yield Difference(policy, part, Change.CHANGED, f"variables.{variable}", None, None)
+
+
+def _budget(policy: str, budget: str, old: "_Meaning", new: "_Meaning", changed: set[str]) -> Iterator[Difference]:
+    part = f"budgets.{budget}"
+    one, other = old.budgets.get(budget), new.budgets.get(budget)
+    if one is None or other is None:
+        change = Change.ADDED if one is None else Change.REMOVED
+        yield Difference(policy, part, change, "", _limit(one), _limit(other))
+        return
+    for member in shape.BUDGET.known[1:]:
+        was, now = one.get(member), other.get(member)
+        if _budget_meaning(member, was) != _budget_meaning(member, now):
+            yield Difference(policy, part, Change.CHANGED, member, _written(was), _written(now))
+    read = {name for member in ("key", "when", "distinct") for name in _read(other.get(member), new.variables)}
+    for variable in sorted(read & changed):
+        yield Difference(policy, part, Change.CHANGED, f"variables.{variable}", None, None)
+
+
+def _budget_meaning(member: str, value: Any) -> Any:
+    match member:
+        case "key" | "distinct" if value is not None:
+            return signature(value)
+        case "window":
+            return _seconds(value)
+        case "effect":
+            return value or "deny"
+        case _:
+            return _meaning(member, value)
+
+
+def _limit(budget: Mapping[str, Any] | None) -> str | None:
+    return None if budget is None else f"{budget['limit']} in {budget['window']}"
 
 
 def _read(text: Any, variables: Mapping[str, str]) -> frozenset[str]:
@@ -146,7 +180,8 @@ class _Meaning:
             "matchConditions": {item["name"]: item["expression"] for item in spec.get("matchConditions", ())},
             "variables": self.variables,
         }
-        self.rules: dict[str, dict[str, Any]] = {item["name"]: item for item in spec["rules"]}
+        self.rules: dict[str, dict[str, Any]] = {item["name"]: item for item in spec.get("rules", ())}
+        self.budgets: dict[str, dict[str, Any]] = {item["name"]: item for item in spec.get("budgets", ())}
 
 
 def _meaning(member: str, value: Any) -> Any:

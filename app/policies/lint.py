@@ -133,6 +133,8 @@ class _Linter:
         everything = [one.text for one in self.conditions]
         for _, (item, path) in self.rules:
             everything += [t.text for name in ("when", "messageExpression") if (t := _text(item, name, path))]
+        for item, path in _items(self.spec, "budgets"):
+            everything += [t.text for name in ("key", "when", "distinct") if (t := _text(item, name, path))]
         for text in everything:
             read |= all_variables_read(text, self.texts)
         for name, one in self.variables.items():

@@ -33,6 +33,8 @@ EXECUTE_WITHIN = "1h"
 ITEMS_MAX = 1_000
 # Each use within the window is a row that is counted: more is a matter for the rate limit.
 BUDGET_LIMIT_MAX = 10_000
+# What a test may assume.
+BUDGET_USED_MAX = 1_000_000
 # Rows are kept for as long as the window looks back.
 BUDGET_WINDOW_MAX_SECONDS = 31 * 24 * 3600
 # A name of a test case is a sentence.
@@ -311,6 +313,20 @@ EXPECT = Shape(
     required=("decision",),
 )
 
+COUNT = Shape(
+    "count",
+    {
+        "used": {
+            "description": "Uses, or different values, within the window.",
+            "type": "integer",
+            "minimum": 0,
+            "maximum": BUDGET_USED_MAX,
+        },
+        "seen": {"description": "Whether the value of this mutation is among them.", "type": "boolean"},
+    },
+    required=("used",),
+)
+
 CASE = Shape(
     "case",
     {
@@ -319,6 +335,12 @@ CASE = Shape(
         "file": _text("A JSON file with the mutation, relative to this file.", most=4096),
         "edit": _list("RFC 6902 operations on the mutation.", {"type": "object"}),
         "now": {"description": "The instant of the decision.", **_NOW},
+        "budgets": {
+            "description": "How much of a budget (`POLICY/BUDGET`) is used; what is not named is unused.",
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": _reference("count"),
+        },
         "expect": _reference("expect"),
     },
     required=("name", "expect"),
@@ -339,5 +361,5 @@ TEST = _document(TEST_KIND, "Questions to a directory of policies, and the answe
 
 KINDS: Mapping[str, tuple[Shape, ...]] = {
     KIND: (POLICY, METADATA, SPEC, MATCH, ENTITY, CONDITION, VARIABLE, RULE, BUDGET, APPROVAL, QUORUM, GROUP),
-    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, QUORUM, GROUP),
+    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, COUNT, EXPECT, REASON, QUORUM, GROUP),
 }
