@@ -157,6 +157,8 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "approval": verdict.approval,
             # Inputs as well: a decision is made again with what it saw of its budgets.
             **({"budgets": budgets} if (budgets := to_record(verdict.budgets)) else {}),
+            # Left out where there are none: the form of a record changes by what is new in it alone.
+            **({"obligations": verdict.obligations} if verdict.obligations else {}),
         }
     )
     deciding = verdict.reasons[0]

@@ -23,7 +23,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal
-from app.core.types import BudgetUse, Effect, Mode, Mutation, NormalisedMutation, Reason, Verdict
+from app.core.types import BudgetUse, Effect, Mode, Mutation, NormalisedMutation, Obligation, Reason, Verdict
 from app.core.uuid7 import uuid7
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
 
@@ -45,6 +45,7 @@ class Decision(NamedTuple):
     approval: Mapping[str, Any] | None
     request_id: str | None
     budgets: tuple[BudgetUse, ...] = ()
+    obligations: tuple[Obligation, ...] = ()
 
 
 class Exchange(Protocol):
@@ -58,7 +59,7 @@ class Exchange(Protocol):
     def authenticate(self) -> Coroutine[Any, Any, Principal]:
         """Step 2: who asks."""
 
-    def limit(self, principal: Principal) -> None:
+    def limit(self, principal: Principal) -> Coroutine[Any, Any, None]:
         """Step 3: whether they may ask now, and ask this at all."""
 
     def parse(self, body: bytes) -> Mutation:
@@ -132,7 +133,7 @@ class DecisionService:
         """
         body = await exchange.read()  # (1)
         principal = await exchange.authenticate()  # (2)
-        exchange.limit(principal)  # (3)
+        await exchange.limit(principal)  # (3)
         mutation = exchange.parse(body)  # (4)
         normalised = normalise(mutation)  # (5)
         now = self._clock()
@@ -164,6 +165,7 @@ class DecisionService:
                 approval=verdict.approval,
                 request_id=mutation.request_id,
                 budgets=verdict.budgets,
+                obligations=verdict.obligations,
             )
         )
 

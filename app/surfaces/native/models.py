@@ -130,6 +130,15 @@ class BudgetOut(_Wire):
     window: str
 
 
+class ObligationOut(_Wire):
+    """What has to be done as well, because a rule that won says so."""
+
+    policy: str
+    rule: str
+    key: str
+    value: JsonValue
+
+
 class DecisionOut(_Wire):
     """A decision that is in the ledger."""
 
@@ -143,6 +152,9 @@ class DecisionOut(_Wire):
     decided_at: str = Field(json_schema_extra={"format": "date-time"})
     approval: Left[dict[str, JsonValue]] = Field(default=None, description="what lifts a hold")
     budgets: Left[list[BudgetOut]] = Field(default=None, description="budgets that had a say; left out without any")
+    obligations: Left[list[ObligationOut]] = Field(
+        default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
+    )
     request_id: Left[str] = None
 
 

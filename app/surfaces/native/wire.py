@@ -95,6 +95,8 @@ def decision_to_wire(decision: Decision) -> bytes:
         members["approval"] = decision.approval
     if budgets := to_answer(decision.budgets):
         members["budgets"] = budgets
+    if decision.obligations:
+        members["obligations"] = decision.obligations
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
     return orjson.dumps(members)
