@@ -275,9 +275,8 @@ def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rule
 
 def _rules(root: Node) -> int:
     spec = root.items.get("spec") if isinstance(root, Mapping) else None
-    # A budget is as much work as a rule.
-    lists = [spec.items.get(name) for name in ("rules", "budgets")] if isinstance(spec, Mapping) else []
-    return sum(len(found.items) for found in lists if isinstance(found, Sequence))
+    listed = [spec.items.get(name) for name in ("rules", "freezes", "budgets")] if isinstance(spec, Mapping) else []
+    return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 
 def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:

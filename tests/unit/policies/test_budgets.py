@@ -94,7 +94,7 @@ BUDGET = "{name: b, per: subject, limit: 1, window: 1h}"
          ("spec.budgets[0].name", "the name `b` is used twice in this policy", "rename one")),
         (f"budgets: [{BUDGET[:-1]}, windows: 1}}]", ("spec.budgets[0].windows", "unknown member `windows`", "did you mean `window`?")),
         ("budgets: [1]", ("spec.budgets[0]", "must be an object, not a whole number", None)),
-        ("{}", ("spec", "`rules` is missing", "add `rules`, or `budgets` for a policy that only limits")),
+        ("{}", ("spec", "`rules` is missing", "add `rules`")),
     ],
 )  # fmt: skip
 def test_what_is_refused(text, expected):
