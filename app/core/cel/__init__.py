@@ -2,6 +2,7 @@
 
 from app.core.cel.bindings import bind
 from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
     EXPRESSION_MAX_CHARS,
@@ -23,6 +24,7 @@ __all__ = [
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
     "NESTING_MAX",
+    "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
     "VARIABLES_PER_EXPRESSION_MAX",
@@ -30,11 +32,19 @@ __all__ = [
     "Bindings",
     "EvaluationError",
     "ExpressionError",
+    "Key",
+    "Lifted",
+    "Need",
+    "Needs",
+    "Path",
     "Problem",
     "Program",
     "ResultType",
     "bind",
+    "both",
     "check_variable",
     "compile_expression",
+    "either",
+    "key_of",
     "one_line",
 ]

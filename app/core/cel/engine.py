@@ -15,10 +15,12 @@ from cel_expr_python import cel
 
 from app.core.cel.bindings import NOW, RequestBindings, Variable
 from app.core.cel.budget import STEPS_MAX
-from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.checked import Checked, MalformedTreeError, read_checked
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.lifting import lift
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.program import (
     INPUT_NAMES,
     SCOPE,
@@ -71,6 +73,7 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> bool | str:
         """Evaluate once; see `Program.evaluate`."""
@@ -105,22 +108,26 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
-    return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
+    tree = _tree(checked)
+    read = {f"variables.{name}": _variable(name, declared) for name in ordered}
+    generated = _generated(tree, read, text, wanted=_KINDS[result])
+    lifted = NOTHING_LIFTED
+    if result is ResultType.BOOL:
+        lifted = lift(tree.root, {name: found.root for name, found in read.items() if found.root is not None})
+    return CompiledProgram(text, generated.run, lifted)
 
 
-def _generated(
-    checked: Any, ordered: tuple[str, ...], texts: Mapping[str, str], text: str, *, wanted: Kind = Kind.ANY
-) -> Generated:
-    """Generate an expression with the variables that it reads."""
-    scope = dict(_SCOPE)
-    for name in ordered:
-        scope[f"variables.{name}"] = _variable(name, texts)
+def _tree(checked: Any) -> Checked:
     try:
-        tree = read_checked(checked.serialize())
+        return read_checked(checked.serialize())
     except MalformedTreeError as error:
         raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
+
+
+def _generated(tree: Checked, read: Mapping[str, Name], text: str, *, wanted: Kind = Kind.ANY) -> Generated:
+    """Generate an expression with the variables that it reads."""
     try:
-        return generate(tree, scope, wanted=wanted)
+        return generate(tree, {**_SCOPE, **read}, wanted=wanted)
     except UnsupportedError as error:
         line, column = position(text, tree.positions.get(error.node, 0))
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
@@ -135,13 +142,15 @@ def _variable(name: str, texts: Mapping[str, str]) -> Name:
 def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known)
-    generated = _generated(checked, ordered, known, known[name])
+    tree = _tree(checked)
+    generated = _generated(tree, {f"variables.{n}": _variable(n, known) for n in ordered}, known[name])
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
         variable=Variable(name, generated.run),
+        root=tree.root,
     )
 
 
@@ -157,7 +166,7 @@ def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
     checked, ordered = _checked(variables[name], variables)
-    _generated(checked, ordered, variables, variables[name])
+    _generated(_tree(checked), {f"variables.{n}": _variable(n, variables) for n in ordered}, variables[name])
 
 
 def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:

@@ -90,7 +90,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy."""
+    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable with its tree."""
 
     text: str = ""
     kind: Kind = Kind.ANY
@@ -98,6 +98,7 @@ class Name:
     fails: bool = False
     variable: Any = None
     constant: Any = operators.MISSING
+    root: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
