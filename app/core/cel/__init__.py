@@ -3,6 +3,7 @@
 from app.core.cel.bindings import bind
 from app.core.cel.engine import check_variable, compile_expression
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
+from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
     EXPRESSION_MAX_CHARS,
@@ -23,6 +24,7 @@ __all__ = [
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
+    "JSON_MAX_BYTES",
     "NESTING_MAX",
     "NOTHING_LIFTED",
     "RESERVED_WORDS",

@@ -21,6 +21,7 @@ from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.lifting import lift
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
+from app.core.cel.plain import to_json
 from app.core.cel.program import (
     INPUT_NAMES,
     SCOPE,
@@ -34,6 +35,7 @@ from app.core.cel.program import (
 )
 from app.core.cel.tokens import position
 from app.core.cel.variables import check_shape, order
+from app.core.types import Json
 
 _EXTENSIONS = (
     "optional",  # `regex` needs it before itself
@@ -53,6 +55,13 @@ _RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+}
+_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)")
+_NEVER_JSON_FIXES = {
+    "BYTES": "write `base64.encode(...)`",
+    "TYPE<": "write `string(...)` around what the type is of",
+    "optional_type": "say what is given without a value: `.orValue(...)`",
+    "MAP<": "make the keys texts",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
@@ -75,12 +84,12 @@ class CompiledProgram:
     run: Callable[..., Any] = field(repr=False, compare=False)
     lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
 
-    def evaluate(self, bindings: Bindings) -> bool | str:
+    def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
         try:
-            answer: bool | str = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
         except EvaluationError:
             raise
         except FAIL as error:
@@ -102,19 +111,32 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
     """
     declared = variables or {}
     checked, ordered = _checked(text, declared)
-    wanted = _RESULTS[result]
     found = checked.return_type()
+    if result is ResultType.JSON:
+        if (never := _NEVER_JSON.search(str(found))) is not None:
+            fix = _NEVER_JSON_FIXES[never.group()]
+            raise ExpressionError(
+                (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
+            )
+        return CompiledProgram(text, _giving_json(_generated(_tree(checked), _read(ordered, declared), text).run))
+    wanted = _RESULTS[result]
     if found != wanted:
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
-    tree = _tree(checked)
-    read = {f"variables.{name}": _variable(name, declared) for name in ordered}
+    tree, read = _tree(checked), _read(ordered, declared)
     generated = _generated(tree, read, text, wanted=_KINDS[result])
     lifted = NOTHING_LIFTED
     if result is ResultType.BOOL:
         lifted = lift(tree.root, {name: found.root for name, found in read.items() if found.root is not None})
     return CompiledProgram(text, generated.run, lifted)
+
+
+def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
+    def plain(*given: Any) -> Json:
+        return to_json(run(*given))
+
+    return plain
 
 
 def _tree(checked: Any) -> Checked:
@@ -133,6 +155,11 @@ def _generated(tree: Checked, read: Mapping[str, Name], text: str, *, wanted: Ki
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
 
 
+def _read(names: tuple[str, ...], texts: Mapping[str, str]) -> dict[str, Name]:
+    """Give the variables that an expression reads, by the name the checker knows them under."""
+    return {f"variables.{name}": _variable(name, texts) for name in names}
+
+
 def _variable(name: str, texts: Mapping[str, str]) -> Name:
     needed = order(f"variables.{name}", texts)
     return _compiled_variable(name, tuple((other, texts[other]) for other in needed))
@@ -143,7 +170,7 @@ def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known)
     tree = _tree(checked)
-    generated = _generated(tree, {f"variables.{n}": _variable(n, known) for n in ordered}, known[name])
+    generated = _generated(tree, _read(ordered, known), known[name])
     return Name(
         kind=generated.kind,
         element=generated.element,
@@ -166,7 +193,7 @@ def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
     checked, ordered = _checked(variables[name], variables)
-    _generated(_tree(checked), {f"variables.{n}": _variable(n, variables) for n in ordered}, variables[name])
+    _generated(_tree(checked), _read(ordered, variables), variables[name])
 
 
 def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:

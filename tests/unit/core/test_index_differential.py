@@ -9,9 +9,21 @@ from typing import cast
 from app.core.cel import ResultType, compile_expression
 from app.core.decide import decide
 from app.core.glob import compile_glob
-from app.core.index import Approval, CompiledPolicySet, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
+from app.core.index import (
+    Approval,
+    CompiledPolicySet,
+    Condition,
+    EntityPattern,
+    LabelPattern,
+    Match,
+    Policy,
+    PropertyPattern,
+    Rule,
+)
 from app.core.types import Effect, Mode, NormalisedMutation
+from app.core.validity import ALWAYS, Validity
 
+HOUR = dt.timedelta(hours=1)
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
 APPROVAL = Approval({"anyOf": [{"group": "sre", "count": 1}]}, "168h", 604_800, "1h", 3_600)
 MUTATIONS = 50
@@ -150,10 +162,23 @@ def pattern(pick):
             else PropertyPattern(name, value=value)
         )
 
+    def label(pick):
+        return LabelPattern(pick.choice(["team", "tier"]), compile_glob(pick.choice(["a", "b", "a*"])))
+
     return EntityPattern(
         type=glob(pick) if pick.random() < 0.7 else None,
         id=glob(pick) if pick.random() < 0.2 else None,
         properties=some(pick, 1, prop),
+        labels=some(pick, 1, label) if pick.random() < 0.3 else (),
+    )
+
+
+def match(pick, *, exclude=True):
+    return Match(
+        subjects=some(pick, 1, pattern),
+        actions=some(pick, 2, glob) if pick.random() < 0.5 else (),
+        resources=some(pick, 2, pattern),
+        exclude=(match(pick, exclude=False),) if exclude and pick.random() < 0.2 else (),
     )
 
 
@@ -167,18 +192,17 @@ def policy(pick, name):
         name,
         tuple(rule(position) for position in range(pick.randint(1, 3))),
         mode=pick.choice([Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW]),
-        match=Match(
-            subjects=some(pick, 1, pattern),
-            actions=some(pick, 2, glob) if pick.random() < 0.5 else (),
-            resources=some(pick, 2, pattern),
-        ),
+        match=match(pick),
+        validity=pick.choice([ALWAYS, ALWAYS, Validity(start=NOW + HOUR), Validity(start=NOW - HOUR)]),
         conditions=tuple(Condition(f"c{i}", program(condition(pick))) for i in range(pick.choice([0, 0, 1, 1, 2]))),
     )
 
 
 def mutation(pick):
     def properties():
-        return {name: pick.choice(VALUES) for name in ("env", "model", "n") if pick.random() < 0.6}
+        labels = {"labels": pick.choice([None, "a", {}, {"team": "a"}, {"team": "b", "tier": pick.choice(VALUES)}])}
+        found = {name: pick.choice(VALUES) for name in ("env", "model", "n") if pick.random() < 0.6}
+        return found | labels if pick.random() < 0.5 else found
 
     after = pick.choice(
         [
