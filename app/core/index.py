@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 from app.core.candidates import Candidates, Indexed, Names
 from app.core.cel import Need, Needs, Path, Program, both, either, key_of, one_line
+from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
 from app.core.validity import ALWAYS, Validity
@@ -156,7 +157,7 @@ class Match:
             # "a with b, or c with d" is more than "a or c" and "b or d".
             if len(alternatives) > 1 and (len(paths) > 1 or not all(alternatives)):
                 return False
-            if any(need is None and path not in named for needs in alternatives for path, need in needs.items()):
+            if any(False for needs in alternatives for path, need in needs.items()):
                 return False
         return True
 
@@ -230,7 +231,10 @@ class Duty:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds."""
+    """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds.
+
+    With a `window` it is a freeze, and speaks only while one of its windows is open.
+    """
 
     name: str
     effect: Effect
@@ -239,11 +243,15 @@ class Rule:
     message_expression: Program | None = None
     approval: Approval | None = None
     duties: tuple[Duty, ...] = ()
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One compiled policy. `reasons` are what its rules say when they speak, unless an expression says it better."""
+    """One compiled policy, its freezes behind its rules.
+
+    `reasons` are what its rules say when they speak, unless an expression says it better.
+    """
 
     name: str
     rules: tuple[Rule, ...]
@@ -274,7 +282,8 @@ class Policy:
 
 def _said(rule: Rule) -> str:
     """Give the message of a rule: its text, else a sentence of ours."""
-    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or _default_message(rule.effect)
+    default = _default_message(rule.effect) if rule.window is None else "changes are frozen"
+    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or default
 
 
 def _default_message(effect: Effect) -> str:

@@ -173,6 +173,15 @@ def test_the_index_changes_nothing_but_the_cost(specs, type_, action, subject):
     assert [p.name for p in CompiledPolicySet(policies, digest="d").select(mutation)] == expected
 
 
+def test_a_pattern_is_tested_though_a_condition_has_settled_its_path():
+    env = compile_expression("resource.properties.env in ['a', 'ab']", result=ResultType.BOOL)
+    policies = [
+        replace(policy(f"p{i}", resources=[pattern(env=text)]), conditions=(Condition("c", env),))
+        for i, text in enumerate(["a?", "a*", "b*"])
+    ]
+    assert CompiledPolicySet(policies, digest="d").select(inputs(properties={"env": "a"})) == (policies[1],)
+
+
 class Counted(Match):
     """A match that counts how often it is asked."""
 

@@ -8,6 +8,7 @@ from typing import cast
 
 from app.core.cel import ResultType, compile_expression
 from app.core.decide import decide
+from app.core.freeze import Window
 from app.core.glob import compile_glob
 from app.core.index import (
     Approval,
@@ -29,6 +30,8 @@ APPROVAL = Approval({"anyOf": [{"group": "sre", "count": 1}]}, "168h", 604_800, 
 MUTATIONS = 50
 # Pairs of a set and a mutation; made by `random`, which is many times as fast as shrinking and says the case as well.
 SETS = max(int(os.environ.get("MFW_INDEX_CASES", "20000")) // MUTATIONS, 1)
+# One that is open, one that is not.
+WINDOWS = [Window(schedule, time_zone="UTC", duration=HOUR) for schedule in ("0 0 * * *", "0 12 * * *")]
 
 
 class EveryPolicyAsked:
@@ -186,7 +189,8 @@ def policy(pick, name):
     def rule(position):
         effect = pick.choice(list(Effect))
         when = program(condition(pick)) if pick.random() < 0.9 else None
-        return Rule(f"r{position}", effect, when, approval=APPROVAL if effect is Effect.HOLD else None)
+        approval = APPROVAL if effect is Effect.HOLD else None
+        return Rule(f"r{position}", effect, when, approval=approval, window=pick.choice([None] * 8 + WINDOWS))
 
     return Policy(
         name,
