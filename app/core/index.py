@@ -157,7 +157,7 @@ class Match:
             # "a with b, or c with d" is more than "a or c" and "b or d".
             if len(alternatives) > 1 and (len(paths) > 1 or not all(alternatives)):
                 return False
-            if any(False for needs in alternatives for path, need in needs.items()):
+            if any(need is None and path not in named for needs in alternatives for path, need in needs.items()):
                 return False
         return True
 
