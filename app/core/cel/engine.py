@@ -21,6 +21,7 @@ from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.kubernetes.signatures import MERGED, declarations
+from app.core.cel.plain import to_json
 from app.core.cel.program import (
     INPUT_NAMES,
     SCOPE,
@@ -34,6 +35,7 @@ from app.core.cel.program import (
 )
 from app.core.cel.tokens import position
 from app.core.cel.variables import check_shape, order
+from app.core.types import Json
 
 _EXTENSIONS = (
     "optional",  # `regex` needs it before itself
@@ -66,6 +68,15 @@ _RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+}
+_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
+_NEVER_JSON_FIXES = {
+    "BYTES": "write `base64.encode(...)`",
+    "TYPE<": "write `string(...)` around what the type is of",
+    "optional_type": "say what is given without a value: `.orValue(...)`",
+    "MAP<": "make the keys texts",
+    "kubernetes.": "give what one of its functions gives, for example `.asInteger()` or `.getHost()`",
+    "net.": "write `string(...)`",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
@@ -100,12 +111,12 @@ class CompiledProgram:
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
 
-    def evaluate(self, bindings: Bindings) -> bool | str:
+    def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
         try:
-            answer: bool | str = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
         except EvaluationError:
             raise
         except FAIL as error:
@@ -134,13 +145,27 @@ def compile_expression(
     """
     declared = variables or {}
     checked, ordered = _checked(text, declared)
-    wanted = _RESULTS[result]
     found = checked.return_type()
+    if result is ResultType.JSON:
+        if (never := _NEVER_JSON.search(str(found))) is not None:
+            fix = _NEVER_JSON_FIXES[never.group()]
+            raise ExpressionError(
+                (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
+            )
+        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, also=also).run))
+    wanted = _RESULTS[result]
     if found != wanted:
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
     return CompiledProgram(text, _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result]).run)
+
+
+def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
+    def plain(*given: Any) -> Json:
+        return to_json(run(*given))
+
+    return plain
 
 
 def _generated(
@@ -269,9 +294,9 @@ def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
                 column_at = start
         root = undeclared.group(1).split(".", 1)[0] if undeclared is not None else None
         if root in _PATCHES:
-            message = f"'{root}' makes a patch, as only mutating policies do"
+            made = f"`{root}` makes a patch, as only mutating policies do"
             fix = "mutating policies are out of scope: compare values, and let a rule allow, hold or deny"
-            found[Problem(at, column_at, _plain(message), fix)] = None
+            found[Problem(at, column_at, made, fix)] = None
             continue
         found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None
     return tuple(found) or (Problem(1, 1, one_line(_plain(said), 200), "make the expression simpler"),)
