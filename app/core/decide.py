@@ -4,8 +4,8 @@ The rule of combination, in full:
 
 1. A policy speaks only while it is valid, if its `match` fits and all its `matchConditions` are true. One that is false
    silences it, even when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
-2. Every rule of a speaking policy is evaluated. True: it asks for its effect. False: it is silent. Failed: it asks for
-   deny, whatever its own effect (`rule_error`).
+2. Every rule of a speaking policy is evaluated, and every freeze whose window is open. True: it asks for its effect.
+   False: it is silent. Failed: it asks for deny, whatever its own effect (`rule_error`).
 3. deny > hold > allow; if nothing speaks, the default is deny.
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
 5. The obligations of all rules that won are in the verdict. A rule that allows or holds and whose obligation cannot be
@@ -78,8 +78,14 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
         return failures
     spoken: list[_Spoken] = []
     for rule, reason in zip(policy.rules, policy.reasons, strict=True):
+        frozen = None if rule.window is None else rule.window.end(bindings.now)
+        if rule.window is not None and frozen is None:
+            continue
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
+            if frozen is not None:
+                spoken.append(_Spoken(_frozen(reason, frozen), approval=rule.approval))
+                continue
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
             word = _Spoken(said, approval=rule.approval)
             spoken.append(word if not rule.duties else _obliging(word, policy, rule, bindings))
@@ -131,6 +137,13 @@ def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reaso
     except Exception:  # noqa: BLE001 - the effect stands without its explanation
         return reason
     return Reason(reason.policy, reason.rule, reason.effect, text, reason.mode) if text else reason
+
+
+def _frozen(reason: Reason, end: datetime) -> Reason:
+    """Give the reason of a freeze with what its reader wants to know: when to come back."""
+    until = f"; the window ends at {end.isoformat().replace('+00:00', 'Z')}"
+    message = one_line(reason.message, MESSAGE_MAX_CHARS - len(until)) + until
+    return Reason(reason.policy, reason.rule, reason.effect, message, reason.mode)
 
 
 def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:

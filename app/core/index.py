@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from app.core.cel import Program, one_line
+from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
 from app.core.validity import ALWAYS, Validity
@@ -143,7 +144,10 @@ class Duty:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds."""
+    """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds.
+
+    With a `window` it is a freeze, and speaks only while one of its windows is open.
+    """
 
     name: str
     effect: Effect
@@ -152,11 +156,15 @@ class Rule:
     message_expression: Program | None = None
     approval: Approval | None = None
     duties: tuple[Duty, ...] = ()
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One compiled policy. `reasons` are what its rules say when they speak, unless an expression says it better."""
+    """One compiled policy, its freezes behind its rules.
+
+    `reasons` are what its rules say when they speak, unless an expression says it better.
+    """
 
     name: str
     rules: tuple[Rule, ...]
@@ -192,7 +200,8 @@ class Policy:
 
 def _said(rule: Rule) -> str:
     """Give the message of a rule: its text, else a sentence of ours."""
-    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or _default_message(rule.effect)
+    default = _default_message(rule.effect) if rule.window is None else "changes are frozen"
+    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or default
 
 
 def _default_message(effect: Effect) -> str:

@@ -112,7 +112,7 @@ class _Linter:
         self.conditions = [
             text for item, path in _items(spec, "matchConditions") if (text := _text(item, "expression", path))
         ]
-        self.rules = list(zip(policy.rules, _items(spec, "rules"), strict=True))
+        self.rules = list(zip(policy.rules, (*_items(spec, "rules"), *_items(spec, "freezes")), strict=True))
 
     def run(self) -> None:
         """Note everything."""
@@ -216,7 +216,7 @@ class _Linter:
         )
 
     def _unconditional(self, rule: Rule) -> bool:
-        return rule.when is None or constant(rule.when.text, self.texts) is True
+        return rule.window is None and (rule.when is None or constant(rule.when.text, self.texts) is True)
 
     def _shadowed(self) -> None:
         always = [rule for rule, _ in self.rules if self._unconditional(rule)]
@@ -233,10 +233,10 @@ class _Linter:
                 )
 
     def _duplicates(self) -> None:
-        seen: dict[tuple[Effect, tuple[str, ...], str], str] = {}
+        seen: dict[tuple[Effect, tuple[str, ...], str, str], str] = {}
         for rule, (item, path) in self.rules:
             when = rule.when.text if rule.when is not None else "true"
-            key = (rule.effect, signature(when), repr(rule.approval))
+            key = (rule.effect, signature(when), repr(rule.approval), repr(rule.window))
             first = seen.setdefault(key, rule.name)
             if first != rule.name:
                 self._note(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from app.core.cel import EXPRESSION_MAX_CHARS, JSON_MAX_BYTES
 from app.core.decide import FIREWALL
+from app.core.freeze import SCHEDULE_MAX_CHARS
 from app.core.glob import GLOB_MAX_CHARS
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, JsonObject, Mode
@@ -247,6 +248,36 @@ RULE = Shape(
     },
 )
 
+FREEZE = Shape(
+    "freeze",
+    {
+        "name": _name("Unique among the rules and conditions of the policy."),
+        "schedule": _text(
+            "When a window opens: minute, hour, day of the month, month, day of the week.", most=SCHEDULE_MAX_CHARS
+        ),
+        "timeZone": _text("Whose clock the schedule reads, for example `Europe/Berlin`.", most=LABEL_MAX_CHARS),
+        "duration": {
+            "description": "How long it stays open, for example `62h`.",
+            "type": "string",
+            "pattern": f"^{DURATION_PATTERN}$",
+        },
+        "effect": {
+            "description": "What the freeze asks for while a window is open.",
+            "enum": [str(Effect.DENY), str(Effect.HOLD)],
+            "default": str(Effect.DENY),
+        },
+        "when": _expression("CEL that gives a bool; left out, everything the policy speaks about is frozen."),
+        "message": _text("What the proposer reads; the end of the window is added.", most=MESSAGE_MAX_CHARS),
+        "approval": _reference("approval", "Who lifts a hold."),
+    },
+    required=("name", "schedule", "timeZone", "duration"),
+    more={
+        "if": {"required": ["effect"], "properties": {"effect": {"const": "hold"}}},
+        "then": {"required": ["approval"]},
+        "else": {"not": {"required": ["approval"]}},
+    },
+)
+
 SPEC = Shape(
     "spec",
     {
@@ -261,8 +292,9 @@ SPEC = Shape(
         "matchConditions": _list("All must be true for the policy to speak.", _reference("condition")),
         "variables": _list("Named expressions, evaluated when they are first read.", _reference("variable")),
         "rules": _list("Every one is asked.", _reference("rule")),
+        "freezes": _list("Windows in which changes are denied or held.", _reference("freeze")),
     },
-    required=("rules",),
+    more={"anyOf": [{"required": ["rules"]}, {"required": ["freezes"]}]},
 )
 
 
@@ -363,7 +395,7 @@ TEST = _document(TEST_KIND, "Questions to a directory of policies, and the answe
 KINDS: Mapping[str, tuple[Shape, ...]] = {
     KIND: (
         *(POLICY, METADATA, SPEC, MATCH, EXCLUSION, ENTITY, CONDITION, VARIABLE),
-        *(RULE, OBLIGATION, APPROVAL, QUORUM, GROUP),
+        *(RULE, OBLIGATION, FREEZE, APPROVAL, QUORUM, GROUP),
     ),
     TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
 }

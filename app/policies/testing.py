@@ -152,7 +152,7 @@ class _Directory:
                 RuleCoverage(
                     policy,
                     rule,
-                    rule.when is None or constant(rule.when.text, texts[policy.name]) is True,
+                    rule.window is None and (rule.when is None or constant(rule.when.text, texts[policy.name]) is True),
                     self.said[policy.name, rule.name],
                 )
                 for policy, rule in self.policy_set.rules
