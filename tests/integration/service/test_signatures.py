@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -20,7 +21,7 @@ PEMS = {
     name: KEYS[name].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     for name in ("sre", "security")
 }
-SIGNERS = {**DATABASE, "MFW_POLICIES__SIGNERS": json.dumps(PEMS)}
+SIGNERS: dict[str, Any] = {**DATABASE, "MFW_POLICIES__SIGNERS": json.dumps(PEMS)}
 KEYIDS = {one.name: one.keyid for one in RequiredSigners.of(PEMS).signers}
 
 
