@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, assert_never
 
 from app.core.candidates import Candidates, Indexed, Names
@@ -246,6 +247,34 @@ class Rule:
     window: Window | None = None
 
 
+class Per(StrEnum):
+    """Whose budget it is: each subject, each resource, or each text that an expression gives, has one of its own."""
+
+    SUBJECT = "subject"
+    RESOURCE = "resource"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much may be allowed in a sliding window: `limit` mutations, or with `distinct` so many different values.
+
+    `key` is there iff `per` is KEY, `approval` iff `effect` is hold; `effect` is never allow.
+    """
+
+    name: str
+    per: Per
+    limit: int
+    window: str
+    window_seconds: int
+    effect: Effect = Effect.DENY
+    key: Program | None = None
+    distinct: Program | None = None
+    when: Program | None = None
+    message: str | None = None
+    approval: Approval | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One compiled policy, its freezes behind its rules.
@@ -259,6 +288,7 @@ class Policy:
     match: Match = field(default_factory=Match)
     conditions: tuple[Condition, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
     validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
 

@@ -65,10 +65,15 @@ _MERGED = cel.CelExtension(
         for name in MERGED
     ],
 )
-_RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
+_RESULTS = {
+    ResultType.BOOL: (cel.Type.BOOL,),
+    ResultType.STRING: (cel.Type.STRING,),
+    ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+    ResultType.TEXT: "convert it with `string(...)`",
 }
 _NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
 _NEVER_JSON_FIXES = {
@@ -102,7 +107,7 @@ _REFUSED = {
     name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING}
+_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +161,9 @@ def compile_expression(
             )
         return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, also=also).run))
     wanted = _RESULTS[result]
-    if found != wanted:
-        raise ExpressionError(
-            (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
-        )
+    if found not in wanted:
+        message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
+        raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
     generated = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
     return CompiledProgram(text, generated.run, generated.lifted)
 

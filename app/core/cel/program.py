@@ -26,6 +26,8 @@ class ResultType(StrEnum):
 
     BOOL = "bool"
     STRING = "string"
+    # A string as well, but one that may only turn out to be one when the expression is evaluated.
+    TEXT = "text"
     JSON = "json"
 
 
