@@ -8,15 +8,18 @@ The rule of combination, in full:
    deny, whatever its own effect (`rule_error`).
 3. deny > hold > allow; if nothing speaks, the default is deny.
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
+
+Of the reasons of a deny or a hold each says which clause decided (`app/core/cel/clauses.py`).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
+from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, one_line
 from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Policy
-from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Reason, Verdict
+from app.core.types import Clause, Effect, Mode, NormalisedMutation, Outcome, Reason, Verdict
 
 # Who speaks where no policy does; no policy can have this name.
 FIREWALL = "mutation-firewall"
@@ -33,11 +36,22 @@ _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 
 
 class _Spoken(NamedTuple):
-    """One rule, or one condition, that had something to say."""
+    """One rule, or one condition, that had something to say.
+
+    `asked` is the expression that made it speak and `path` where that stands; a rule without one always speaks.
+    `failure` is the text it failed with.
+    """
 
     reason: Reason
-    failed: bool = False
+    asked: Program | None
+    path: str
+    failure: str | None = None
     approval: Approval | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it speaks because it has no value."""
+        return self.failure is not None
 
 
 def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime) -> Verdict:
@@ -49,7 +63,7 @@ def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: d
     try:
         bindings = bind(normalised.inputs, now=now)
         spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings)]
-        return _combine(spoken, normalised.inputs)
+        return _combine(spoken, bindings)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
@@ -63,18 +77,19 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
         if holds is False:
             return []
         if holds is not True:
-            clause = f"matchConditions[{position}].expression"
-            failures.append(_failure(policy, condition.name, holds, clause))
+            path = f"matchConditions[{position}].expression"
+            failures.append(_failure(policy, condition.name, holds, condition.program, path))
     if failures:
         return failures
     spoken: list[_Spoken] = []
-    for rule, reason in zip(policy.rules, policy.reasons, strict=True):
+    for position, (rule, reason) in enumerate(zip(policy.rules, policy.reasons, strict=True)):
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
-            spoken.append(_Spoken(said, approval=rule.approval))
+            path = f"rules[{position}]" if rule.when is None else "when"
+            spoken.append(_Spoken(said, rule.when, path, approval=rule.approval))
         elif holds is not False:
-            spoken.append(_failure(policy, rule.name, holds, "when"))
+            spoken.append(_failure(policy, rule.name, holds, rule.when, "when"))
     return spoken
 
 
@@ -89,9 +104,9 @@ def _evaluate(program: Program, bindings: Bindings) -> bool | str:
     return value if isinstance(value, bool) else "gave no bool"
 
 
-def _failure(policy: Policy, name: str, text: bool | str, clause: str) -> _Spoken:  # noqa: FBT001 - as `_evaluate` gives it
+def _failure(policy: Policy, name: str, text: str, asked: Program | None, path: str) -> _Spoken:
     message = one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
-    return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode, clause), failed=True)
+    return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode), asked, path, failure=text)
 
 
 def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reason:
@@ -103,7 +118,7 @@ def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reaso
     return Reason(reason.policy, reason.rule, reason.effect, text, reason.mode) if text else reason
 
 
-def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
+def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
     """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
     if len(spoken) > 1:
         spoken.sort(key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
@@ -114,12 +129,29 @@ def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
     for effect in _STRENGTH:
         winning = [word for word in enforced if word.reason.effect is effect]
         if winning:
-            reasons = _bounded([word.reason for word in winning], REASONS_MAX)
+            reasons = _bounded(_with_clauses(winning, effect, bindings), REASONS_MAX)
             approval = _together(word.approval for word in winning) if effect is Effect.HOLD else None
             return Verdict(effect, (*reasons, *shadows), approval)
+    inputs = bindings.inputs
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
     return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))
+
+
+def _with_clauses(words: list[_Spoken], effect: Effect, bindings: Bindings) -> list[Reason]:
+    """Say in each reason which clause decided; an allow is not asked why, and pays nothing for it."""
+    reasons = [word.reason for word in words]
+    if effect is not Effect.ALLOW:
+        budget = [CLAUSE_STEPS_MAX]
+        for position, word in enumerate(words[:REASONS_MAX]):
+            reasons[position] = replace(word.reason, clause=_clause(word, bindings, budget))
+    return reasons
+
+
+def _clause(word: _Spoken, bindings: Bindings, budget: list[int]) -> Clause:
+    if word.asked is None:
+        return Clause(word.path, "always", 0, 0, Outcome.TRUE, {})
+    return deciding_clause(word.asked, bindings, path=word.path, failure=word.failure, budget=budget)
 
 
 def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:

@@ -13,7 +13,7 @@ from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Verdict
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.masking import MASK, is_secret, masked
+from app.core.masking import MASK, is_secret, masked
 from app.policies.trace import Outcome, PolicyTrace, Said, trace
 
 # Enough to recognise a value; who needs all of it has the mutation.

@@ -1,6 +1,7 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
 from app.core.cel.bindings import bind
+from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
 from app.core.cel.engine import check_variable, compile_expression
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -19,6 +20,7 @@ from app.core.cel.program import (
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
+    "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
@@ -33,8 +35,11 @@ __all__ = [
     "Problem",
     "Program",
     "ResultType",
+    "SeenSite",
+    "Trace",
     "bind",
     "check_variable",
     "compile_expression",
+    "deciding_clause",
     "one_line",
 ]

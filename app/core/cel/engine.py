@@ -14,11 +14,13 @@ from typing import Any
 from cel_expr_python import cel
 
 from app.core.cel.bindings import NOW, RequestBindings, Variable
-from app.core.cel.budget import STEPS_MAX
+from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.clauses import Trace
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.instrument import Source
 from app.core.cel.program import (
     INPUT_NAMES,
     SCOPE,
@@ -71,6 +73,7 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    source: Source = field(repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> bool | str:
         """Evaluate once; see `Program.evaluate`."""
@@ -87,6 +90,12 @@ class CompiledProgram:
         else:
             return answer
         raise EvaluationError(text)
+
+    def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
+        """Evaluate once more, with notes; see `Program.trace`."""
+        if not isinstance(bindings, RequestBindings):
+            raise EvaluationError("the values were bound for another engine")
+        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
 
 
 def compile_expression(text: str, *, result: ResultType, variables: Mapping[str, str] | None = None) -> Program:
@@ -105,22 +114,24 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
-    return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
+    generated, source = _generated(checked, ordered, declared, text, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, source)
 
 
 def _generated(
     checked: Any, ordered: tuple[str, ...], texts: Mapping[str, str], text: str, *, wanted: Kind = Kind.ANY
-) -> Generated:
-    """Generate an expression with the variables that it reads."""
-    scope = dict(_SCOPE)
-    for name in ordered:
-        scope[f"variables.{name}"] = _variable(name, texts)
+) -> tuple[Generated, Source]:
+    """Generate an expression with the variables that it reads; the source is for its traces."""
+    scope = {**_SCOPE, **{f"variables.{name}": _variable(name, texts) for name in ordered}} if ordered else _SCOPE
+    serialised = checked.serialize()
+    boolean = checked.return_type() == cel.Type.BOOL
+    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts))
     try:
-        tree = read_checked(checked.serialize())
+        tree = read_checked(serialised)
     except MalformedTreeError as error:
         raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
     try:
-        return generate(tree, scope, wanted=wanted)
+        return generate(tree, scope, wanted=wanted), source
     except UnsupportedError as error:
         line, column = position(text, tree.positions.get(error.node, 0))
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
@@ -135,13 +146,13 @@ def _variable(name: str, texts: Mapping[str, str]) -> Name:
 def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known)
-    generated = _generated(checked, ordered, known, known[name])
+    generated, source = _generated(checked, ordered, known, known[name])
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run),
+        variable=Variable(name, generated.run, source),
     )
 
 
