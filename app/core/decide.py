@@ -2,14 +2,15 @@
 
 The rule of combination, in full:
 
-1. A policy speaks only if its `match` fits and all its `matchConditions` are true. One that is false silences it, even
-   when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
-2. Every rule of a speaking policy is evaluated. True: it asks for its effect. False: it is silent. Failed: it asks for
-   deny, whatever its own effect (`rule_error`).
+1. A policy speaks only while it is valid, if its `match` fits and all its `matchConditions` are true. One that is false
+   silences it, even when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
+2. Every rule of a speaking policy is evaluated, and every freeze whose window is open. True: it asks for its effect.
+   False: it is silent. Failed: it asks for deny, whatever its own effect (`rule_error`).
 3. deny > hold > allow; if nothing speaks, the default is deny.
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
-
-Of the reasons of a deny or a hold each says which clause decided (`app/core/cel/clauses.py`).
+5. The obligations of all rules that won are in the verdict. A rule that allows or holds and whose obligation cannot be
+   computed has failed (2); one that denies speaks without it.
+6. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,19 +19,24 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, one_line
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Policy
-from app.core.types import Clause, Effect, Mode, NormalisedMutation, Outcome, Reason, Verdict
+from app.core.freeze import Window
+from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Duty, Policy, Rule
+from app.core.types import Clause, Effect, Json, Mode, NormalisedMutation, Obligation, Outcome, Reason, Verdict
+from app.core.validity import ALWAYS, Phase
 
 # Who speaks where no policy does; no policy can have this name.
 FIREWALL = "mutation-firewall"
 DEFAULT_DENY = "default-deny"
 MORE_REASONS = "more-reasons"
 INTERNAL_ERROR = "internal-error"
+TOO_MANY_OBLIGATIONS = "too-many-obligations"
 RULE_ERROR = "rule_error: "
 
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
+# Each has up to 4 KiB, and every one of them has to be met: none may be left out of an allow.
+OBLIGATIONS_MAX = 64
 
 _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 
@@ -38,15 +44,16 @@ _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 class _Spoken(NamedTuple):
     """One rule, or one condition, that had something to say.
 
-    `asked` is the expression that made it speak and `path` where that stands; a rule without one always speaks.
-    `failure` is the text it failed with.
+    `asked` is the expression, or the window, that made it speak and `path` where that stands; a rule without one always
+    speaks. `failure` is the text it failed with.
     """
 
     reason: Reason
-    asked: Program | None
+    asked: Program | Window | None
     path: str
     failure: str | None = None
     approval: Approval | None = None
+    obligations: tuple[Obligation, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -71,6 +78,8 @@ def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: d
 
 def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
+    if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
+        return []
     failures: list[_Spoken] = []
     for position, condition in enumerate(policy.conditions):
         holds = _evaluate(condition.program, bindings)
@@ -83,11 +92,21 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
         return failures
     spoken: list[_Spoken] = []
     for position, (rule, reason) in enumerate(zip(policy.rules, policy.reasons, strict=True)):
+        frozen = None if rule.window is None else rule.window.end(bindings.now)
+        if rule.window is not None and frozen is None:
+            continue
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
+            if frozen is not None:
+                freeze = position - sum(one.window is None for one in policy.rules)
+                path = f"freezes[{freeze}].schedule" if rule.when is None else "when"
+                asked = rule.window if rule.when is None else rule.when
+                spoken.append(_Spoken(_frozen(reason, frozen), asked, path, approval=rule.approval))
+                continue
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
             path = f"rules[{position}]" if rule.when is None else "when"
-            spoken.append(_Spoken(said, rule.when, path, approval=rule.approval))
+            word = _Spoken(said, rule.when, path, approval=rule.approval)
+            spoken.append(word if not rule.duties else _obliging(word, policy, rule, bindings))
         elif holds is not False:
             spoken.append(_failure(policy, rule.name, holds, rule.when, "when"))
     return spoken
@@ -104,6 +123,29 @@ def _evaluate(program: Program, bindings: Bindings) -> bool | str:
     return value if isinstance(value, bool) else "gave no bool"
 
 
+def _obliging(word: _Spoken, policy: Policy, rule: Rule, bindings: Bindings) -> _Spoken:
+    """Give what a rule said with its obligations, or its failure to say which they are."""
+    found: list[Obligation] = []
+    for position, duty in enumerate(rule.duties):
+        try:
+            value = _value(duty, bindings)
+        except Exception as error:  # noqa: BLE001 - as for every expression
+            if rule.effect is Effect.DENY:
+                continue
+            text = str(error) if isinstance(error, EvaluationError) else f"`{type(error).__name__}`"
+            path = f"obligations[{position}].valueExpression"
+            word = _failure(
+                policy, rule.name, f"the obligation `{duty.key}` has no value: {text}", duty.expression, path
+            )
+            return word._replace(failure=text)
+        found.append(Obligation(policy.name, rule.name, duty.key, value))
+    return word._replace(obligations=tuple(found))
+
+
+def _value(duty: Duty, bindings: Bindings) -> Json:
+    return duty.value if duty.expression is None else duty.expression.evaluate(bindings)
+
+
 def _failure(policy: Policy, name: str, text: str, asked: Program | None, path: str) -> _Spoken:
     message = one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
     return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode), asked, path, failure=text)
@@ -116,6 +158,17 @@ def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reaso
     except Exception:  # noqa: BLE001 - the effect stands without its explanation
         return reason
     return Reason(reason.policy, reason.rule, reason.effect, text, reason.mode) if text else reason
+
+
+def _frozen(reason: Reason, end: datetime) -> Reason:
+    """Give the reason of a freeze with what its reader wants to know: when to come back."""
+    until = f"; the window ends at {_instant(end)}"
+    message = one_line(reason.message, MESSAGE_MAX_CHARS - len(until)) + until
+    return Reason(reason.policy, reason.rule, reason.effect, message, reason.mode)
+
+
+def _instant(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
@@ -131,7 +184,14 @@ def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
         if winning:
             reasons = _bounded(_with_clauses(winning, effect, bindings), REASONS_MAX)
             approval = _together(word.approval for word in winning) if effect is Effect.HOLD else None
-            return Verdict(effect, (*reasons, *shadows), approval)
+            obligations = tuple([obligation for word in winning for obligation in word.obligations])
+            if len(obligations) > OBLIGATIONS_MAX:
+                if effect is not Effect.DENY:
+                    message = f"{effect} with {len(obligations)} obligations, and {OBLIGATIONS_MAX} are the most"
+                    denial = Reason(FIREWALL, TOO_MANY_OBLIGATIONS, Effect.DENY, message)
+                    return Verdict(Effect.DENY, (denial, *shadows))
+                obligations = obligations[:OBLIGATIONS_MAX]
+            return Verdict(effect, (*reasons, *shadows), approval, obligations)
     inputs = bindings.inputs
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
@@ -151,6 +211,9 @@ def _with_clauses(words: list[_Spoken], effect: Effect, bindings: Bindings) -> l
 def _clause(word: _Spoken, bindings: Bindings, budget: list[int]) -> Clause:
     if word.asked is None:
         return Clause(word.path, "always", 0, 0, Outcome.TRUE, {})
+    if isinstance(word.asked, Window):
+        text = f"{word.asked.schedule} {word.asked.time_zone}"
+        return Clause(word.path, text, 1, 1, Outcome.TRUE, {"now": _instant(bindings.now)})
     return deciding_clause(word.asked, bindings, path=word.path, failure=word.failure, budget=budget)
 
 

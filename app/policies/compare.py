@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from app.core.canonical import canonical
 from app.core.types import Effect, Verdict
+from app.core.validity import parse_instant
 from app.policies import shape
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, signature
@@ -63,7 +64,7 @@ class Decided:
 def _essence(verdict: Verdict) -> tuple[Effect, list[tuple[str, str, str]], bytes]:
     reasons = [(reason.policy, reason.rule, str(reason.mode)) for reason in verdict.reasons]
     approval: Any = with_counts(dict(verdict.approval)) if verdict.approval is not None else None
-    return verdict.effect, reasons, canonical(approval)
+    return verdict.effect, reasons, canonical([approval, [asdict(one) for one in verdict.obligations]])
 
 
 def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Difference, ...]:
@@ -87,7 +88,7 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
 
 def _policy(name: str, before: Document, after: Document) -> Iterator[Difference]:
     old, new = _Meaning(before), _Meaning(after)
-    for part in ("labels", "mode", "match"):
+    for part in ("labels", "mode", "validFrom", "validUntil", "match"):
         yield from _texts(name, part, old.plain[part], new.plain[part])
     for part in ("matchConditions", "variables"):
         for item in sorted(old.expressions[part].keys() | new.expressions[part].keys()):
@@ -99,23 +100,41 @@ def _policy(name: str, before: Document, after: Document) -> Iterator[Difference
         for item in old.variables.keys() & new.variables.keys()
         if signature(old.variables[item]) != signature(new.variables[item])
     }
-    for rule in sorted(old.rules.keys() | new.rules.keys()):
-        yield from _rule(name, rule, old, new, changed)
+    for part, known in (("rules", shape.RULE.known), ("freezes", shape.FREEZE.known)):
+        was, now = old.rules[part], new.rules[part]
+        for rule in sorted(was.keys() | now.keys()):
+            variables = _Variables(new.variables, changed)
+            yield from _rule(name, f"{part}.{rule}", was.get(rule), now.get(rule), known, variables)
 
 
-def _rule(policy: str, rule: str, old: "_Meaning", new: "_Meaning", changed: set[str]) -> Iterator[Difference]:
-    part = f"rules.{rule}"
-    one, other = old.rules.get(rule), new.rules.get(rule)
+@dataclass(frozen=True, slots=True)
+class _Variables:
+    """The variables of the later policy, and the names of those that changed."""
+
+    texts: Mapping[str, str]
+    changed: set[str]
+
+
+def _rule(
+    policy: str,
+    part: str,
+    one: dict[str, Any] | None,
+    other: dict[str, Any] | None,
+    known: Iterable[str],
+    variables: _Variables,
+) -> Iterator[Difference]:
     if one is None or other is None:
         change = Change.ADDED if one is None else Change.REMOVED
         yield Difference(policy, part, change, "", _summary(one), _summary(other))
         return
-    for member in shape.RULE.known[1:]:
+    for member in known:
         was, now = one.get(member), other.get(member)
         if _meaning(member, was) != _meaning(member, now):
             yield Difference(policy, part, Change.CHANGED, member, _written(was), _written(now))
-    read = {name for member in ("when", "messageExpression") for name in _read(other.get(member), new.variables)}
-    for variable in sorted(read & changed):
+    texts = [other.get("when"), other.get("messageExpression")]
+    texts += [item.get("valueExpression") for item in other.get("obligations", ())]
+    read = {name for text in texts for name in _read(text, variables.texts)}
+    for variable in sorted(read & variables.changed):
         yield Difference(policy, part, Change.CHANGED, f"variables.{variable}", None, None)
 
 
@@ -139,20 +158,29 @@ class _Meaning:
         self.plain: dict[str, Any] = {
             "labels": root["metadata"].get("labels"),
             "mode": spec.get("mode", "enforce"),
-            "match": {name: sorted(items, key=canonical) for name, items in match.items()} if match else None,
+            "validFrom": _instant(spec.get("validFrom")),
+            "validUntil": _instant(spec.get("validUntil")),
+            "match": _unordered(match) if match else None,
         }
         self.variables = declared_variables(document.root)
         self.expressions: dict[str, dict[str, str]] = {
             "matchConditions": {item["name"]: item["expression"] for item in spec.get("matchConditions", ())},
             "variables": self.variables,
         }
-        self.rules: dict[str, dict[str, Any]] = {item["name"]: item for item in spec["rules"]}
+        self.rules: dict[str, dict[str, dict[str, Any]]] = {
+            "rules": {item["name"]: item for item in spec.get("rules", ())},
+            "freezes": {item["name"]: {"effect": "deny", **item} for item in spec.get("freezes", ())},
+        }
 
 
 def _meaning(member: str, value: Any) -> Any:
     """Give a member of a rule in a form in which equal meaning is equal."""
     if member == "when":
         return signature(value if value is not None else "true")
+    if member == "schedule" and value is not None:
+        return value.split()
+    if member == "duration" and value is not None:
+        return _seconds(value)
     if member == "messageExpression":
         return signature(value) if value is not None else None
     if member == "approval" and value is not None:
@@ -160,7 +188,16 @@ def _meaning(member: str, value: Any) -> Any:
         seconds = {name: _seconds(value.get(name, default)) for name, default in clocks.items()}
         tree = {name: item for name, item in value.items() if name not in clocks}
         return _unordered(with_counts(tree)), seconds
+    if member == "obligations" and value is not None:
+        return [
+            (item["key"], item.get("value"), signature(item["valueExpression"]) if "valueExpression" in item else None)
+            for item in value
+        ]
     return value
+
+
+def _instant(text: str | None) -> str | None:
+    return None if text is None else parse_instant(text).isoformat()
 
 
 def _unordered(tree: Any) -> Any:

@@ -178,7 +178,9 @@ class Trace:
                 pass
             case _:
                 assert_never(site.form)
-        if chosen is None or self.sites[chosen.number].constant:
+        # In a loop, or after a condition, a constant says less than what it stands in.
+        dull = site.form not in {Form.AND, Form.OR}
+        if chosen is None or (dull and self.sites[chosen.number].constant):
             return moment, [moment]
         return self._why(chosen)
 

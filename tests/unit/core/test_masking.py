@@ -4,17 +4,16 @@ import pytest
 
 from app.core.masking import MASK, about_secrets, hides, is_secret, masked
 
+# fmt: off
+SECRETS = [
+    "password", "PASSWORD", "db_passwd", "passphrase", "clientSecret", "access-token", "apiKey", "api_key", "API-KEY", "api key",
+    "privateKey", "private_key", "accessKeyId", "awsCredentials", "Authorization", "set-cookie", "connectionString", "dsn",
+    "x" * 200 + "password",
+]
+# fmt: on
 
-@pytest.mark.parametrize(
-    "name",
-    # fmt: off
-    [
-        "password", "PASSWORD", "db_passwd", "passphrase", "clientSecret", "access-token", "apiKey", "api_key", "API-KEY", "api key",
-        "privateKey", "private_key", "accessKeyId", "awsCredentials", "Authorization", "set-cookie", "connectionString", "dsn",
-        "x" * 200 + "password",
-    ],
-    # fmt: on
-)
+
+@pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_by_name(name):
     assert is_secret(name)
 

@@ -4,11 +4,11 @@ import datetime as dt
 
 import pytest
 
+from app.core.masking import MASK
 from app.core.normalise import normalise
 from app.policies.compare import Change, Decided, compare
 from app.policies.explain import combination, explain
 from app.policies.load import check_directory
-from app.core.masking import MASK
 from app.policies.measure import measure
 from app.surfaces.native.wire import mutation_from_wire
 
