@@ -10,7 +10,9 @@ The rule of combination, in full:
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
 5. The obligations of all rules that won are in the verdict. A rule that allows or holds and whose obligation cannot be
    computed has failed (2); one that denies speaks without it.
-6. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
+6. A budget of a speaking policy that this mutation would use, and that has no room, asks for its effect like a rule.
+   One that nobody counted asks for deny, unless a policy denies anyway: it could not change that, and is left out.
+7. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,10 +20,21 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
 from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, one_line
-from app.core.freeze import Window
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Duty, Policy, Rule
-from app.core.types import Clause, Effect, Json, Mode, NormalisedMutation, Obligation, Outcome, Reason, Verdict
+from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
+from app.core.types import (
+    BudgetUse,
+    Clause,
+    Effect,
+    Json,
+    Mode,
+    NormalisedMutation,
+    Obligation,
+    Outcome,
+    Reason,
+    Verdict,
+)
 from app.core.validity import ALWAYS, Phase
 
 # Who speaks where no policy does; no policy can have this name.
@@ -44,15 +57,16 @@ _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 class _Spoken(NamedTuple):
     """One rule, or one condition, that had something to say.
 
-    `asked` is the expression, or the window, that made it speak and `path` where that stands; a rule without one always
-    speaks. `failure` is the text it failed with.
+    `asked` is the expression that made it speak, and `path` where that stands; what speaks without one has its clause,
+    or always speaks. `failure` is the text it failed with.
     """
 
     reason: Reason
-    asked: Program | Window | None
+    asked: Program | Clause | None
     path: str
     failure: str | None = None
     approval: Approval | None = None
+    uncounted: bool = False
     obligations: tuple[Obligation, ...] = ()
 
     @property
@@ -61,22 +75,46 @@ class _Spoken(NamedTuple):
         return self.failure is not None
 
 
-def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime) -> Verdict:
+class _Meter(NamedTuple):
+    """What is known of budgets, and those that were asked for on the way."""
+
+    counters: Counters
+    uses: list[BudgetUse]
+
+
+def decide(
+    policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime, counters: Counters = NOT_COUNTED
+) -> Verdict:
     """Judge one mutation under one policy set at one instant.
 
-    `now` is aware and in UTC. Never raises: what goes wrong in here is a deny that says so, and tells no more, for an
-    unknown failure may quote anything.
+    `now` is aware and in UTC. `counters` say how much of each budget is used, counted for the uses that a verdict
+    without them names (`Verdict.uncounted`): one that is not there denies. Never raises: what goes wrong in here is a
+    deny that says so, and tells no more, for an unknown failure may quote anything.
     """
     try:
         bindings = bind(normalised.inputs, now=now)
-        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings)]
-        return _combine(spoken, bindings)
+        meter = _Meter(counters, [])
+        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, meter)]
+        if not meter.uses:
+            return _combine(spoken, bindings)
+        return _metered(spoken, bindings, meter.uses)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
 
 
-def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
+def _metered(spoken: list[_Spoken], bindings: Bindings, uses: list[BudgetUse]) -> Verdict:
+    """Combine where budgets have a say. Those that nobody counted are left out where that cannot change the effect."""
+    known = [use for use in uses if use.used is not None]
+    if len(known) != len(uses):
+        without = _combine([word for word in spoken if not word.uncounted], bindings)
+        # A default deny may still become a hold.
+        if without.effect is Effect.DENY and without.reasons[0].policy != FIREWALL:
+            return without._replace(budgets=tuple(known))
+    return _combine(spoken, bindings)._replace(budgets=tuple(uses))
+
+
+def _ask(policy: Policy, bindings: Bindings, meter: _Meter) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
     if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
         return []
@@ -98,10 +136,8 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
             if frozen is not None:
-                freeze = position - sum(one.window is None for one in policy.rules)
-                path = f"freezes[{freeze}].schedule" if rule.when is None else "when"
-                asked = rule.window if rule.when is None else rule.when
-                spoken.append(_Spoken(_frozen(reason, frozen), asked, path, approval=rule.approval))
+                asked = _open_window(policy, position, bindings) if rule.when is None else rule.when
+                spoken.append(_Spoken(_frozen(reason, frozen), asked, "when", approval=rule.approval))
                 continue
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
             path = f"rules[{position}]" if rule.when is None else "when"
@@ -109,7 +145,37 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
             spoken.append(word if not rule.duties else _obliging(word, policy, rule, bindings))
         elif holds is not False:
             spoken.append(_failure(policy, rule.name, holds, rule.when, "when"))
+    for position, budget in enumerate(policy.budgets):
+        limited = _budget(policy, budget, bindings, meter, path=f"budgets[{position}]")
+        if limited is not None:
+            spoken.append(limited)
     return spoken
+
+
+def _budget(policy: Policy, budget: Budget, bindings: Bindings, meter: _Meter, *, path: str) -> _Spoken | None:
+    """Ask one budget: it is silent while there is room."""
+    holds = True if budget.when is None else _evaluate(budget.when, bindings)
+    if holds is False:
+        return None
+    if holds is not True:
+        return _failure(policy, budget.name, holds, budget.when, f"{path}.when")
+    limit = f"{budget.limit} in {budget.window}"
+    unknown = Clause(path, limit, 0, 0, Outcome.ERROR, {})
+    try:
+        use = counted(concerned(policy, budget, bindings), meter.counters)
+    except EvaluationError as error:
+        return _failure(policy, budget.name, str(error), unknown, path)
+    except Exception as error:  # noqa: BLE001 - as for a rule
+        return _failure(policy, budget.name, f"`{type(error).__name__}`", unknown, path)
+    meter.uses.append(use)
+    if use.has_room:
+        return None
+    if use.used is None:
+        word = _failure(policy, budget.name, "how much of this budget is used is not known", unknown, path)
+        return word._replace(uncounted=True)
+    reason = Reason(policy.name, budget.name, budget.effect, exhausted_message(budget, use), policy.mode)
+    exhausted = Clause(path, limit, 0, 0, Outcome.TRUE, {"used": use.used})
+    return _Spoken(reason, exhausted, path, approval=budget.approval)
 
 
 def _evaluate(program: Program, bindings: Bindings) -> bool | str:
@@ -134,10 +200,8 @@ def _obliging(word: _Spoken, policy: Policy, rule: Rule, bindings: Bindings) -> 
                 continue
             text = str(error) if isinstance(error, EvaluationError) else f"`{type(error).__name__}`"
             path = f"obligations[{position}].valueExpression"
-            word = _failure(
-                policy, rule.name, f"the obligation `{duty.key}` has no value: {text}", duty.expression, path
-            )
-            return word._replace(failure=text)
+            said = f"the obligation `{duty.key}` has no value: {text}"
+            return _failure(policy, rule.name, said, duty.expression, path)._replace(failure=text)
         found.append(Obligation(policy.name, rule.name, duty.key, value))
     return word._replace(obligations=tuple(found))
 
@@ -146,9 +210,17 @@ def _value(duty: Duty, bindings: Bindings) -> Json:
     return duty.value if duty.expression is None else duty.expression.evaluate(bindings)
 
 
-def _failure(policy: Policy, name: str, text: str, asked: Program | None, path: str) -> _Spoken:
+def _failure(policy: Policy, name: str, text: str, asked: Program | Clause | None, path: str) -> _Spoken:
     message = one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
     return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode), asked, path, failure=text)
+
+
+def _open_window(policy: Policy, position: int, bindings: Bindings) -> Clause:
+    """Say which freeze a policy is in. Its freezes stand behind its rules."""
+    window = policy.rules[position].window
+    path = f"freezes[{position - sum(rule.window is None for rule in policy.rules)}].schedule"
+    text = f"{window.schedule} {window.time_zone}" if window is not None else ""
+    return Clause(path, text, 1, 1, Outcome.TRUE, {"now": _instant(bindings.now)})
 
 
 def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reason:
@@ -211,9 +283,8 @@ def _with_clauses(words: list[_Spoken], effect: Effect, bindings: Bindings) -> l
 def _clause(word: _Spoken, bindings: Bindings, budget: list[int]) -> Clause:
     if word.asked is None:
         return Clause(word.path, "always", 0, 0, Outcome.TRUE, {})
-    if isinstance(word.asked, Window):
-        text = f"{word.asked.schedule} {word.asked.time_zone}"
-        return Clause(word.path, text, 1, 1, Outcome.TRUE, {"now": _instant(bindings.now)})
+    if isinstance(word.asked, Clause):
+        return word.asked
     return deciding_clause(word.asked, bindings, path=word.path, failure=word.failure, budget=budget)
 
 

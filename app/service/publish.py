@@ -47,7 +47,8 @@ class PublishService:
             policy_set.digest,
             documents=checked.content,
             policies=len(policy_set.policies),
-            rules=len(policy_set.rules),
+            # A set may do nothing but limit.
+            rules=len(policy_set.rules) + sum(len(policy.budgets) for policy in policy_set.policies),
             created_by=principal.id,
             note=note,
         )

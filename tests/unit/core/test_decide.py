@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.cel import EvaluationError, ResultType, compile_expression
+from app.core.cel import NOTHING_LIFTED, EvaluationError, ResultType, compile_expression
 from app.core.cel.engine import CompiledProgram
 from app.core.decide import (
     DEFAULT_DENY,
@@ -345,6 +345,7 @@ class Misbehaves:
 
     text: str
     answer: object
+    lifted = NOTHING_LIFTED
 
     def evaluate(self, bindings):
         if isinstance(self.answer, BaseException):
