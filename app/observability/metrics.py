@@ -30,6 +30,8 @@ ROUTES: Final = (
     ("GET", "/v1/policy-sets/activations"),
     ("GET", "/v1/policy-sets/{digest}"),
     ("POST", "/v1/policy-sets/{digest}/activate"),
+    ("GET", "/v1/policy-sets/{digest}/signatures"),
+    ("POST", "/v1/policy-sets/{digest}/signatures"),
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
@@ -40,7 +42,7 @@ ROUTES: Final = (
 )
 
 # Every status that the API document names; 499 stands for a client that left before it could be answered.
-CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 409, 413, 415, 429, 499, 500, 503, 504)
+CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 499, 500, 503, 504)
 
 # Seconds. A decision takes 0.7 ms alone and about 5 ms under load; 30 s is the longest that a request may take.
 REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -92,6 +94,7 @@ class PolicyFailure(StrEnum):
     REFUSED = "refused"
     UNREADABLE = "unreadable"
     COPY = "copy"
+    UNSIGNED = "unsigned"
 
 
 class Tally:

@@ -253,8 +253,9 @@ def check_variable(name: str, *, variables: Mapping[str, str], also: frozenset[s
         order(f"variables.{name}", variables)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
-    checked, ordered = _checked(variables[name], variables)
-    _generated(checked, ordered, variables, variables[name], also=also)
+    # With all of its variables, so that one of them that is at fault is blamed for it; then as its readers compile it.
+    _checked(variables[name], variables)
+    _variable(name, variables, also)
 
 
 def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
