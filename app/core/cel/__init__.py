@@ -2,6 +2,7 @@
 
 from app.core.cel.bindings import bind
 from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -25,6 +26,7 @@ __all__ = [
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
+    "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
     "VARIABLES_PER_EXPRESSION_MAX",
@@ -32,11 +34,19 @@ __all__ = [
     "Bindings",
     "EvaluationError",
     "ExpressionError",
+    "Key",
+    "Lifted",
+    "Need",
+    "Needs",
+    "Path",
     "Problem",
     "Program",
     "ResultType",
     "bind",
+    "both",
     "check_variable",
     "compile_expression",
+    "either",
+    "key_of",
     "one_line",
 ]
