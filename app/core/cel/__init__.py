@@ -1,8 +1,9 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
 from app.core.cel.bindings import bind
-from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
-from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
+from app.core.cel.engine import CompiledProgram, check_variable, compile_expression
+from app.core.cel.instrument import FALSE, TRUE, Site, Source, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
@@ -25,15 +26,18 @@ __all__ = [
     "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
+    "FALSE",
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
     "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
+    "TRUE",
     "VARIABLES_PER_EXPRESSION_MAX",
     "VARIABLE_NAME",
     "Bindings",
+    "CompiledProgram",
     "EvaluationError",
     "ExpressionError",
     "Key",
@@ -45,6 +49,9 @@ __all__ = [
     "Program",
     "ResultType",
     "SeenSite",
+    "SeenVariable",
+    "Site",
+    "Source",
     "Trace",
     "bind",
     "both",
@@ -54,4 +61,7 @@ __all__ = [
     "either",
     "key_of",
     "one_line",
+    "source_of",
+    "traced",
+    "variables_of",
 ]

@@ -17,7 +17,7 @@ from cel_expr_python import cel
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable
 from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.checked import MalformedTreeError, read_checked
-from app.core.cel.clauses import Trace
+from app.core.cel.clauses import Trace, traced
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
@@ -140,9 +140,7 @@ class CompiledProgram:
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
-        if not isinstance(bindings, RequestBindings):
-            raise EvaluationError("the values were bound for another engine")
-        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
+        return traced(self.source, bindings, budget=budget)
 
 
 def compile_expression(
