@@ -136,16 +136,22 @@ async def test_distinct_values(database_dsn, database):
     async with Replica(database_dsn, document) as one, Replica(database_dsn, document) as other:
 
         def ask(position):
-            return mutation(namespace=f"n{position % 6}")
+            return mutation(namespace=f"n{position}")
 
-        both = await asyncio.gather(one.effects(18, ask), other.effects(18, ask))
-        allowed = sum(effect is Effect.ALLOW for each in both for effect in each)
+        first, second = await asyncio.gather(
+            one.effects(18, ask), other.effects(18, lambda position: ask(position + 18))
+        )
+        let_in = [position for position, effect in enumerate(first + second) if effect is Effect.ALLOW]
+        assert len(let_in) == 3
+        assert len({row["value"] for row in await uses(database)}) == 3
+        # The three that came first, as often as they like; nobody else.
+        assert set(await other.effects(12, lambda position: ask(let_in[position % 3]))) == {Effect.ALLOW}
+        assert set(await one.effects(3, lambda position: ask(position + 100))) == {Effect.DENY}
+        await one.effects(3, lambda position: ask(let_in[position]))
+        # A value needs its last use alone, and one for each that came by with an earlier clock.
         rows = await uses(database)
         assert len({row["value"] for row in rows}) == 3
-        # Each of the three that came first, every time it was asked for.
-        assert allowed == 3 * 6
-        # A value needs one row, or one for each that came at the same time with an earlier clock.
-        assert len(rows) < allowed
+        assert len(rows) < 3 + 12 + 3
 
 
 async def test_the_window_slides(database_dsn):
