@@ -154,6 +154,12 @@ def declarations() -> dict[str, Any]:
     }
 
 
+def telling_names() -> tuple[frozenset[str], frozenset[str]]:
+    """Give the names whose calls, and those whose mere presence, say that an expression needs the declarations."""
+    called = {_overload(signature)[0].rpartition(".")[2] for signature in SIGNATURES} - set(REDECLARED)
+    return frozenset({*called, *MERGED}), frozenset(name.partition(".")[0] for name in _VARIABLES)
+
+
 def _overload(signature: str) -> tuple[str, dict[str, Any]]:
     match = _SIGNATURE.fullmatch(signature)
     if match is None:
