@@ -183,13 +183,5 @@ def _type(kind: str) -> dict[str, Any]:
 
 
 def _listed(kinds: str) -> list[str]:
-    """Split at the commas that are in no brackets."""
-    found: list[str] = []
-    depth = 0
-    for piece in kinds.split(",") if kinds else ():
-        if depth:
-            found[-1] += f",{piece}"
-        else:
-            found.append(piece.strip())
-        depth += piece.count("(") - piece.count(")")
-    return found
+    # No parameter has two parameters of its own.
+    return kinds.split(", ") if kinds else []
