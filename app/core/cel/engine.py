@@ -15,12 +15,15 @@ from typing import Any
 from cel_expr_python import cel
 
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable
-from app.core.cel.budget import STEPS_MAX
+from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.clauses import Trace
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.instrument import Source
 from app.core.cel.kubernetes.signatures import MERGED, declarations, telling_names
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.plain import to_json
 from app.core.cel.program import (
     INPUT_NAMES,
@@ -68,10 +71,15 @@ _MERGED = cel.CelExtension(
         for name in MERGED
     ],
 )
-_RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
+_RESULTS = {
+    ResultType.BOOL: (cel.Type.BOOL,),
+    ResultType.STRING: (cel.Type.STRING,),
+    ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+    ResultType.TEXT: "convert it with `string(...)`",
 }
 _NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
 _NEVER_JSON_FIXES = {
@@ -105,7 +113,8 @@ _REFUSED = {
     name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING}
+_ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
+_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,8 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    source: Source = field(repr=False, compare=False)
+    lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
@@ -130,6 +141,12 @@ class CompiledProgram:
         else:
             return answer
         raise EvaluationError(text)
+
+    def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
+        """Evaluate once more, with notes; see `Program.trace`."""
+        if not isinstance(bindings, RequestBindings):
+            raise EvaluationError("the values were bound for another engine")
+        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
 
 
 def compile_expression(
@@ -156,13 +173,14 @@ def compile_expression(
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, also=also).run))
+        generated, source = _generated(checked, ordered, declared, text, also=also)
+        return CompiledProgram(text, _giving_json(generated.run), source)
     wanted = _RESULTS[result]
-    if found != wanted:
-        raise ExpressionError(
-            (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
-        )
-    return CompiledProgram(text, _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result]).run)
+    if found not in wanted:
+        message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
+        raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
+    generated, source = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, source, generated.lifted)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -180,22 +198,32 @@ def _generated(
     *,
     also: frozenset[str],
     wanted: Kind = Kind.ANY,
-) -> Generated:
-    """Generate an expression with the variables that it reads."""
-    scope = {**_SCOPE, **_REFUSED}
+) -> tuple[Generated, Source]:
+    """Generate an expression with the variables that it reads; the source is for its traces."""
+    scope = _scope(ordered, texts, also)
+    serialised = checked.serialize()
+    boolean = checked.return_type() == cel.Type.BOOL
+    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts))
+    try:
+        tree = read_checked(serialised)
+    except MalformedTreeError as error:
+        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
+    try:
+        return generate(tree, scope, wanted=wanted), source
+    except UnsupportedError as error:
+        line, column = position(text, tree.positions.get(error.node, 0))
+        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+
+
+def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], also: frozenset[str]) -> Mapping[str, Name]:
+    if not ordered and not also:
+        return _ALONE  # shared, for a program keeps its scope
+    scope = dict(_ALONE)
     for name in also:
         scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
         scope[f"variables.{name}"] = _variable(name, texts, also)
-    try:
-        tree = read_checked(checked.serialize())
-    except MalformedTreeError as error:
-        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
-    try:
-        return generate(tree, scope, wanted=wanted)
-    except UnsupportedError as error:
-        line, column = position(text, tree.positions.get(error.node, 0))
-        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+    return scope
 
 
 def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name:
@@ -207,13 +235,14 @@ def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name
 def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], also: frozenset[str]) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known)
-    generated = _generated(checked, ordered, known, known[name], also=also)
+    generated, source = _generated(checked, ordered, known, known[name], also=also)
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run),
+        variable=Variable(name, generated.run, source),
+        root=generated.root,
     )
 
 
@@ -228,8 +257,9 @@ def check_variable(name: str, *, variables: Mapping[str, str], also: frozenset[s
         order(f"variables.{name}", variables)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
-    checked, ordered = _checked(variables[name], variables)
-    _generated(checked, ordered, variables, variables[name], also=also)
+    # With all of its variables, so that one of them that is at fault is blamed for it; then as its readers compile it.
+    _checked(variables[name], variables)
+    _variable(name, variables, also)
 
 
 def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:

@@ -55,6 +55,20 @@ GOOD: dict[str, Any] = {
                 "obligations": [{"key": "a/b", "value": "t"}, {"key": "n", "valueExpression": "change.paths"}],
             },
         ],
+        "budgets": [
+            {
+                "name": "b",
+                "per": "subject",
+                "when": "true",
+                "distinct": "'x'",
+                "limit": 3,
+                "window": "24h",
+                "effect": "hold",
+                "message": "m",
+                "approval": {"anyOf": [{"group": "g"}]},
+            },
+            {"name": "k", "key": "'x'", "limit": 1, "window": "1h", "effect": "deny"},
+        ],
         "freezes": [
             {"name": "w", "schedule": "0 18 * * 5", "timeZone": "Europe/Berlin", "duration": "62h", "when": "true"},
             {
