@@ -15,10 +15,11 @@ from app.core.types import JsonObject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself."""
+    """One lazily evaluated value; equal only to itself. `source` is that of a variable of a policy."""
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    source: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
