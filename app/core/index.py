@@ -299,14 +299,15 @@ class Policy:
     def needs(self) -> Needs:
         """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.
 
-        INVARIANT: all a policy can say comes from a condition that fails and from a rule. What else can make it speak
-        must be looked at here.
+        INVARIANT: all a policy can say comes from a condition that fails, from a rule and from a budget. What else can
+        make it speak must be looked at here.
         """
         conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
         found = both(self.match.needs(), conditions)
         # A condition that fails speaks, whatever the rules say.
         if all(condition.program.lifted.sure for condition in self.conditions):
-            found = both(found, _any_of(rule.when.lifted.needs if rule.when is not None else {} for rule in self.rules))
+            whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
+            found = both(found, _any_of(when.lifted.needs if when is not None else {} for when in whens))
         return {path: need for path, need in found.items() if need.constants is not None}
 
 
