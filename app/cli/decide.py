@@ -88,6 +88,7 @@ def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
                 "mode": reason.mode.value,
                 "message": reason.message,
                 **({"clause": reason.clause} if reason.clause is not None else {}),
+                **({"exception": reason.exception} if reason.exception is not None else {}),
             }
             for reason in verdict.reasons
         ],
@@ -127,6 +128,8 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     reasons = table("effect", "policy", "rule", "message")
     for reason in answer["reasons"]:
         shadow = " (shadow)" if reason.get("mode") == "shadow" else ""
+        if reason.get("exception"):
+            shadow += f" (lifted by {reason['exception']})"
         clause = f"\n{reason['clause']}" if reason.get("clause") else ""
         reasons.add_row(
             *(

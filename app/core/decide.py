@@ -10,14 +10,18 @@ The rule of combination, in full:
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
 5. The obligations of all rules that won are in the verdict. A rule that allows or holds and whose obligation cannot be
    computed has failed (2); one that denies speaks without it.
+6. What denies or holds, failures among it, does not count where an exception that fits names it; the failure of a rule
+   that allows does, and the default is nobody's to lift.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
 from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Duty, Policy, Rule
+from app.core.lifting import Lifting
 from app.core.types import Effect, Json, JsonObject, Mode, NormalisedMutation, Obligation, Reason, Verdict
 from app.core.validity import ALWAYS, Phase
 
@@ -32,6 +36,7 @@ RULE_ERROR = "rule_error: "
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
+LIFTED_REASONS_MAX = 16
 # Each has up to 4 KiB, and every one of them has to be met: none may be left out of an allow.
 OBLIGATIONS_MAX = 64
 
@@ -56,6 +61,8 @@ def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: d
     try:
         bindings = bind(normalised.inputs, now=now)
         spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings)]
+        if policy_set.exceptions:
+            spoken = _lifted(spoken, Lifting(policy_set, bindings))
         return _combine(spoken, normalised.inputs)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
@@ -146,14 +153,29 @@ def _frozen(reason: Reason, end: datetime) -> Reason:
     return Reason(reason.policy, reason.rule, reason.effect, message, reason.mode)
 
 
+def _lifted(spoken: list[_Spoken], lifting: Lifting) -> list[_Spoken]:
+    """Mark what exceptions lift. A policy in shadow is marked too: it shows what it would do."""
+    return [
+        word._replace(reason=replace(word.reason, exception=name))
+        if word.reason.effect is not Effect.ALLOW
+        and (name := lifting.exception(word.reason.policy, word.reason.rule)) is not None
+        else word
+        for word in spoken
+    ]
+
+
 def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
-    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
+    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then what exceptions
+    lifted, then the shadows.
+    """
     if len(spoken) > 1:
         spoken.sort(key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
-    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE]
-    shadows: list[Reason] = []
+    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE and word.reason.exception is None]
+    silent: list[Reason] = []
     if len(enforced) != len(spoken):
-        shadows = _bounded([w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE], SHADOW_REASONS_MAX)
+        shadows = [w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE]
+        lifted = [w.reason for w in spoken if w.reason.mode is Mode.ENFORCE and w.reason.exception is not None]
+        silent = [*_bounded(lifted, LIFTED_REASONS_MAX), *_bounded(shadows, SHADOW_REASONS_MAX)]
     for effect in _STRENGTH:
         winning = [word for word in enforced if word.reason.effect is effect]
         if winning:
@@ -164,12 +186,12 @@ def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
                 if effect is not Effect.DENY:
                     message = f"{effect} with {len(obligations)} obligations, and {OBLIGATIONS_MAX} are the most"
                     denial = Reason(FIREWALL, TOO_MANY_OBLIGATIONS, Effect.DENY, message)
-                    return Verdict(Effect.DENY, (denial, *shadows))
+                    return Verdict(Effect.DENY, (denial, *silent))
                 obligations = obligations[:OBLIGATIONS_MAX]
-            return Verdict(effect, (*reasons, *shadows), approval, obligations)
+            return Verdict(effect, (*reasons, *silent), approval, obligations)
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
-    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))
+    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *silent))
 
 
 def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:
@@ -177,7 +199,7 @@ def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:
         return reasons
     kept, rest = reasons[: limit - 1], reasons[limit - 1 :]
     message = f"{len(rest)} more rules spoke; the record has the mutation and the policy set to ask them again"
-    return [*kept, Reason(FIREWALL, MORE_REASONS, rest[0].effect, message, rest[0].mode)]
+    return [*kept, replace(rest[0], policy=FIREWALL, rule=MORE_REASONS, message=message, clause=None)]
 
 
 def _together(approvals: Iterable[Approval | None]) -> Mapping[str, Any]:

@@ -62,7 +62,10 @@ class NormalisedMutation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall")."""
+    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
+
+    `exception` names the exception that lifted it, so that it did not count.
+    """
 
     policy: str
     rule: str
@@ -70,6 +73,7 @@ class Reason:
     message: str
     mode: Mode = Mode.ENFORCE
     clause: str | None = None
+    exception: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ class ReasonOut(_Wire):
     mode: Mode
     message: str
     clause: Left[str] = None
+    exception: Left[str] = Field(default=None, description="the exception that lifted it: it did not count")
 
 
 class ObligationOut(_Wire):

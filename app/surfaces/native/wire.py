@@ -73,14 +73,15 @@ def decision_to_wire(decision: Decision) -> bytes:
                 "mode": reason.mode.value,
                 "message": reason.message,
             }
-            if reason.clause is None
+            if reason.clause is None and reason.exception is None
             else {
                 "policy": reason.policy,
                 "rule": reason.rule,
                 "effect": reason.effect.value,
                 "mode": reason.mode.value,
                 "message": reason.message,
-                "clause": reason.clause,
+                **({} if reason.clause is None else {"clause": reason.clause}),
+                **({} if reason.exception is None else {"exception": reason.exception}),
             }
             for reason in decision.reasons
         ],
