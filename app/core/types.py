@@ -60,11 +60,38 @@ class NormalisedMutation(NamedTuple):
     sent: bytes | None = None
 
 
+class Outcome(StrEnum):
+    """What an expression, or a part of one, said."""
+
+    TRUE = "true"
+    FALSE = "false"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """The part of an expression that decided, and what it saw.
+
+    `path` is where the expression stands in its rule (`when`) or in the `spec` of its policy
+    (`matchConditions[0].expression`, `variables[1].expression`); `text`, `line` and `column` are of the part, from 1 in
+    the expression; `outcome` is what the part said. `values` has what it read by path, masked and cut short. A rule
+    without a condition has the text `always`, without a place.
+    """
+
+    path: str
+    text: str
+    line: int
+    column: int
+    outcome: Outcome
+    values: Mapping[str, Json]
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
 
-    `exception` names the exception that lifted it, so that it did not count.
+    `clause` is there in every reason for a deny or a hold that comes from a rule or a condition. `exception` names the
+    exception that lifted it, so that it did not count.
     """
 
     policy: str
@@ -72,8 +99,33 @@ class Reason:
     effect: Effect
     message: str
     mode: Mode = Mode.ENFORCE
-    clause: str | None = None
+    clause: Clause | None = None
     exception: str | None = None
+
+
+class BudgetUse(NamedTuple):
+    """A budget that a mutation would use: at most `limit` uses, or different values, in the last `window_seconds`.
+
+    `key` says whose budget it is and `value` which value is counted (None where uses are), each as SHA-256 of 32 bytes.
+    `used` is what was counted before this mutation, None where nobody counted; `seen` means that its value was
+    counted already. `window` is the policy's own text.
+    """
+
+    policy: str
+    budget: str
+    mode: Mode
+    key: bytes
+    value: bytes | None
+    limit: int
+    window: str
+    window_seconds: int
+    used: int | None = None
+    seen: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more use stays within the limit; never where nobody counted."""
+        return self.used is not None and (self.seen or self.used < self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +143,17 @@ class Verdict(NamedTuple):
 
     `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
     it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `obligations` are
-    those of every rule that won, in the order of policies and rules.
+    those of every rule that won, in the order of policies and rules. `budgets` are those that this mutation would use.
+    Where nobody counted one of them the answer is no, for now: count them and decide again.
     """
 
     effect: Effect
     reasons: tuple[Reason, ...]
     approval: Mapping[str, Any] | None = None
     obligations: tuple[Obligation, ...] = ()
+    budgets: tuple[BudgetUse, ...] = ()
+
+    @property
+    def uncounted(self) -> tuple[BudgetUse, ...]:
+        """The budgets that have to be counted before this verdict is one."""
+        return tuple([use for use in self.budgets if use.used is None]) if self.budgets else ()

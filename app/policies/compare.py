@@ -136,11 +136,11 @@ def _policy(name: str, before: Document, after: Document) -> Iterator[Difference
         for item in old.variables.keys() & new.variables.keys()
         if signature(old.variables[item]) != signature(new.variables[item])
     }
-    for part, known in (("rules", shape.RULE.known), ("freezes", shape.FREEZE.known)):
+    for part, kind in (("rules", shape.RULE), ("freezes", shape.FREEZE), ("budgets", shape.BUDGET)):
         was, now = old.rules[part], new.rules[part]
         for rule in sorted(was.keys() | now.keys()):
             variables = _Variables(new.variables, changed)
-            yield from _rule(name, f"{part}.{rule}", was.get(rule), now.get(rule), known, variables)
+            yield from _rule(name, f"{part}.{rule}", was.get(rule), now.get(rule), kind.known, variables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _rule(
         was, now = one.get(member), other.get(member)
         if _meaning(member, was) != _meaning(member, now):
             yield Difference(policy, part, Change.CHANGED, member, _written(was), _written(now))
-    texts = [other.get("when"), other.get("messageExpression")]
+    texts = [other.get(member) for member in ("when", "messageExpression", "key", "distinct")]
     texts += [item.get("valueExpression") for item in other.get("obligations", ())]
     read = {name for text in texts for name in _read(text, variables.texts)}
     for variable in sorted(read & variables.changed):
@@ -205,7 +205,10 @@ class _Meaning:
         }
         self.rules: dict[str, dict[str, dict[str, Any]]] = {
             "rules": {item["name"]: item for item in spec.get("rules", ())},
-            "freezes": {item["name"]: {"effect": "deny", **item} for item in spec.get("freezes", ())},
+            **{
+                part: {item["name"]: {"effect": "deny", **item} for item in spec.get(part, ())}
+                for part in ("freezes", "budgets")
+            },
         }
 
 
@@ -215,9 +218,9 @@ def _meaning(member: str, value: Any) -> Any:
         return signature(value if value is not None else "true")
     if member == "schedule" and value is not None:
         return value.split()
-    if member == "duration" and value is not None:
+    if member in {"duration", "window"} and value is not None:
         return _seconds(value)
-    if member == "messageExpression":
+    if member in {"messageExpression", "key", "distinct"}:
         return signature(value) if value is not None else None
     if member == "approval" and value is not None:
         clocks = {"expiresAfter": shape.EXPIRES_AFTER, "executeWithin": shape.EXECUTE_WITHIN}
@@ -250,7 +253,10 @@ def _seconds(text: str) -> int:
 
 
 def _summary(rule: Mapping[str, Any] | None) -> str | None:
-    return None if rule is None else f"{rule['effect']} when {_written(rule.get('when', 'true'))}"
+    if rule is None:
+        return None
+    beyond = f" beyond {rule['limit']} in {rule['window']}" if "limit" in rule else ""
+    return f"{rule['effect']}{beyond} when {_written(rule.get('when', 'true'))}"
 
 
 def _written(value: Any) -> str | None:

@@ -36,7 +36,9 @@ from app.core.types import Effect, Json, Mode
 from app.core.validity import ALWAYS, Validity, parse_instant
 from app.core.zones import zone_names
 from app.policies import shape
+from app.policies.budgets import Parts, read_budgets
 from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.durations import check_duration, seconds
 from app.policies.reader import Reader, join
 from app.policies.tree import Mapping, Node, Scalar, Sequence
 
@@ -44,8 +46,6 @@ _NAME = re.compile(f"{shape.NAME_PATTERN}\\Z")
 _OBLIGATION_KEY = re.compile(f"{shape.OBLIGATION_KEY_PATTERN}\\Z")
 # "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
 _APPROVAL_DEPTH_MAX = 4
-_DURATION = re.compile(f"{shape.DURATION_PATTERN}\\Z")
-_DURATION_MAX_SECONDS = 366 * 24 * 3600
 
 
 def read_policy(root: Node, reader: Reader) -> Policy | None:
@@ -108,7 +108,7 @@ def read_metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[s
 
 def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Policy:
     members = reader.mapping(node, "spec", known=shape.SPEC.known, required=shape.SPEC.required)
-    if isinstance(node, Mapping) and not {"rules", "freezes"} & members.keys():
+    if isinstance(node, Mapping) and not {"rules", "freezes", "budgets"} & members.keys():
         reader.note(node, "spec", "`rules` is missing", fix="add `rules`")
     mode = reader.choice(members.get("mode"), "spec.mode", tuple(Mode)) or Mode.ENFORCE
     validity = read_validity(members, "spec", reader)
@@ -130,6 +130,12 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         for item, path in reader.items(members.get("freezes"), "spec.freezes")
         if (freeze := _freeze(item, path, variables, names, reader)) is not None
     ]
+    parts = Parts(
+        name=lambda item, path: _unique(item, path, names, reader),
+        program=lambda item, path, result: _program(item, path, result, variables, reader),
+        approval=lambda item, path: _approval(item, path, reader),
+    )
+    budgets = read_budgets(members.get("budgets"), reader, parts=parts)
     return Policy(
         name=name,
         rules=tuple(rules),
@@ -137,6 +143,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         match=match,
         conditions=tuple(conditions),
         labels=labels,
+        budgets=budgets,
         validity=validity,
     )
 
@@ -332,13 +339,13 @@ def _freeze(node: Node, path: str, variables: dict[str, str], names: set[str], r
     schedule = reader.checked(members.get("schedule"), f"{path}.schedule", check_schedule, max_chars=SCHEDULE_MAX_CHARS)
     zone = reader.checked(members.get("timeZone"), f"{path}.timeZone", _check_zone, max_chars=shape.LABEL_MAX_CHARS)
     duration = reader.checked(
-        members.get("duration"), f"{path}.duration", _check_duration, max_chars=shape.LABEL_MAX_CHARS
+        members.get("duration"), f"{path}.duration", check_duration, max_chars=shape.LABEL_MAX_CHARS
     )
     approval = _approval(members["approval"], f"{path}.approval", reader) if "approval" in members else None
     _approval_if_held(node, path, effect, members, reader)
     if name is None or schedule is None or zone is None or duration is None:
         return None
-    span = timedelta(seconds=_seconds(duration))
+    span = timedelta(seconds=seconds(duration))
     return Rule(
         name=name,
         effect=Effect(effect),
@@ -450,7 +457,7 @@ def _approval(node: Node, path: str, reader: Reader) -> Approval | None:
     execute = _duration(members.get("executeWithin"), f"{path}.executeWithin", shape.EXECUTE_WITHIN, reader)
     if tree is None or expires is None or execute is None:
         return None
-    return Approval(tree, expires, _seconds(expires), execute, _seconds(execute))
+    return Approval(tree, expires, seconds(expires), execute, seconds(execute))
 
 
 def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, depth: int) -> dict[str, Any] | None:
@@ -483,21 +490,7 @@ def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, 
 
 
 def _duration(node: Node | None, path: str, default: str, reader: Reader) -> str | None:
-    return default if node is None else reader.checked(node, path, _check_duration, max_chars=shape.LABEL_MAX_CHARS)
-
-
-def _check_duration(text: str) -> None:
-    if _DURATION.match(text) is None:
-        raise ValueError(f"`{text[:40]}` is not a duration; write hours, minutes and seconds, for example `168h`")
-    if not 1 <= _seconds(text) <= _DURATION_MAX_SECONDS:
-        raise ValueError(f"`{text}` is not between a second and a year; write for example `168h`")
-
-
-def _seconds(text: str) -> int:
-    match = _DURATION.match(text)
-    assert match is not None  # noqa: S101 - `_check_duration` has seen it
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return default if node is None else reader.checked(node, path, check_duration, max_chars=shape.LABEL_MAX_CHARS)
 
 
 def _check_name(text: str) -> None:

@@ -78,6 +78,7 @@ def check_excepted(root: Node, policies: Mapping[str, Policy | None], reader: Re
 
 def _check_rules(item: Node, path: str, policy: Policy, reader: Reader) -> None:
     effects = {rule.name: rule.effect for rule in policy.rules}
+    effects |= {budget.name: budget.effect for budget in policy.budgets}
     liftable = [name for name, effect in effects.items() if effect is not Effect.ALLOW]
     listed = item.items.get("rules") if isinstance(item, Object) else None
     for position, rule in enumerate(listed.items if isinstance(listed, Sequence) else ()):

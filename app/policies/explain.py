@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from app.core.budgets import Assumed, Counters
 from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
 from app.core.decide import decide
 from app.core.index import Rule
 from app.core.lifting import Lifting
+from app.core.masking import MASK, is_secret, masked
 from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Verdict
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.masking import MASK, is_secret, masked
 from app.policies.trace import ExceptionTrace, Outcome, PolicyTrace, Said, trace, trace_exceptions
 
 # Enough to recognise a value; who needs all of it has the mutation.
@@ -91,8 +92,12 @@ class Explanation:
     exceptions: tuple[ExplainedException, ...] = ()
 
 
-def explain(checked: Checked, normalised: NormalisedMutation, *, now: datetime) -> Explanation:
+def explain(
+    checked: Checked, normalised: NormalisedMutation, *, now: datetime, counters: Counters | None = None
+) -> Explanation:
     """Explain one decision. `checked` has a policy set; nothing here changes or decides anything.
+
+    `counters` say how much of which budget is used: nothing, unless they are given.
 
     Raises:
         ValueError: the set was refused.
@@ -112,7 +117,7 @@ def explain(checked: Checked, normalised: NormalisedMutation, *, now: datetime) 
         if (exception := lifting.exception(policy, name)) is not None:
             lifted.setdefault(exception, []).append(f"{policy}/{name}")
     return Explanation(
-        decide(checked.policy_set, normalised, now),
+        decide(checked.policy_set, normalised, now, Assumed() if counters is None else counters),
         tuple(_policy(one, texts[one.policy.name], shown) for one in found),
         tuple(
             _exception(one, lifted.get(one.exception.name, []), shown)

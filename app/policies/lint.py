@@ -222,6 +222,8 @@ class _Linter:
         for rule, (item, path) in self.rules:
             everything += [duty.expression.text for duty in rule.duties if duty.expression is not None]
             everything += [t.text for name in ("when", "messageExpression") if (t := _text(item, name, path))]
+        for item, path in _items(self.spec, "budgets"):
+            everything += [t.text for name in ("key", "when", "distinct") if (t := _text(item, name, path))]
         for text in everything:
             read |= all_variables_read(text, self.texts)
         for name, one in self.variables.items():

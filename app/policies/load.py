@@ -296,7 +296,7 @@ def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rule
 
 def _rules(root: Node) -> int:
     spec = root.items.get("spec") if isinstance(root, Mapping) else None
-    listed = [spec.items.get(name) for name in ("rules", "freezes")] if isinstance(spec, Mapping) else []
+    listed = [spec.items.get(name) for name in ("rules", "freezes", "budgets")] if isinstance(spec, Mapping) else []
     return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 

@@ -1,7 +1,9 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
 from app.core.cel.bindings import bind
+from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
 from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -20,11 +22,13 @@ from app.core.cel.program import (
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
+    "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
+    "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
     "VARIABLES_PER_EXPRESSION_MAX",
@@ -32,11 +36,22 @@ __all__ = [
     "Bindings",
     "EvaluationError",
     "ExpressionError",
+    "Key",
+    "Lifted",
+    "Need",
+    "Needs",
+    "Path",
     "Problem",
     "Program",
     "ResultType",
+    "SeenSite",
+    "Trace",
     "bind",
+    "both",
     "check_variable",
     "compile_expression",
+    "deciding_clause",
+    "either",
+    "key_of",
     "one_line",
 ]

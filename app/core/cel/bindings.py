@@ -8,34 +8,42 @@ from typing import Any
 from app.core.cel.budget import STEPS_MAX
 from app.core.cel.failures import FAIL, said
 from app.core.cel.instants import timestamp_of
+from app.core.cel.kubernetes.authorizer import Answer, Attributes, Authorizer, ResourceCheck, Subject, asked_once
 from app.core.cel.values import BudgetError, CelError
 from app.core.types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself."""
+    """One lazily evaluated value; equal only to itself. `source` is that of a variable of a policy."""
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    source: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBindings:
-    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time."""
+    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time.
+
+    `answers` has what the authorizer was asked and answered so far.
+    """
 
     inputs: JsonObject
     now: datetime
     values: dict[Variable, Any] = field(default_factory=dict)
     failures: dict[Variable, tuple[type[CelError | BudgetError], str]] = field(default_factory=dict)
+    authorizer: Authorizer | None = None
+    answers: dict[Attributes, Answer] = field(default_factory=dict)
 
 
-def bind(inputs: JsonObject, *, now: datetime) -> RequestBindings:
+def bind(inputs: JsonObject, *, now: datetime, authorizer: Authorizer | None = None) -> RequestBindings:
     """Make the values of one request readable for programs.
 
     `inputs` has exactly the keys of `INPUT_NAMES`, each with a JSON object; it must not change while it is used.
+    `authorizer` answers for programs that were compiled with it.
     """
-    return RequestBindings(inputs, now)
+    return RequestBindings(inputs, now, authorizer=authorizer)
 
 
 def load(bindings: RequestBindings, variable: Variable) -> Any:
@@ -66,3 +74,22 @@ def _now(bindings: RequestBindings, *_: Any) -> Any:
 
 
 NOW = Variable("now", _now)
+
+
+def _authorizer(bindings: RequestBindings, *_: Any) -> Any:
+    return Subject(asked_once(_provider(bindings), bindings.answers))
+
+
+def _request_resource(bindings: RequestBindings, *_: Any) -> Any:
+    provider = _provider(bindings)
+    return ResourceCheck(asked_once(provider, bindings.answers), provider.request_resource())
+
+
+def _provider(bindings: RequestBindings) -> Authorizer:
+    if bindings.authorizer is None:
+        raise CelError("no authorizer answers for this request")
+    return bindings.authorizer
+
+
+AUTHORIZER = Variable("authorizer", _authorizer)
+REQUEST_RESOURCE = Variable("authorizer.requestResource", _request_resource)

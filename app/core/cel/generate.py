@@ -32,8 +32,10 @@ from app.core.cel.checked import (
     Select,
 )
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
-from app.core.cel.functions import FUNCTIONS, PATTERNS, ZONED, Function, Kind
+from app.core.cel.functions import FOLDED, FUNCTIONS, PATTERNS, SUMS, ZONED, Function, Kind
 from app.core.cel.instants import zone
+from app.core.cel.lifting import lift
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.patterns import Pattern, pattern
 from app.core.cel.values import (
     INT_MAX,
@@ -90,7 +92,10 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy."""
+    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy.
+
+    `refusal` says why it cannot be read here after all, and what to do instead. `root` is the tree of a variable.
+    """
 
     text: str = ""
     kind: Kind = Kind.ANY
@@ -98,6 +103,8 @@ class Name:
     fails: bool = False
     variable: Any = None
     constant: Any = operators.MISSING
+    refusal: tuple[str, str] | None = None
+    root: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,8 @@ class Generated:
     element: Kind
     fails: bool
     constant: Any
+    root: Node
+    lifted: Lifted = NOTHING_LIFTED
 
 
 def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind.ANY) -> Generated:
@@ -121,7 +130,11 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     Raises:
         UnsupportedError: a part of it is not known here; `node` says which.
     """
-    return _Generator(scope).function(checked.root, wanted)
+    generated = Generator(scope).function(checked.root, wanted)
+    if wanted is not Kind.BOOL:
+        return generated
+    trees = {name: known.root for name, known in scope.items() if known.root is not None}
+    return replace(generated, lifted=lift(checked.root, trees))
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -219,7 +232,12 @@ _RUNTIME: dict[str, Any] = {
 }
 
 
-class _Generator:
+class Generator:
+    """Writes the function of one expression; `instrument.py` writes one that also notes what its parts say."""
+
+    # What every function takes: the bindings, the inputs, the values of variables, the budget.
+    parameters = "b, i, c, q"
+
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
         self._locals: dict[str, Code] = {}
@@ -232,6 +250,7 @@ class _Generator:
         self._count = 0
 
     def function(self, root: Node, wanted: Kind) -> Generated:
+        """Write the function of a whole expression."""
         code = self._value(root)
         if wanted is Kind.ANY or code.kind is wanted:
             self._line(f"return {code.text}")
@@ -241,8 +260,9 @@ class _Generator:
             self._line(f"    wrong_result({code.text}, {wanted.value!r})")
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
-        source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
-        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails, code.constant)
+        source = "\n".join([f"def run({self.parameters}):", *self._lines, ""])
+        run = _function(source, self._namespace)
+        return Generated(source, run, code.kind, code.element, code.fails, code.constant, root)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -345,6 +365,8 @@ class _Generator:
             if name in TYPES:
                 return Code(self._object(TYPES[name]), Kind.TYPE, fails=False, atom=True)
             raise UnsupportedError(node.id, f"`{name}` is not known here")
+        if found.refusal is not None:
+            raise UnsupportedError(node.id, *found.refusal)
         if found.constant is not operators.MISSING:
             return self._known(found)
         if found.variable is None:
@@ -354,7 +376,7 @@ class _Generator:
 
     def _known(self, found: Name) -> Code:
         """Write a variable whose value is known already, so that its reader knows it too."""
-        if found.kind in {Kind.LIST, Kind.MAP}:
+        if found.kind in {Kind.LIST, Kind.MAP, Kind.OPAQUE}:
             text = self._object(found.constant)
             return Code(text, found.kind, found.element, fails=False, atom=True, constant=found.constant)
         return self._constant(found.constant)
@@ -472,7 +494,22 @@ class _Generator:
             codes[place] = replace(codes[place], text=self._object(compiled, "p"))
         if node.function in ZONED and isinstance(name := codes[-1].constant, str):
             codes[-1] = replace(codes[-1], text=self._zone(node, name))
+        if node.function in FOLDED and all(code.constant is not operators.MISSING for code in codes):
+            return self._folded(node, known, codes)
+        if node.function == "sum" and codes[0].kind is Kind.LIST:
+            known = SUMS.get(codes[0].element, known)
         return self._applied(node.function, known, codes)
+
+    def _folded(self, node: Call, known: Function, codes: list[Code]) -> Code:
+        """Make a value that is made of constants now: once, and not for every request."""
+        arguments = [code.constant for code in codes]
+        try:
+            value = known.implementation(*arguments, *([[STEPS_MAX]] if known.budget else []))
+        except CelError as error:
+            written = ", ".join(repr(argument) for argument in arguments)
+            fix = f"mend it; `{node.function}({written[:60]})` would always fail"
+            raise UnsupportedError(node.id, str(error), fix) from None
+        return Code(self._object(value), known.result, fails=False, atom=True, constant=value)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
         kinds = {code.kind for code in codes}
@@ -596,7 +633,7 @@ class _Generator:
 
     def _logic(self, node: Call, *, conjunction: bool) -> Code:
         """`a && b && c`: false if one is false, else an error if one is, else true; `||` the other way round."""
-        operands = list(_flat(node, node.function))
+        operands = list(flat(node, node.function))
         if self._too_deep():
             return self._in_function(lambda: self._logic(node, conjunction=conjunction))
         with self._inside(), self._inside(block=True):
@@ -745,7 +782,7 @@ class _Generator:
                 Call(function="hasValue", arguments=(target,)),
                 Call(function="optional.of", arguments=(Comprehension() as bind,)) | (Comprehension() as bind),
                 Call(function="optional.none"),
-            ) if _is_bind(bind):
+            ) if is_bind(bind):
                 pass
             case _:
                 return None
@@ -776,7 +813,7 @@ class _Generator:
     # --- loops ------------------------------------------------------------------------------------------------------
 
     def _comprehension(self, node: Comprehension) -> Code:
-        if _is_bind(node):
+        if is_bind(node):
             return self._bind(node)
         if self._too_deep():
             return self._in_function(lambda: self._comprehension(node))
@@ -1014,11 +1051,11 @@ def _outdented(lines: list[str], levels: int = 1) -> list[str]:
     return [line[4 * levels :] for line in lines]
 
 
-def _flat(node: Node, function: str) -> Iterator[Node]:
+def flat(node: Node, function: str) -> Iterator[Node]:
     """Give the operands of `a && b && c`, which the parser balances into a tree."""
     if isinstance(node, Call) and node.function == function:
         for argument in node.arguments:
-            yield from _flat(argument, function)
+            yield from flat(argument, function)
     else:
         yield node
 
@@ -1045,7 +1082,8 @@ def _equal_to(constant: Code, other: Code, known: str, name: str, *, negated: bo
             return None
 
 
-def _is_bind(node: Comprehension) -> bool:
+def is_bind(node: Comprehension) -> bool:
+    """Tell whether a comprehension is what `cel.bind` expands to."""
     return (
         isinstance(node.condition, Constant)
         and node.condition.value is False
@@ -1065,7 +1103,7 @@ def _read_first(node: Node, name: str) -> bool:
             return False
         case Call(arguments=(first, *_)):
             return _read_first(first, name)
-        case Comprehension() if not _is_bind(node):
+        case Comprehension() if not is_bind(node):
             return _read_first(node.over, name)
         case _:
             return False

@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from app.core.cel.needs import Lifted
 from app.core.types import Json, JsonObject
+
+if TYPE_CHECKING:
+    from app.core.cel.budget import Budget
+    from app.core.cel.clauses import Trace
 
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
 INPUT_NAMES = ("subject", "action", "resource", "context", "change")
@@ -25,6 +30,8 @@ class ResultType(StrEnum):
 
     BOOL = "bool"
     STRING = "string"
+    # A string as well, but one that may only turn out to be one when the expression is evaluated.
+    TEXT = "text"
     JSON = "json"
 
 
@@ -80,11 +87,26 @@ class Program(Protocol):
         """The expression as its author wrote it."""
         ...
 
+    @property
+    def lifted(self) -> Lifted:
+        """What is known of a condition before it is evaluated."""
+        ...
+
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once: a `bool`, a `str` or any JSON value, as the `ResultType` said when it was compiled.
 
         Raises:
             EvaluationError: for every value and every failure that is not of that type.
+        """
+        ...
+
+    def trace(self, bindings: Bindings, *, budget: "Budget | None" = None) -> "Trace":
+        """Evaluate once more, and note what each boolean part says: several times the cost, and for a reason only.
+
+        What it costs is taken from `budget`, of steps; without one it may cost what an evaluation may.
+
+        Raises:
+            Exception: there is no trace. The value of the expression is what `evaluate` says, whatever happens here.
         """
         ...
 

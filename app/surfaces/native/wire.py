@@ -4,7 +4,9 @@ from typing import Final, NoReturn
 
 import orjson
 
+from app.core.budgets import to_answer
 from app.core.members import refuse_unknown
+from app.core.reasons import reason_members
 from app.core.types import Json, JsonObject, Mutation
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
@@ -65,26 +67,7 @@ def decision_to_wire(decision: Decision) -> bytes:
     members: JsonObject = {
         "id": decision.id,
         "decision": decision.effect.value,
-        "reasons": [
-            {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-            }
-            if reason.clause is None and reason.exception is None
-            else {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-                **({} if reason.clause is None else {"clause": reason.clause}),
-                **({} if reason.exception is None else {"exception": reason.exception}),
-            }
-            for reason in decision.reasons
-        ],
+        "reasons": [reason_members(reason) for reason in decision.reasons],
         "policy_set": decision.policy_set,
         "mutation_digest": decision.mutation_digest,
         "ledger_index": decision.ledger_index,
@@ -93,6 +76,8 @@ def decision_to_wire(decision: Decision) -> bytes:
     }
     if decision.approval is not None:
         members["approval"] = decision.approval
+    if budgets := to_answer(decision.budgets):
+        members["budgets"] = budgets
     if decision.obligations:
         members["obligations"] = decision.obligations
     if decision.request_id is not None:

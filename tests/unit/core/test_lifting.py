@@ -1,12 +1,13 @@
 """Exceptions: what they lift and what nobody lifts, compared with a naive reference; doubt denies."""
 
 import datetime as dt
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.cel import ResultType, compile_expression
+from app.core.cel import Program, ResultType, compile_expression
 from app.core.decide import (
     DEFAULT_DENY,
     FIREWALL,
@@ -159,7 +160,6 @@ def test_what_is_lifted_has_a_limit_that_says_so():
 
 def test_each_exception_is_asked_once():
     class Counting:
-        text = "true"
         asked = 0
 
         def evaluate(self, bindings):
@@ -167,7 +167,8 @@ def test_each_exception_is_asked_once():
             return True
 
     counting = Counting()
-    exception = PolicyException("e", "o", "r", ALWAYS, {"p": None}, conditions=(Condition("c", counting),))
+    condition = Condition("c", cast("Program", counting))
+    exception = PolicyException("e", "o", "r", ALWAYS, {"p": None}, conditions=(condition,))
     many = Policy("p", tuple(rule(f"r{i}", Effect.DENY) for i in range(5)))
     assert judge(many, ALLOWING, exceptions=[exception]).effect is Effect.ALLOW
     assert counting.asked == 1
@@ -179,14 +180,14 @@ def test_each_exception_is_asked_once():
 @pytest.mark.parametrize("answer", [1, "true", None, ValueError("secret"), RecursionError()])
 def test_nothing_but_true_lifts(answer):
     class Misbehaves:
-        text = "?"
-
         def evaluate(self, bindings):
             if isinstance(answer, BaseException):
                 raise answer
             return answer
 
-    exception = PolicyException("e", "o", "r", ALWAYS, {"p": None}, conditions=(Condition("c", Misbehaves()),))
+    exception = PolicyException(
+        "e", "o", "r", ALWAYS, {"p": None}, conditions=(Condition("c", cast("Program", Misbehaves())),)
+    )
     assert judge(Policy("p", (rule("r", Effect.DENY),)), ALLOWING, exceptions=[exception]).effect is Effect.DENY
 
 
