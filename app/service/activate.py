@@ -11,7 +11,7 @@ The first activation ever has nothing to judge it, and needs the role admin alon
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -33,6 +33,7 @@ from app.ledger.spend import settle_within
 from app.ledger.within import append_within
 from app.policies.distribute import PolicySource, SetInForce
 from app.policies.load import check_documents
+from app.policies.shape import EXCEPTION_KIND
 from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
 from app.service.decide import UUID_ENTROPY_BYTES, Ledger
@@ -40,6 +41,7 @@ from app.service.sign import described, signatures_of, signers_of
 
 RESOURCE_TYPE: Final = "policy-set"
 ACTION: Final = "activate"
+_EXCEPTION_PREFIX: Final = f"{EXCEPTION_KIND}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +214,10 @@ class ActivateService:
             action={"name": ACTION, "properties": {}},
             resource={"type": RESOURCE_TYPE, "id": digest, "properties": {}},
             change={
-                "before": {"digest": held.digest, "policies": len(before)},
+                "before": {"digest": held.digest, **_counts(before)},
                 "after": {
                     "digest": digest,
-                    "policies": len(after),
+                    **_counts(after),
                     "added": sorted(after.keys() - before.keys()),
                     "removed": sorted(before.keys() - after.keys()),
                     "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
@@ -273,13 +275,20 @@ class _Refused(Exception):  # noqa: N818 - no error: it takes a verdict out of a
 
 
 def _by_name(documents: list[Json]) -> dict[str, str]:
-    """Digests of a set's documents by the name of the policy."""
+    """Digests of a set's documents by the name of the policy; an exception's is `PolicyException/NAME`."""
     found: dict[str, str] = {}
     for document in documents:
         metadata = document.get("metadata") if isinstance(document, dict) else None
-        if isinstance(metadata, Mapping):
-            found[str(metadata.get("name"))] = digest_of(document)
+        if isinstance(document, dict) and isinstance(metadata, Mapping):
+            prefix = _EXCEPTION_PREFIX if document.get("kind") == EXCEPTION_KIND else ""
+            found[f"{prefix}{metadata.get('name')}"] = digest_of(document)
     return found
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    listed = list(names)
+    exceptions = sum(name.startswith(_EXCEPTION_PREFIX) for name in listed)
+    return {"policies": len(listed) - exceptions, "exceptions": exceptions}
 
 
 def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: str) -> FirewallError:

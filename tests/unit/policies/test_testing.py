@@ -101,6 +101,62 @@ def test_obligations_are_compared(here):
     assert words.startswith('obligations: expected none; got `{"key":"a","policy":"sizes"')
 
 
+EXCEPTION = """\
+---
+apiVersion: mutationfirewall.io/v1
+kind: PolicyException
+metadata: {name: movers}
+spec:
+  owner: o
+  reason: r
+  validUntil: 2026-04-01T00:00:00Z
+  policies: [{name: sizes, rules: [large]}]
+---
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: anything}
+spec: {rules: [{name: any, effect: allow, when: "true"}]}
+"""
+
+
+def test_exceptions_are_compared(here):
+    (here / "policies" / "sizes.yaml").write_text(POLICY + EXCEPTION)
+    lifted = "{policy: sizes, rule: large, exception: movers}"
+    found = tried(
+        here,
+        case("named", 3, "{decision: allow, exceptions: [movers]}"),
+        case("none", 1, "{decision: allow, exceptions: []}"),
+        case("reasons", 3, f"{{decision: allow, reasons: [{{policy: anything, rule: any}}, {lifted}]}}"),
+        case("too many", 3, "{decision: allow, exceptions: []}"),
+        case("another", 1, "{decision: allow, exceptions: [movers]}"),
+        case(
+            "unmarked", 3, "{decision: allow, reasons: [{policy: anything, rule: any}, {policy: sizes, rule: large}]}"
+        ),
+        case(
+            "marked",
+            1,
+            "{decision: allow, reasons: [{policy: anything, rule: any}, {policy: sizes, rule: small, exception: x}]}",
+        ),
+    )
+    assert [bool(result.failures) for result in found.results] == [False, False, False, True, True, True, True]
+    assert found.failed[0].failures == ("exceptions: expected none; got `movers`",)
+    assert found.failed[1].failures == ("exceptions: expected `movers`; got none",)
+    assert "got anything/any “allowed by this rule”, sizes/large (lifted by `movers`)" in found.failed[2].failures[0]
+    assert "expected anything/any, sizes/small (lifted by `x`)" in found.failed[3].failures[0]
+
+
+def test_a_freeze_is_covered_when_it_is_open_and_when_it_is_not(here):
+    frozen = POLICY + '  freezes: [{name: weekend, schedule: "0 18 * * 5", timeZone: UTC, duration: 62h}]\n'
+    (here / "policies" / "sizes.yaml").write_text(frozen)
+    saturday = case("frozen", 1, "{decision: deny}").replace(
+        "      expect", "      now: 2026-03-14T00:00:00Z\n      expect"
+    )
+    (coverage,) = tried(here, case("open", 1, "{decision: allow}")).coverage
+    assert coverage.rules[-1].missing == "never spoke"
+    (coverage,) = tried(here, case("open", 1, "{decision: allow}"), saturday).coverage
+    assert coverage.rules[-1].missing == ""
+
+
 def test_coverage(here):
     (coverage,) = tried(here, case("a", 1, "{decision: allow}"), case("b", 3, "{decision: hold}")).coverage
     assert [(rule.rule.name, rule.missing) for rule in coverage.rules] == [

@@ -252,6 +252,13 @@ def test_a_hold_says_what_would_lift_it() -> None:
     assert body["reasons"][1] == {"policy": "q", "rule": "s", "effect": "deny", "mode": "shadow", "message": "n"}
 
 
+def test_a_reason_that_did_not_count_says_so() -> None:
+    reasons = (Reason("p", "r", Effect.ALLOW, "m"), Reason("q", "s", Effect.HOLD, "n", exception="e"))
+    body = orjson.loads(decision_to_wire(decision(reasons=reasons)))
+    assert [reason.get("exception", "none") for reason in body["reasons"]] == ["none", "e"]
+    DecisionOut.model_validate(body)
+
+
 def test_obligations_are_written_where_there_are_any() -> None:
     obligations = (Obligation("p", "r", "redact", ["a", {"b": 1.5}]), Obligation("p", "r", "level", None))
     body = orjson.loads(decision_to_wire(decision(obligations=obligations)))
