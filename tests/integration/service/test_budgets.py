@@ -9,6 +9,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -20,11 +21,11 @@ from app.core.normalise import normalise
 from app.core.types import Effect, Mode, Mutation
 from app.errors import FirewallError, Kind
 from app.ledger.read import LedgerReader
-from app.ledger.receipt import parse
+from app.ledger.receipt import PendingDecision, seal_decision
 from app.ledger.uses import SKEW_MAX, SWEEP_ROWS
 from app.persistence.breaker import FAILURES_TO_OPEN
 from tests.integration.ledger.conftest import Fault, Wire
-from tests.integration.service.budgeted import Replica, budget, mutation, policy
+from tests.integration.service.budgeted import WHO, Replica, budget, mutation, policy
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("budgeted.py")
@@ -80,16 +81,19 @@ async def test_what_is_recorded_is_decided_the_same_again(database_dsn):
         for index in range(5):
             entry = await reader.get(index)
             record = orjson.loads(entry.record or b"")
-            receipt = parse(entry.receipt)
-            asked = normalise(Mutation(**record["input"]))
+            asked = Mutation(**record["input"])
+            normalised = normalise(asked)
             now = datetime.fromisoformat(record["now"])
-            verdict = decide(replica.policy_set, asked, now, from_record(record))
-            assert verdict.effect == record["decision"] == receipt["decision"]
-            assert orjson.loads(orjson.dumps(verdict.reasons)) == record["reasons"]
+            verdict = decide(replica.policy_set, normalised, now, from_record(record))
             assert verdict.uncounted == ()
+            again = PendingDecision(
+                UUID(record["id"]), now, WHO, asked, normalised.digest, record["policy_set"], verdict, record["engine"]
+            )
+            sealed = seal_decision(again, salt=entry.salt or b"")
+            assert (sealed.record, sealed.receipt) == (entry.record, entry.receipt)
             seen.append((verdict.effect.value, record["budgets"]))
             # Without what it saw the same question has another answer.
-            assert decide(replica.policy_set, asked, now) != verdict
+            assert decide(replica.policy_set, normalised, now) != verdict
     assert seen[0] == ("allow", [
         {"policy": "p", "budget": "b", "used": 0},
         {"policy": "p", "budget": "zones", "used": 0},
