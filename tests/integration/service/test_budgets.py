@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from app.errors import FirewallError, Kind
 from app.ledger.read import LedgerReader
 from app.ledger.receipt import PendingDecision, seal_decision
 from app.ledger.uses import SKEW_MAX, SWEEP_ROWS
-from app.persistence.breaker import FAILURES_TO_OPEN
+from app.persistence.breaker import FAILURES_TO_OPEN, RECOVERY, CircuitBreaker
 from tests.integration.ledger.conftest import Fault, Wire
 from tests.integration.service.budgeted import WHO, Replica, budget, mutation, policy
 
@@ -315,6 +315,25 @@ async def test_a_wrong_clock_opens_no_breaker(database_dsn):
         for _ in range(FAILURES_TO_OPEN + 1):
             assert "apart" in (await refused(replica.decide())).detail
         replica.ahead = timedelta()
+        assert (await replica.decide()).effect is Effect.ALLOW
+
+
+async def test_a_probe_that_fails_by_a_defect_lets_the_next_one_try(database_dsn):
+    seconds = 0.0
+    breaker = CircuitBreaker(clock=lambda: seconds)
+    async with Replica(database_dsn, policy(budget()), breaker=breaker) as replica:
+        for _ in range(FAILURES_TO_OPEN):
+            breaker.failure()
+        assert (await refused(replica.decide())).kind is Kind.UNAVAILABLE
+
+        def broken(_counters):
+            raise RuntimeError
+
+        seconds += RECOVERY
+        with pytest.raises(RuntimeError):
+            await replica.budgets.settle((), now=datetime.now(UTC), judge=broken)
+        assert (await refused(replica.decide())).kind is Kind.UNAVAILABLE
+        seconds += RECOVERY
         assert (await replica.decide()).effect is Effect.ALLOW
 
 
