@@ -8,14 +8,16 @@ The rule of combination, in full:
    deny, whatever its own effect (`rule_error`).
 3. deny > hold > allow; if nothing speaks, the default is deny.
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
+5. A ValidatingAdmissionPolicy only denies: `app.core.admission.asking` says when.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Policy
+from app.core.admission.asking import Heard, ask_admission
+from app.core.cel import Bindings, EvaluationError, Program, RequestBindings, bind, one_line
+from app.core.index import MESSAGE_MAX_CHARS, AnyPolicy, Approval, CompiledPolicySet, Policy
 from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Reason, Verdict
 
 # Who speaks where no policy does; no policy can have this name.
@@ -48,15 +50,25 @@ def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: d
     """
     try:
         bindings = bind(normalised.inputs, now=now)
-        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings)]
-        return _combine(spoken, normalised.inputs)
+        heard = Heard()
+        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, heard)]
+        return _noted(_combine(spoken, normalised.inputs), heard)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
 
 
-def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
+def _noted(verdict: Verdict, heard: Heard) -> Verdict:
+    """Add what admission policies say beside the decision, if they do."""
+    if not heard.notes:
+        return verdict
+    return verdict._replace(warnings=heard.bounded_warnings(), annotations=heard.all_annotations())
+
+
+def _ask(policy: AnyPolicy, bindings: RequestBindings, heard: Heard) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
+    if not isinstance(policy, Policy):
+        return [_Spoken(reason, failed) for reason, failed in ask_admission(policy, bindings, heard)]
     failures: list[_Spoken] = []
     for position, condition in enumerate(policy.conditions):
         holds = _evaluate(condition.program, bindings)

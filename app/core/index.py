@@ -2,11 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
+from app.core.admission.facts import Facts, facts_of
 from app.core.cel import Program, one_line
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
+
+if TYPE_CHECKING:
+    from app.core.admission.policy import AdmissionPolicy
+
+# Every kind of document that speaks about mutations.
+AnyPolicy: TypeAlias = "Policy | AdmissionPolicy"
 
 # A person reads one line; the receipt of the ledger has 4 KiB for everything.
 MESSAGE_MAX_CHARS = 512
@@ -164,11 +171,12 @@ class CompiledPolicySet:
     The index maps resource type and action to the policies that can match them, so that the cost of a decision follows
     the policies that can match, not those that exist. Policies whose types or actions are patterns are in every
     bucket that they could belong to; `select` tests `match` itself before it answers, the index only leaves out.
+    Admission policies are found by the Kubernetes resource.
     """
 
-    __slots__ = ("_by_type", "_other", "digest", "policies")
+    __slots__ = ("_admission", "_by_type", "_other", "digest", "policies")
 
-    def __init__(self, policies: Iterable[Policy], *, digest: str) -> None:
+    def __init__(self, policies: Iterable[AnyPolicy], *, digest: str) -> None:
         """Index the policies, sorted by name.
 
         Raises:
@@ -180,20 +188,45 @@ class CompiledPolicySet:
             raise ValueError("a policy set without policies would deny everything without saying why")
         if len({policy.name for policy in self.policies}) != len(self.policies):
             raise ValueError("two policies have the same name")
-        types = sorted({name for policy in self.policies for name in policy.exact_types() or ()})
-        self._by_type = {name: _Bucket(p for p in self.policies if _can_match(p, name)) for name in types}
-        self._other = _Bucket(p for p in self.policies if p.exact_types() is None)
+        own = [policy for policy in self.policies if isinstance(policy, Policy)]
+        types = sorted({name for policy in own for name in policy.exact_types() or ()})
+        self._by_type = {name: _Bucket(p for p in own if _can_match(p, name)) for name in types}
+        self._other = _Bucket(p for p in own if p.exact_types() is None)
+        self._admission = _AdmissionBuckets(p for p in self.policies if not isinstance(p, Policy))
 
     @property
     def rules(self) -> tuple[tuple[Policy, Rule], ...]:
-        """Every rule with its policy, in the order of names."""
-        return tuple((policy, rule) for policy in self.policies for rule in policy.rules)
+        """Every rule with its policy, in the order of names; validations of admission policies are none."""
+        return tuple((policy, rule) for policy in self.policies if isinstance(policy, Policy) for rule in policy.rules)
 
-    def select(self, inputs: JsonObject) -> tuple[Policy, ...]:
+    def select(self, inputs: JsonObject) -> tuple[AnyPolicy, ...]:
         """Give the policies whose `match` fits, sorted by name; their conditions and rules are still to be asked."""
         bucket = self._by_type.get(inputs["resource"]["type"], self._other)
         candidates = bucket.by_action.get(inputs["action"]["name"], bucket.other)
-        return tuple([policy for policy in candidates if policy.match.matches(inputs)])
+        selected: list[AnyPolicy] = [policy for policy in candidates if policy.match.matches(inputs)]
+        if self._admission.all and (facts := facts_of(inputs)) is not None:
+            selected += [policy for policy in self._admission.about(facts) if policy.match.fits(facts) is not False]
+            selected.sort(key=lambda policy: policy.name)
+        return tuple(selected)
+
+
+class _AdmissionBuckets:
+    """Admission policies by the Kubernetes resource that they are about."""
+
+    __slots__ = ("_by_resource", "_open", "all")
+
+    def __init__(self, policies: "Iterable[AdmissionPolicy]") -> None:
+        self.all = tuple(policies)
+        only = {policy.name: policy.match.resources() for policy in self.all}
+        self._open = tuple(policy for policy in self.all if only[policy.name] is None)
+        self._by_resource = {
+            resource: tuple(p for p in self.all if (named := only[p.name]) is None or resource in named)
+            for resource in sorted({resource for names in only.values() for resource in names or ()})
+        }
+
+    def about(self, facts: Facts) -> "tuple[AdmissionPolicy, ...]":
+        """Give the policies that a request could be the business of; all where its facts are broken."""
+        return self.all if facts.problem is not None else self._by_resource.get(facts.resource, self._open)
 
 
 class _Bucket:

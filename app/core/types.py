@@ -6,6 +6,7 @@ What is made for every request is a named tuple: as frozen as a frozen dataclass
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 # JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry
@@ -60,9 +61,15 @@ class NormalisedMutation(NamedTuple):
     sent: bytes | None = None
 
 
+_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall")."""
+    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
+
+    `binding` is the ValidatingAdmissionPolicyBinding that put the policy into force, None for every other kind.
+    """
 
     policy: str
     rule: str
@@ -70,15 +77,19 @@ class Reason:
     message: str
     mode: Mode = Mode.ENFORCE
     clause: str | None = None
+    binding: str | None = None
 
 
 class Verdict(NamedTuple):
     """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
 
     `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
-    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
+    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `warnings` and
+    `annotations` are what ValidatingAdmissionPolicies say beside the decision, for the client and for the audit.
     """
 
     effect: Effect
     reasons: tuple[Reason, ...]
     approval: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = _NO_ANNOTATIONS

@@ -1,6 +1,7 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
-from app.core.cel.bindings import bind
+from app.core.cel.admission import bind_params, facts_in
+from app.core.cel.bindings import RequestBindings, bind
 from app.core.cel.engine import check_variable, compile_expression
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -14,6 +15,7 @@ from app.core.cel.program import (
     Problem,
     Program,
     ResultType,
+    Scope,
     one_line,
 )
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
@@ -32,9 +34,13 @@ __all__ = [
     "ExpressionError",
     "Problem",
     "Program",
+    "RequestBindings",
     "ResultType",
+    "Scope",
     "bind",
+    "bind_params",
     "check_variable",
     "compile_expression",
+    "facts_in",
     "one_line",
 ]

@@ -14,20 +14,26 @@ from app.core.types import JsonObject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself."""
+    """One lazily evaluated value; equal only to itself. `local` ones depend on `params` and are not shared."""
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBindings:
-    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time."""
+    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time.
+
+    With a `parent`, these are the values of one evaluation of the request: what does not depend on it is computed, and
+    kept, in the parent.
+    """
 
     inputs: JsonObject
     now: datetime
     values: dict[Variable, Any] = field(default_factory=dict)
     failures: dict[Variable, tuple[type[CelError | BudgetError], str]] = field(default_factory=dict)
+    parent: "RequestBindings | None" = None
 
 
 def bind(inputs: JsonObject, *, now: datetime) -> RequestBindings:
@@ -45,6 +51,11 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
         CelError: it has no value.
         BudgetError: it costs too much.
     """
+    if bindings.parent is not None and not variable.local:
+        known = bindings.parent.values
+        value = known[variable] if variable in known else load(bindings.parent, variable)
+        bindings.values[variable] = value
+        return value
     failure = bindings.failures.get(variable)
     if failure is not None:
         kind, text = failure

@@ -6,21 +6,25 @@ an expression should have given; no request reaches it. Nothing outside this pac
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from cel_expr_python import cel
 
-from app.core.cel.bindings import NOW, RequestBindings, Variable
+from app.core.cel.admission import VARIABLES
+from app.core.cel.bindings import NOW, RequestBindings, Variable, load
 from app.core.cel.budget import STEPS_MAX
-from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.checked import Checked, MalformedTreeError, read_checked
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.operators import MISSING
 from app.core.cel.program import (
+    ADMISSION_SCOPE,
     INPUT_NAMES,
+    KUBERNETES_NAMES,
     SCOPE,
     Bindings,
     EvaluationError,
@@ -28,10 +32,11 @@ from app.core.cel.program import (
     Problem,
     Program,
     ResultType,
+    Scope,
     one_line,
 )
-from app.core.cel.tokens import position
-from app.core.cel.variables import check_shape, order
+from app.core.cel.tokens import TokenKind, position, tokens
+from app.core.cel.variables import PRESENCE, check_shape, null_of_any_type, order, with_presence
 
 _EXTENSIONS = (
     "optional",  # `regex` needs it before itself
@@ -45,12 +50,28 @@ _EXTENSIONS = (
     "regex",
 )
 _CONFIG = cel.NewEnvConfigFromYaml("extensions:\n" + "\n".join(f"- name: {name}" for name in _EXTENSIONS))
-_BASE: dict[str, Any] = {**dict.fromkeys(INPUT_NAMES, cel.Type.DYN), "now": cel.Type.TIMESTAMP}
-_ENVIRONMENT = cel.NewEnv(config=_CONFIG, variables=_BASE)
-_RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
+_BASE: dict[Scope, dict[str, Any]] = {
+    Scope.MUTATION: {
+        **dict.fromkeys((*INPUT_NAMES, *KUBERNETES_NAMES), cel.Type.DYN),
+        "now": cel.Type.TIMESTAMP,
+    },
+    Scope.ADMISSION: dict.fromkeys(ADMISSION_SCOPE, cel.Type.DYN),
+}
+_IN_SCOPE = {Scope.MUTATION: SCOPE, Scope.ADMISSION: ADMISSION_SCOPE}
+_ENVIRONMENT = cel.NewEnv(config=_CONFIG, variables=_BASE[Scope.MUTATION])
+_ENVIRONMENTS = {
+    Scope.MUTATION: _ENVIRONMENT,
+    Scope.ADMISSION: cel.NewEnv(config=_CONFIG, variables=_BASE[Scope.ADMISSION]),
+}
+_RESULTS = {
+    ResultType.BOOL: (cel.Type.BOOL,),
+    ResultType.STRING: (cel.Type.STRING,),
+    ResultType.STRING_OR_NULL: (cel.Type.STRING, cel.Type.NULL),
+}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+    ResultType.STRING_OR_NULL: "convert it with `string(...)`",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
@@ -61,8 +82,14 @@ _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 
 # What the inputs are for this package's own evaluator; the checker is told that they may be anything.
 _INPUTS = {name: Name(f"i[{name!r}]", Kind.MAP) for name in INPUT_NAMES}
-_SCOPE: dict[str, Name] = {**_INPUTS, "now": Name(variable=NOW, kind=Kind.TIMESTAMP)}
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING}
+_SCOPE: dict[str, Name] = {
+    **_INPUTS,
+    "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
+    **{variable.name: Name(variable=variable) for variable in VARIABLES},
+}
+_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.STRING_OR_NULL: Kind.ANY}
+# The checker's word for a `null` beside a value of another type.
+_NULL_TYPE = "null_type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,63 +116,91 @@ class CompiledProgram:
         raise EvaluationError(text)
 
 
-def compile_expression(text: str, *, result: ResultType, variables: Mapping[str, str] | None = None) -> Program:
+def compile_expression(
+    text: str, *, result: ResultType, variables: Mapping[str, str] | None = None, scope: Scope = Scope.MUTATION
+) -> Program:
     """Compile an expression whose type is known to be `result`, with the variables that it reads.
 
-    `variables` maps names to expressions; positions in errors are those of the text that is at fault.
+    `variables` maps names to expressions; positions in errors are those of the text that is at fault. `scope` says
+    which names there are, and whether a type that is known only when it runs will do.
 
     Raises:
         ExpressionError: the expression, or a variable it reads (`ExpressionError.variable`), cannot be compiled.
     """
     declared = variables or {}
-    checked, ordered = _checked(text, declared)
+    checked, ordered = _checked(text, declared, scope)
     wanted = _RESULTS[result]
-    found = checked.return_type()
-    if found != wanted:
-        raise ExpressionError(
-            (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
-        )
-    return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
+    found = checked.type
+    if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
+        message = f"the expression gives {_name(found)}, not {' or '.join(map(_name, wanted))}"
+        raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
+    return CompiledProgram(text, _generated(checked, ordered, declared, text, scope, wanted=_KINDS[result]).run)
 
 
 def _generated(
-    checked: Any, ordered: tuple[str, ...], texts: Mapping[str, str], text: str, *, wanted: Kind = Kind.ANY
+    checked: "_Checked",
+    ordered: tuple[str, ...],
+    texts: Mapping[str, str],
+    text: str,
+    scope: Scope,
+    *,
+    wanted: Kind = Kind.ANY,
 ) -> Generated:
     """Generate an expression with the variables that it reads."""
-    scope = dict(_SCOPE)
+    names = dict(_SCOPE)
     for name in ordered:
-        scope[f"variables.{name}"] = _variable(name, texts)
+        names[f"variables.{name}"] = found = _variable(name, texts, scope)
+        if scope is Scope.ADMISSION:
+            names[f"{PRESENCE}.{name}"] = _presence(found)
     try:
-        tree = read_checked(checked.serialize())
+        tree = checked.tree()
     except MalformedTreeError as error:
         raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
     try:
-        return generate(tree, scope, wanted=wanted)
+        return generate(tree, names, wanted=wanted)
     except UnsupportedError as error:
         line, column = position(text, tree.positions.get(error.node, 0))
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
 
 
-def _variable(name: str, texts: Mapping[str, str]) -> Name:
-    needed = order(f"variables.{name}", texts)
-    return _compiled_variable(name, tuple((other, texts[other]) for other in needed))
+def _presence(found: Name) -> Name:
+    """Make the name that is true where a variable has a value; where it has none, its error stands."""
+    variable = found.variable
+    if variable is None or found.constant is not MISSING:
+        return Name(kind=Kind.BOOL, constant=True)
+
+    def run(bindings: RequestBindings, *_: Any) -> bool:
+        if variable not in bindings.values:
+            load(bindings, variable)
+        return True
+
+    return Name(kind=Kind.BOOL, fails=found.fails, variable=Variable(variable.name, run, local=variable.local))
+
+
+def _variable(name: str, texts: Mapping[str, str], scope: Scope) -> Name:
+    needed = order(f"variables.{name}", texts, presence=scope is Scope.ADMISSION)
+    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), scope)
 
 
 @lru_cache(maxsize=4096)  # the rules of a policy, and policies with the same variable, share one object and its value
-def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
+def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], scope: Scope) -> Name:
     known = dict(texts)
-    checked, ordered = _checked(known[name], known)
-    generated = _generated(checked, ordered, known, known[name])
+    checked, ordered = _checked(known[name], known, scope)
+    generated = _generated(checked, ordered, known, known[name], scope)
+    # INVARIANT: whatever may depend on `params` is computed for each of them. A variable of a loop may have this name.
+    local = scope is Scope.ADMISSION and any(
+        token.kind is TokenKind.NAME and token.text == "params" for text in known.values() for token in tokens(text)
+    )
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run),
+        variable=Variable(name, generated.run, local),
     )
 
 
-def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
+def check_variable(name: str, *, variables: Mapping[str, str], scope: Scope = Scope.MUTATION) -> None:
     """Check the text of one declared variable, whether or not anything reads it.
 
     Raises:
@@ -153,38 +208,89 @@ def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
     """
     # Through `order`, so that a variable that reads itself is found.
     try:
-        order(f"variables.{name}", variables)
+        order(f"variables.{name}", variables, presence=scope is Scope.ADMISSION)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
-    checked, ordered = _checked(variables[name], variables)
-    _generated(checked, ordered, variables, variables[name])
+    checked, ordered = _checked(variables[name], variables, scope)
+    _generated(checked, ordered, variables, variables[name], scope)
 
 
-def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What the engine's checker made of a text; `added` are the places where the text was given `dyn()`."""
+
+    expression: Any
+    added: tuple[int, ...] = ()
+
+    @property
+    def type(self) -> Any:
+        """The type of the value."""
+        return self.expression.return_type()
+
+    def tree(self) -> Checked:
+        """Give the tree, with the places of the text as its author wrote it."""
+        found = read_checked(self.expression.serialize())
+        if not self.added:
+            return found
+        return replace(found, positions={node: self._place(offset) for node, offset in found.positions.items()})
+
+    def _place(self, offset: int) -> int:
+        moved = 0
+        for place in self.added:
+            start = place + moved
+            if offset < start:
+                break
+            if offset < start + len("dyn(null)"):
+                return place
+            moved += len("dyn()")
+        return offset - moved
+
+
+def _checked(text: str, variables: Mapping[str, str], scope: Scope) -> tuple[_Checked, tuple[str, ...]]:
     """Compile with the variables declared under their own names, so that positions and types are the author's."""
     check_shape(text)
-    ordered = order(text, variables)
+    ordered = order(text, variables, presence=scope is Scope.ADMISSION)
     types: dict[str, Any] = {}
     for name in ordered:
         try:
             check_shape(variables[name])
-            types[f"variables.{name}"] = _compile(variables[name], types).return_type()
+            types[f"variables.{name}"] = _compile(variables[name], types, scope).type
         except ExpressionError as error:
             raise ExpressionError(error.problems, variable=name) from None
-    return _compile(text, types), ordered
+    return _compile(text, types, scope), ordered
 
 
-def _compile(text: str, types: Mapping[str, Any]) -> Any:
+def _compile(text: str, types: Mapping[str, Any], scope: Scope) -> _Checked:
+    if scope is Scope.MUTATION:
+        return _Checked(_declared(text, text, types, scope))
+    known = [name.removeprefix("variables.") for name in types]
+    rewritten, tested = with_presence(text, known)
+    declared = {**types, **{f"{PRESENCE}.{name}": cel.Type.BOOL for name in tested}}
+    try:
+        return _Checked(_declared(rewritten, text, declared, scope))
+    except ExpressionError as error:
+        if not any(_NULL_TYPE in problem.message for problem in error.problems):
+            raise
+        lenient, added = null_of_any_type(rewritten)
+        try:
+            return _Checked(_declared(lenient, text, declared, scope), added)
+        except ExpressionError:
+            # What is wrong beside it is said of the text that its author knows.
+            raise error from None
+
+
+def _declared(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope) -> Any:
     declared = tuple(_Declared(name, str(type_), type_) for name, type_ in types.items())
     try:
-        return _expression(text, declared)
+        return _expression(rewritten, declared, scope)
     except Exception as error:
-        raise ExpressionError(_problems(str(error), text, names=[*SCOPE, *types])) from error
+        names = [*_IN_SCOPE[scope], *(name for name in types if not name.startswith(PRESENCE))]
+        raise ExpressionError(_problems(str(error), text, names=names)) from error
 
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
-def _expression(text: str, declared: tuple["_Declared", ...]) -> Any:
-    environment = _environment(declared) if declared else _ENVIRONMENT
+def _expression(text: str, declared: tuple["_Declared", ...], scope: Scope) -> Any:
+    environment = _environment(declared, scope) if declared else _ENVIRONMENTS[scope]
     return environment.compile(text)
 
 
@@ -198,8 +304,8 @@ class _Declared:
 
 
 @lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
-def _environment(declared: tuple[_Declared, ...]) -> Any:
-    return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}})
+def _environment(declared: tuple[_Declared, ...], scope: Scope) -> Any:
+    return cel.NewEnv(config=_CONFIG, variables={**_BASE[scope], **{d.name: d.type_ for d in declared}})
 
 
 def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
