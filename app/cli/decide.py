@@ -64,6 +64,7 @@ def read_mutation(file: str) -> bytes:
 
 def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
     """Steps 1 and 4 to 8 in this process; the answer has no id and no ledger index, because nothing is recorded."""
+    from dataclasses import asdict
     from datetime import UTC, datetime
 
     from app.core import strict_json
@@ -86,6 +87,7 @@ def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
                 "effect": reason.effect.value,
                 "mode": reason.mode.value,
                 "message": reason.message,
+                **({"binding": reason.binding} if reason.binding is not None else {}),
                 **({"clause": reason.clause} if reason.clause is not None else {}),
             }
             for reason in verdict.reasons
@@ -94,6 +96,9 @@ def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
         "mutation_digest": normalised.digest,
         "decided_at": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         **({"approval": dict(verdict.approval)} if verdict.approval is not None else {}),
+        **({"obligations": [asdict(one) for one in verdict.obligations]} if verdict.obligations else {}),
+        **({"warnings": list(verdict.warnings)} if verdict.warnings else {}),
+        **({"annotations": dict(verdict.annotations)} if verdict.annotations else {}),
     }
 
 
@@ -125,19 +130,32 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     reasons = table("effect", "policy", "rule", "message")
     for reason in answer["reasons"]:
         shadow = " (shadow)" if reason.get("mode") == "shadow" else ""
+        binding = f"\n(binding {reason['binding']})" if reason.get("binding") else ""
         clause = f"\n{reason['clause']}" if reason.get("clause") else ""
         reasons.add_row(
             *(
                 plain(text)
                 for text in (
                     f"{reason['effect']}{shadow}",
-                    reason["policy"],
+                    f"{reason['policy']}{binding}",
                     reason["rule"],
                     f"{reason['message']}{clause}",
                 )
             )
         )
     out.print(reasons)
+    if answer.get("obligations"):
+        obligations = table("obligation", "value", "by")
+        for one in answer["obligations"]:
+            by = f"{one['policy']}/{one['rule']}"
+            obligations.add_row(plain(one["key"]), plain(json.dumps(one["value"])), plain(by))
+        out.print(obligations)
+    for title in ("warnings", "annotations"):
+        if answer.get(title):
+            out.print(Text(title, style="bold"))
+            notes = answer[title] if title == "warnings" else [f"{k}: {v}" for k, v in answer[title].items()]
+            for note in notes:
+                out.print(plain(note))
     facts = table("", "")
     facts.show_header = False
     if answer.get("approval"):

@@ -61,7 +61,7 @@ class NormalisedMutation(NamedTuple):
     sent: bytes | None = None
 
 
-_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
+NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,28 @@ class Reason:
     binding: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """What the enforcement point must do as well: a rule that won says so. `value` is any JSON value."""
+
+    policy: str
+    rule: str
+    key: str
+    value: Json
+
+
 class Verdict(NamedTuple):
     """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
 
     `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
-    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `warnings` and
-    `annotations` are what ValidatingAdmissionPolicies say beside the decision, for the client and for the audit.
+    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `obligations` are
+    those of every rule that won, in the order of policies and rules. `warnings` and `annotations` are what
+    ValidatingAdmissionPolicies say beside the decision, to the client and for the audit.
     """
 
     effect: Effect
     reasons: tuple[Reason, ...]
     approval: Mapping[str, Any] | None = None
+    obligations: tuple[Obligation, ...] = ()
     warnings: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = _NO_ANNOTATIONS
+    annotations: Mapping[str, str] = NO_ANNOTATIONS

@@ -18,7 +18,7 @@ import orjson
 
 from app.core.canonical import canonical
 from app.core.principal import Principal
-from app.core.types import Effect, JsonObject, Mode, Mutation, Verdict
+from app.core.types import Effect, JsonObject, Mode, Mutation, Reason, Verdict
 from app.errors import FirewallError, Kind
 
 VERSION = 1
@@ -152,8 +152,12 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "rationale": mutation.rationale,
             "mutation": pending.mutation_digest,
             "decision": verdict.effect,
-            "reasons": verdict.reasons,
+            "reasons": [_reason(reason) for reason in verdict.reasons],
             "approval": verdict.approval,
+            # Left out where there are none: the form of a record changes by what is new in it alone.
+            **({"obligations": verdict.obligations} if verdict.obligations else {}),
+            **({"warnings": verdict.warnings} if verdict.warnings else {}),
+            **({"annotations": verdict.annotations} if verdict.annotations else {}),
         }
     )
     deciding = verdict.reasons[0]
@@ -314,6 +318,20 @@ def _name(name: str) -> str:
     if text is None or len(text) > NAME_BYTES_MAX:
         return f'"sha256:{sha256(name.encode("utf-8", "surrogatepass")).hexdigest()}"'
     return text.decode()
+
+
+def _reason(reason: Reason) -> JsonObject:
+    members: JsonObject = {
+        "policy": reason.policy,
+        "rule": reason.rule,
+        "effect": reason.effect,
+        "message": reason.message,
+        "mode": reason.mode,
+        "clause": reason.clause,
+    }
+    if reason.binding is not None:
+        members["binding"] = reason.binding
+    return members
 
 
 def _written(value: UUID | datetime) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     Uuid,
@@ -125,4 +126,26 @@ policy_set_activations = Table(
     CheckConstraint("reason <> '' AND length(reason) <= 1000", name="reason"),
     Index("policy_set_activations_digest_idx", "digest"),
     Index("policy_set_activations_ledger_id_key", "ledger_id", unique=True),
+)
+
+# What allowed mutations took from budgets. Not append-only: rows go when no window looks back at them any more, and the
+# ledger, written by the same transaction, keeps the decision. INVARIANT: who writes here holds the lock of the key.
+budget_uses = Table(
+    "budget_uses",
+    metadata,
+    # SHA-256 of whose budget it is (app/core/budgets.py).
+    Column("key", LargeBinary, nullable=False),
+    Column("decided_at", DateTime(timezone=True), nullable=False),
+    Column("decision_id", Uuid, nullable=False),
+    # For people who look into the table; the key says the same.
+    Column("policy", Text, nullable=False),
+    Column("budget", Text, nullable=False),
+    # SHA-256 of what is counted once, for a budget of distinct values.
+    Column("value", LargeBinary),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("key", "decided_at", "decision_id", name="budget_uses_pkey"),
+    CheckConstraint("octet_length(key) = 32", name="key"),
+    CheckConstraint("octet_length(value) = 32", name="value"),
+    CheckConstraint("expires_at > decided_at", name="expires_at"),
+    Index("budget_uses_expires_at_idx", "expires_at"),
 )

@@ -236,5 +236,6 @@ def _reason(reason: Reason) -> dict[str, str]:
         "effect": reason.effect.value,
         "mode": reason.mode.value,
         "message": reason.message,
+        **({} if reason.binding is None else {"binding": reason.binding}),
         **({} if reason.clause is None else {"clause": reason.clause}),
     }

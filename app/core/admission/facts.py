@@ -192,9 +192,7 @@ def _operation(action: str, after: MaybeObject, before: MaybeObject) -> str:
     return UPDATE
 
 
-def _sent(
-    request: Any, after: MaybeObject, before: MaybeObject, namespace_object: MaybeObject
-) -> Facts:
+def _sent(request: Any, after: MaybeObject, before: MaybeObject, namespace_object: MaybeObject) -> Facts:
     """Take the facts over from who knows them; what contradicts itself or the objects is no basis for a decision."""
     where = f"`{_CONTEXT}.request"
     if not isinstance(request, dict):

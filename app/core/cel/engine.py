@@ -21,6 +21,7 @@ from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.operators import MISSING
+from app.core.cel.plain import to_json
 from app.core.cel.program import (
     ADMISSION_SCOPE,
     INPUT_NAMES,
@@ -37,6 +38,7 @@ from app.core.cel.program import (
 )
 from app.core.cel.tokens import TokenKind, position, tokens
 from app.core.cel.variables import PRESENCE, check_shape, null_of_any_type, order, with_presence
+from app.core.types import Json
 
 _EXTENSIONS = (
     "optional",  # `regex` needs it before itself
@@ -73,6 +75,13 @@ _WRONG_RESULT_FIXES = {
     ResultType.STRING: "convert it with `string(...)`",
     ResultType.STRING_OR_NULL: "convert it with `string(...)`",
 }
+_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)")
+_NEVER_JSON_FIXES = {
+    "BYTES": "write `base64.encode(...)`",
+    "TYPE<": "write `string(...)` around what the type is of",
+    "optional_type": "say what is given without a value: `.orValue(...)`",
+    "MAP<": "make the keys texts",
+}
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _NOISE = re.compile(r"^[A-Z_]+: |^<input>:-1:-1: | \[[A-Z_]+\]$| \(in container ''\)$| expecting \{.*\}$|\.$")
@@ -99,12 +108,12 @@ class CompiledProgram:
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
 
-    def evaluate(self, bindings: Bindings) -> bool | str:
+    def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
         try:
-            answer: bool | str = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
         except EvaluationError:
             raise
         except FAIL as error:
@@ -129,12 +138,26 @@ def compile_expression(
     """
     declared = variables or {}
     checked, ordered = _checked(text, declared, scope)
-    wanted = _RESULTS[result]
     found = checked.type
+    if result is ResultType.JSON:
+        if (never := _NEVER_JSON.search(str(found))) is not None:
+            fix = _NEVER_JSON_FIXES[never.group()]
+            raise ExpressionError(
+                (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
+            )
+        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, scope).run))
+    wanted = _RESULTS[result]
     if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
         message = f"the expression gives {_name(found)}, not {' or '.join(map(_name, wanted))}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
     return CompiledProgram(text, _generated(checked, ordered, declared, text, scope, wanted=_KINDS[result]).run)
+
+
+def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
+    def plain(*given: Any) -> Json:
+        return to_json(run(*given))
+
+    return plain
 
 
 def _generated(

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from app.core.types import JsonObject
+from app.core.types import Json, JsonObject
 
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
 INPUT_NAMES = ("subject", "action", "resource", "context", "change")
@@ -17,8 +17,9 @@ ADMISSION_SCOPE = (*KUBERNETES_NAMES, "params")
 
 # Longer texts are programs, not conditions; the parser's work grows faster than the text.
 EXPRESSION_MAX_CHARS = 16_384
-# Brackets open at the same time. The engine's own parser gives up at 32 levels of recursion, without a position.
-NESTING_MAX = 24
+# Brackets open at the same time: as many as the published cases have. Where they are not all parentheses, the engine's
+# parser gives up a little earlier, and without a position.
+NESTING_MAX = 32
 # An engine's error can quote a value of the input: enough to recognise it, not enough to copy a document into a log.
 ERROR_MAX_CHARS = 300
 
@@ -29,6 +30,7 @@ class ResultType(StrEnum):
     BOOL = "bool"
     STRING = "string"
     STRING_OR_NULL = "string or null"
+    JSON = "json"
 
 
 class Scope(StrEnum):
@@ -94,8 +96,8 @@ class Program(Protocol):
         """The expression as its author wrote it."""
         ...
 
-    def evaluate(self, bindings: Bindings) -> bool | str:
-        """Evaluate once: a `bool` or a `str`, as the `ResultType` said when it was compiled.
+    def evaluate(self, bindings: Bindings) -> Json:
+        """Evaluate once: a `bool`, a `str` or any JSON value, as the `ResultType` said when it was compiled.
 
         Of `STRING_OR_NULL` the caller checks what it gets.
 

@@ -117,7 +117,17 @@ class ReasonOut(_Wire):
     effect: Effect
     mode: Mode
     message: str
+    binding: Left[str] = Field(default=None, description="of a ValidatingAdmissionPolicy")
     clause: Left[str] = None
+
+
+class ObligationOut(_Wire):
+    """What has to be done as well, because a rule that won says so."""
+
+    policy: str
+    rule: str
+    key: str
+    value: JsonValue
 
 
 class DecisionOut(_Wire):
@@ -132,6 +142,11 @@ class DecisionOut(_Wire):
     receipt_hash: Digest = Field(description="RFC 9162 leaf hash")
     decided_at: str = Field(json_schema_extra={"format": "date-time"})
     approval: Left[dict[str, JsonValue]] = Field(default=None, description="what lifts a hold")
+    obligations: Left[list[ObligationOut]] = Field(
+        default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
+    )
+    warnings: Left[list[str]] = Field(default=None, description="what admission policies warn of")
+    annotations: Left[dict[str, str]] = Field(default=None, description="what admission policies note for the audit")
     request_id: Left[str] = None
 
 

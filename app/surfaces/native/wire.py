@@ -5,7 +5,7 @@ from typing import Final, NoReturn
 import orjson
 
 from app.core.members import refuse_unknown
-from app.core.types import Json, JsonObject, Mutation
+from app.core.types import Json, JsonObject, Mutation, Reason
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 
@@ -65,25 +65,7 @@ def decision_to_wire(decision: Decision) -> bytes:
     members: JsonObject = {
         "id": decision.id,
         "decision": decision.effect.value,
-        "reasons": [
-            {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-            }
-            if reason.clause is None
-            else {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-                "clause": reason.clause,
-            }
-            for reason in decision.reasons
-        ],
+        "reasons": [_reason(reason) for reason in decision.reasons],
         "policy_set": decision.policy_set,
         "mutation_digest": decision.mutation_digest,
         "ledger_index": decision.ledger_index,
@@ -92,9 +74,30 @@ def decision_to_wire(decision: Decision) -> bytes:
     }
     if decision.approval is not None:
         members["approval"] = decision.approval
+    if decision.obligations:
+        members["obligations"] = decision.obligations
+    if decision.warnings:
+        members["warnings"] = decision.warnings
+    if decision.annotations:
+        members["annotations"] = dict(decision.annotations)
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
     return orjson.dumps(members)
+
+
+def _reason(reason: Reason) -> JsonObject:
+    members: JsonObject = {
+        "policy": reason.policy,
+        "rule": reason.rule,
+        "effect": reason.effect.value,
+        "mode": reason.mode.value,
+        "message": reason.message,
+    }
+    if reason.binding is not None:
+        members["binding"] = reason.binding
+    if reason.clause is not None:
+        members["clause"] = reason.clause
+    return members
 
 
 _ABSENT: Final = object()

@@ -61,7 +61,7 @@ CASES = {
     "many unknown members": (HEAD + RULES + "".join(f"  k{i}: 1\n" for i in range(30_000)), "has 30000 unknown members"),
     "many values": ("[" + "[]," * 300_000 + "]", "the file has more than 100000 values"),
     "brackets without end": ("[" * 1_000_000, "nested more than 24 deep"),
-    "an expression in brackets": (expression("(" * 8_000 + "true" + ")" * 8_000), "brackets are nested more than 24 deep"),
+    "an expression in brackets": (expression("(" * 8_000 + "true" + ")" * 8_000), "brackets are nested more than 32 deep"),
     "a chain of members": (expression("change" + ".a" * 8_000 + " == 1"), "spec.rules[0].when"),
     "a chain of choices": (expression("true ? " * 2_000 + "true" + " : true" * 2_000), "spec.rules[0].when"),
     "an endless expression": (expression("true && " * 20_000 + "true"), "has more than 16384 characters"),
