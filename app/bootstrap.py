@@ -23,6 +23,7 @@ from app.edge.limits import Buckets, RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
@@ -158,10 +159,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     service = DecisionService(
         source.current,
         ledger=ledger,
+        budgets=BudgetLedger(
+            engine,
+            deadline=settings.ledger.deadline_seconds,
+            concurrent_max=max(1, database.pool_size // 2),
+            observer=observer,
+        ),
         clock=partial(datetime.now, UTC),
         entropy=entropy,
         engine=ENGINE,
         counted=counted,
+        exhausted=lambda mode: metrics.budgets_exhausted[mode].inc(),
     )
 
     async def check_database() -> CheckResult:

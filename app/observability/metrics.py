@@ -16,7 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from app.core.principal import AuthMethod
-from app.core.types import Effect
+from app.core.types import Effect, Mode
 from app.errors import FirewallError, Kind
 
 OTHER: Final = "other"
@@ -82,6 +82,7 @@ class DbOperation(StrEnum):
     REVISION = "revision"
     PING = "ping"
     POLICY_SETS = "policy_sets"
+    BUDGETS = "budgets"
     OTHER = "other"
 
 
@@ -187,6 +188,7 @@ class Metrics:
         }
         self._durations: Mapping[str, Timing] = {path: Timing(REQUEST_BUCKETS) for path in (*self._methods, OTHER)}
         self.decisions: Mapping[Effect, Tally] = {effect: Tally() for effect in Effect}
+        self.budgets_exhausted: Mapping[Mode, Tally] = {mode: Tally() for mode in Mode}
         self.auth_attempts: Mapping[tuple[AuthMethod, AuthResult], Tally] = {
             (method, result): Tally() for method in AuthMethod for result in AuthResult
         }
@@ -214,6 +216,12 @@ class Metrics:
                 "decisions recorded in the ledger",
                 ("effect",),
                 {(effect.value,): tally for effect, tally in self.decisions.items()},
+            ),
+            _Tallies(
+                "mfw_budgets_exhausted",
+                "budgets without room that a mutation met; those in shadow decided nothing",
+                ("mode",),
+                {(mode.value,): tally for mode, tally in self.budgets_exhausted.items()},
             ),
             _Tallies(
                 "mfw_auth_attempts",

@@ -326,8 +326,9 @@ def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rule
 
 def _rules(root: Node) -> int:
     spec = root.items.get("spec") if isinstance(root, Mapping) else None
-    lists = [spec.items.get(name) for name in ("rules", "validations")] if isinstance(spec, Mapping) else []
-    return sum(len(listed.items) for listed in lists if isinstance(listed, Sequence))
+    counted = ("rules", "freezes", "budgets", "validations")
+    listed = [spec.items.get(name) for name in counted] if isinstance(spec, Mapping) else []
+    return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 
 def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:

@@ -47,7 +47,7 @@ class PublishService:
             policy_set.digest,
             documents=checked.content,
             policies=len(policy_set.policies),
-            rules=len(policy_set.rules),
+            rules=policy_set.says,
             created_by=principal.id,
             note=note,
         )

@@ -3,6 +3,7 @@
 from app.core.cel.admission import bind_params, facts_in
 from app.core.cel.bindings import RequestBindings, bind
 from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -27,6 +28,7 @@ __all__ = [
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
+    "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
     "VARIABLES_PER_EXPRESSION_MAX",
@@ -34,6 +36,11 @@ __all__ = [
     "Bindings",
     "EvaluationError",
     "ExpressionError",
+    "Key",
+    "Lifted",
+    "Need",
+    "Needs",
+    "Path",
     "Problem",
     "Program",
     "RequestBindings",
@@ -41,8 +48,11 @@ __all__ = [
     "Scope",
     "bind",
     "bind_params",
+    "both",
     "check_variable",
     "compile_expression",
+    "either",
     "facts_in",
+    "key_of",
     "one_line",
 ]

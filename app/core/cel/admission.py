@@ -57,4 +57,11 @@ def bind_params(bindings: RequestBindings, params: Any) -> RequestBindings:
 
     `params` is a JSON value and must not change while it is used.
     """
-    return RequestBindings(bindings.inputs, bindings.now, {PARAMS: params}, parent=bindings)
+    return RequestBindings(
+        bindings.inputs,
+        bindings.now,
+        {PARAMS: params},
+        authorizer=bindings.authorizer,
+        answers=bindings.answers,
+        parent=bindings,
+    )

@@ -4,22 +4,25 @@ The engine is Google's C++ implementation of CEL. It is here when policies are l
 an expression should have given; no request reaches it. Nothing outside this package names it.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from cel_expr_python import cel
 
 from app.core.cel.admission import VARIABLES
-from app.core.cel.bindings import NOW, RequestBindings, Variable, load
+from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
 from app.core.cel.budget import STEPS_MAX
 from app.core.cel.checked import Checked, MalformedTreeError, read_checked
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.kubernetes.signatures import MERGED, declarations
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.operators import MISSING
 from app.core.cel.plain import to_json
 from app.core.cel.program import (
@@ -51,42 +54,55 @@ _EXTENSIONS = (
     "two-var-comprehensions",
     "regex",
 )
-_CONFIG = cel.NewEnvConfigFromYaml("extensions:\n" + "\n".join(f"- name: {name}" for name in _EXTENSIONS))
-_BASE: dict[Scope, dict[str, Any]] = {
-    Scope.MUTATION: {
-        **dict.fromkeys((*INPUT_NAMES, *KUBERNETES_NAMES), cel.Type.DYN),
-        "now": cel.Type.TIMESTAMP,
-    },
+_LANGUAGE = {"extensions": [{"name": name} for name in _EXTENSIONS]}
+_BASE: dict[str, Any] = {**dict.fromkeys(INPUT_NAMES, cel.Type.DYN), "now": cel.Type.TIMESTAMP}
+# The language alone, with all of its functions: what tests evaluate with. It is not made before it is used.
+_ENVIRONMENT = cel.NewEnv(config=cel.NewEnvConfigFromYaml(json.dumps(_LANGUAGE)), variables=_BASE)
+# What policies are checked with: the language with Kubernetes' libraries, of which it knows the types and nothing else.
+_CONFIG = cel.NewEnvConfigFromYaml(json.dumps({**_LANGUAGE, **declarations()}))
+_MERGED = cel.CelExtension(
+    "kubernetes",
+    [
+        cel.FunctionDecl(
+            name,
+            [cel.Overload(f"list_{name}", cel.Type.INT, [cel.Type.List(cel.Type.DYN), cel.Type.DYN], is_member=True)],
+        )
+        for name in MERGED
+    ],
+)
+_NAMES: dict[Scope, dict[str, Any]] = {
+    Scope.MUTATION: {**_BASE, **dict.fromkeys(KUBERNETES_NAMES, cel.Type.DYN)},
     Scope.ADMISSION: dict.fromkeys(ADMISSION_SCOPE, cel.Type.DYN),
 }
 _IN_SCOPE = {Scope.MUTATION: SCOPE, Scope.ADMISSION: ADMISSION_SCOPE}
-_ENVIRONMENT = cel.NewEnv(config=_CONFIG, variables=_BASE[Scope.MUTATION])
-_ENVIRONMENTS = {
-    Scope.MUTATION: _ENVIRONMENT,
-    Scope.ADMISSION: cel.NewEnv(config=_CONFIG, variables=_BASE[Scope.ADMISSION]),
-}
 _RESULTS = {
     ResultType.BOOL: (cel.Type.BOOL,),
     ResultType.STRING: (cel.Type.STRING,),
-    ResultType.STRING_OR_NULL: (cel.Type.STRING, cel.Type.NULL),
+    ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+    ResultType.STRING_OR_NULL: (cel.Type.STRING, cel.Type.NULL, cel.Type.DYN),
 }
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+    ResultType.TEXT: "convert it with `string(...)`",
     ResultType.STRING_OR_NULL: "convert it with `string(...)`",
 }
-_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)")
+_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
 _NEVER_JSON_FIXES = {
     "BYTES": "write `base64.encode(...)`",
     "TYPE<": "write `string(...)` around what the type is of",
     "optional_type": "say what is given without a value: `.orValue(...)`",
     "MAP<": "make the keys texts",
+    "kubernetes.": "give what one of its functions gives, for example `.asInteger()` or `.getHost()`",
+    "net.": "write `string(...)`",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _NOISE = re.compile(r"^[A-Z_]+: |^<input>:-1:-1: | \[[A-Z_]+\]$| \(in container ''\)$| expecting \{.*\}$|\.$")
 _QUOTED = re.compile(r"'([^']*)'")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
+# What an expression of a MutatingAdmissionPolicy makes.
+_PATCHES = frozenset({"JSONPatch", "Object"})
 
 
 # What the inputs are for this package's own evaluator; the checker is told that they may be anything.
@@ -96,7 +112,23 @@ _SCOPE: dict[str, Name] = {
     "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
     **{variable.name: Name(variable=variable) for variable in VARIABLES},
 }
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.STRING_OR_NULL: Kind.ANY}
+# What an expression can read only where it is said to be there, by the name that says so.
+_OPTIONAL_SCOPE = {
+    "authorizer": {
+        "authorizer": Name(variable=AUTHORIZER, kind=Kind.OPAQUE, fails=True),
+        "authorizer.requestResource": Name(variable=REQUEST_RESOURCE, kind=Kind.OPAQUE, fails=True),
+    }
+}
+_REFUSED = {
+    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
+    for name in _OPTIONAL_SCOPE["authorizer"]
+}
+_KINDS = {
+    ResultType.BOOL: Kind.BOOL,
+    ResultType.STRING: Kind.STRING,
+    ResultType.TEXT: Kind.STRING,
+    ResultType.STRING_OR_NULL: Kind.ANY,
+}
 # The checker's word for a `null` beside a value of another type.
 _NULL_TYPE = "null_type"
 
@@ -107,6 +139,7 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
@@ -126,17 +159,24 @@ class CompiledProgram:
 
 
 def compile_expression(
-    text: str, *, result: ResultType, variables: Mapping[str, str] | None = None, scope: Scope = Scope.MUTATION
+    text: str,
+    *,
+    result: ResultType,
+    variables: Mapping[str, str] | None = None,
+    scope: Scope = Scope.MUTATION,
+    also: frozenset[str] = frozenset(),
 ) -> Program:
     """Compile an expression whose type is known to be `result`, with the variables that it reads.
 
     `variables` maps names to expressions; positions in errors are those of the text that is at fault. `scope` says
-    which names there are, and whether a type that is known only when it runs will do.
+    which names there are, and whether a type that is known only when it runs will do. `also` names what is in scope
+    beside them: `authorizer`, if the bindings will have one.
 
     Raises:
         ExpressionError: the expression, or a variable it reads (`ExpressionError.variable`), cannot be compiled.
     """
     declared = variables or {}
+    reading = _Reading(scope, also)
     checked, ordered = _checked(text, declared, scope)
     found = checked.type
     if result is ResultType.JSON:
@@ -145,12 +185,13 @@ def compile_expression(
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, scope).run))
+        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, reading).run))
     wanted = _RESULTS[result]
     if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
-        message = f"the expression gives {_name(found)}, not {' or '.join(map(_name, wanted))}"
+        message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
-    return CompiledProgram(text, _generated(checked, ordered, declared, text, scope, wanted=_KINDS[result]).run)
+    generated = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, generated.lifted)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -160,27 +201,36 @@ def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
     return plain
 
 
+class _Reading(NamedTuple):
+    """Which names an expression can read."""
+
+    scope: Scope
+    also: frozenset[str]
+
+
 def _generated(
     checked: "_Checked",
     ordered: tuple[str, ...],
     texts: Mapping[str, str],
     text: str,
-    scope: Scope,
+    reading: _Reading,
     *,
     wanted: Kind = Kind.ANY,
 ) -> Generated:
     """Generate an expression with the variables that it reads."""
-    names = dict(_SCOPE)
+    scope = {**_SCOPE, **_REFUSED}
+    for name in reading.also:
+        scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
-        names[f"variables.{name}"] = found = _variable(name, texts, scope)
-        if scope is Scope.ADMISSION:
-            names[f"{PRESENCE}.{name}"] = _presence(found)
+        scope[f"variables.{name}"] = found = _variable(name, texts, reading)
+        if reading.scope is Scope.ADMISSION:
+            scope[f"{PRESENCE}.{name}"] = _presence(found)
     try:
         tree = checked.tree()
     except MalformedTreeError as error:
         raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
     try:
-        return generate(tree, names, wanted=wanted)
+        return generate(tree, scope, wanted=wanted)
     except UnsupportedError as error:
         line, column = position(text, tree.positions.get(error.node, 0))
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
@@ -200,18 +250,18 @@ def _presence(found: Name) -> Name:
     return Name(kind=Kind.BOOL, fails=found.fails, variable=Variable(variable.name, run, local=variable.local))
 
 
-def _variable(name: str, texts: Mapping[str, str], scope: Scope) -> Name:
-    needed = order(f"variables.{name}", texts, presence=scope is Scope.ADMISSION)
-    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), scope)
+def _variable(name: str, texts: Mapping[str, str], reading: _Reading) -> Name:
+    needed = order(f"variables.{name}", texts, presence=reading.scope is Scope.ADMISSION)
+    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), reading)
 
 
 @lru_cache(maxsize=4096)  # the rules of a policy, and policies with the same variable, share one object and its value
-def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], scope: Scope) -> Name:
+def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], reading: _Reading) -> Name:
     known = dict(texts)
-    checked, ordered = _checked(known[name], known, scope)
-    generated = _generated(checked, ordered, known, known[name], scope)
+    checked, ordered = _checked(known[name], known, reading.scope)
+    generated = _generated(checked, ordered, known, known[name], reading)
     # INVARIANT: whatever may depend on `params` is computed for each of them. A variable of a loop may have this name.
-    local = scope is Scope.ADMISSION and any(
+    local = reading.scope is Scope.ADMISSION and any(
         token.kind is TokenKind.NAME and token.text == "params" for text in known.values() for token in tokens(text)
     )
     return Name(
@@ -220,11 +270,14 @@ def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], scope: Sco
         fails=generated.fails,
         constant=generated.constant,
         variable=Variable(name, generated.run, local),
+        root=generated.root,
     )
 
 
-def check_variable(name: str, *, variables: Mapping[str, str], scope: Scope = Scope.MUTATION) -> None:
-    """Check the text of one declared variable, whether or not anything reads it.
+def check_variable(
+    name: str, *, variables: Mapping[str, str], scope: Scope = Scope.MUTATION, also: frozenset[str] = frozenset()
+) -> None:
+    """Check the text of one declared variable, whether or not anything reads it; the rest as in `compile_expression`.
 
     Raises:
         ExpressionError: it cannot be compiled; `variable` is set if the fault is in another variable that it reads.
@@ -235,7 +288,7 @@ def check_variable(name: str, *, variables: Mapping[str, str], scope: Scope = Sc
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
     checked, ordered = _checked(variables[name], variables, scope)
-    _generated(checked, ordered, variables, variables[name], scope)
+    _generated(checked, ordered, variables, variables[name], _Reading(scope, also))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,25 +338,24 @@ def _checked(text: str, variables: Mapping[str, str], scope: Scope) -> tuple[_Ch
 
 def _compile(text: str, types: Mapping[str, Any], scope: Scope) -> _Checked:
     if scope is Scope.MUTATION:
-        return _Checked(_declared(text, text, types, scope))
-    known = [name.removeprefix("variables.") for name in types]
-    rewritten, tested = with_presence(text, known)
+        return _Checked(_compiled(text, text, types, scope))
+    rewritten, tested = with_presence(text, [name.removeprefix("variables.") for name in types])
     declared = {**types, **{f"{PRESENCE}.{name}": cel.Type.BOOL for name in tested}}
     try:
-        return _Checked(_declared(rewritten, text, declared, scope))
+        return _Checked(_compiled(rewritten, text, declared, scope))
     except ExpressionError as error:
         if not any(_NULL_TYPE in problem.message for problem in error.problems):
             raise
         lenient, added = null_of_any_type(rewritten)
         try:
-            return _Checked(_declared(lenient, text, declared, scope), added)
+            return _Checked(_compiled(lenient, text, declared, scope), added)
         except ExpressionError:
             # What is wrong beside it is said of the text that its author knows.
             raise error from None
 
 
-def _declared(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope) -> Any:
-    declared = tuple(_Declared(name, str(type_), type_) for name, type_ in types.items())
+def _compiled(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope) -> Any:
+    declared = tuple(_declared(name, type_) for name, type_ in types.items())
     try:
         return _expression(rewritten, declared, scope)
     except Exception as error:
@@ -313,8 +365,7 @@ def _declared(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope)
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
 def _expression(text: str, declared: tuple["_Declared", ...], scope: Scope) -> Any:
-    environment = _environment(declared, scope) if declared else _ENVIRONMENTS[scope]
-    return environment.compile(text)
+    return _environment(declared, scope).compile(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,9 +377,20 @@ class _Declared:
     type_: Any = field(compare=False)
 
 
+def _declared(name: str, type_: Any) -> _Declared:
+    # The binding loses what an optional has in it, and what a type is of: then the variable may be anything.
+    if _PARAMETRIC.search(str(type_)):
+        type_ = cel.Type.DYN
+    return _Declared(name, str(type_), type_)
+
+
+_PARAMETRIC = re.compile(r"optional_type|\bTYPE\b")
+
+
 @lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
 def _environment(declared: tuple[_Declared, ...], scope: Scope) -> Any:
-    return cel.NewEnv(config=_CONFIG, variables={**_BASE[scope], **{d.name: d.type_ for d in declared}})
+    names = {**_NAMES[scope], **{d.name: d.type_ for d in declared}}
+    return cel.NewEnv(config=_CONFIG, variables=names, extensions=[_MERGED])
 
 
 def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
@@ -345,6 +407,11 @@ def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
             if shown[max(start - 1, 0) :].startswith(undeclared.group(1)):
                 column_at = start
         root = undeclared.group(1).split(".", 1)[0] if undeclared is not None else None
+        if root in _PATCHES:
+            made = f"`{root}` makes a patch, as only mutating policies do"
+            fix = "mutating policies are out of scope: compare values, and let a rule allow, hold or deny"
+            found[Problem(at, column_at, made, fix)] = None
+            continue
         found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None
     return tuple(found) or (Problem(1, 1, one_line(_plain(said), 200), "make the expression simpler"),)
 

@@ -32,8 +32,10 @@ from app.core.cel.checked import (
     Select,
 )
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
-from app.core.cel.functions import FUNCTIONS, PATTERNS, ZONED, Function, Kind
+from app.core.cel.functions import FOLDED, FUNCTIONS, PATTERNS, SUMS, ZONED, Function, Kind
 from app.core.cel.instants import zone
+from app.core.cel.lifting import lift
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.patterns import Pattern, pattern
 from app.core.cel.values import (
     INT_MAX,
@@ -90,7 +92,10 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy."""
+    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy.
+
+    `refusal` says why it cannot be read here after all, and what to do instead. `root` is the tree of a variable.
+    """
 
     text: str = ""
     kind: Kind = Kind.ANY
@@ -98,6 +103,8 @@ class Name:
     fails: bool = False
     variable: Any = None
     constant: Any = operators.MISSING
+    refusal: tuple[str, str] | None = None
+    root: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,8 @@ class Generated:
     element: Kind
     fails: bool
     constant: Any
+    root: Node
+    lifted: Lifted = NOTHING_LIFTED
 
 
 def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind.ANY) -> Generated:
@@ -121,7 +130,11 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     Raises:
         UnsupportedError: a part of it is not known here; `node` says which.
     """
-    return _Generator(scope).function(checked.root, wanted)
+    generated = _Generator(scope).function(checked.root, wanted)
+    if wanted is not Kind.BOOL:
+        return generated
+    trees = {name: known.root for name, known in scope.items() if known.root is not None}
+    return replace(generated, lifted=lift(checked.root, trees))
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -242,7 +255,8 @@ class _Generator:
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
         source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
-        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails, code.constant)
+        run = _function(source, self._namespace)
+        return Generated(source, run, code.kind, code.element, code.fails, code.constant, root)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -345,6 +359,8 @@ class _Generator:
             if name in TYPES:
                 return Code(self._object(TYPES[name]), Kind.TYPE, fails=False, atom=True)
             raise UnsupportedError(node.id, f"`{name}` is not known here")
+        if found.refusal is not None:
+            raise UnsupportedError(node.id, *found.refusal)
         if found.constant is not operators.MISSING:
             return self._known(found)
         if found.variable is None:
@@ -354,7 +370,7 @@ class _Generator:
 
     def _known(self, found: Name) -> Code:
         """Write a variable whose value is known already, so that its reader knows it too."""
-        if found.kind in {Kind.LIST, Kind.MAP}:
+        if found.kind in {Kind.LIST, Kind.MAP, Kind.OPAQUE}:
             text = self._object(found.constant)
             return Code(text, found.kind, found.element, fails=False, atom=True, constant=found.constant)
         return self._constant(found.constant)
@@ -472,7 +488,22 @@ class _Generator:
             codes[place] = replace(codes[place], text=self._object(compiled, "p"))
         if node.function in ZONED and isinstance(name := codes[-1].constant, str):
             codes[-1] = replace(codes[-1], text=self._zone(node, name))
+        if node.function in FOLDED and all(code.constant is not operators.MISSING for code in codes):
+            return self._folded(node, known, codes)
+        if node.function == "sum" and codes[0].kind is Kind.LIST:
+            known = SUMS.get(codes[0].element, known)
         return self._applied(node.function, known, codes)
+
+    def _folded(self, node: Call, known: Function, codes: list[Code]) -> Code:
+        """Make a value that is made of constants now: once, and not for every request."""
+        arguments = [code.constant for code in codes]
+        try:
+            value = known.implementation(*arguments, *([[STEPS_MAX]] if known.budget else []))
+        except CelError as error:
+            written = ", ".join(repr(argument) for argument in arguments)
+            fix = f"mend it; `{node.function}({written[:60]})` would always fail"
+            raise UnsupportedError(node.id, str(error), fix) from None
+        return Code(self._object(value), known.result, fails=False, atom=True, constant=value)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
         kinds = {code.kind for code in codes}

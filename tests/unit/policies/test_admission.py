@@ -185,8 +185,10 @@ class TestPolicies:
                 "spec.auditAnnotations: there are 21, and 20 are the most",
             ),
             (
-                f"{MATCH}  variables: [{{name: a, expression: variables.b}}, {{name: b, expression: '1'}}]\n"
-                "  validations: [{expression: variables.a == 1}]",
+                (
+                    f"{MATCH}  variables: [{{name: a, expression: variables.b}}, {{name: b, expression: '1'}}]\n"
+                    "  validations: [{expression: variables.a == 1}]"
+                ),
                 "spec.variables[0].expression: no variable `b` is declared",
             ),
             (
@@ -194,33 +196,45 @@ class TestPolicies:
                 "spec.variables[0].name: `in` is not a variable name",
             ),
             (
-                f"{MATCH}  variables: [{{name: a, expression: '1'}}, {{name: a, expression: '2'}}]\n"
-                "  validations: [{expression: 'true'}]",
+                (
+                    f"{MATCH}  variables: [{{name: a, expression: '1'}}, {{name: a, expression: '2'}}]\n"
+                    "  validations: [{expression: 'true'}]"
+                ),
                 "spec.variables[1].name: the variable `a` is declared twice",
             ),
             (
-                f"{MATCH}  matchConditions: [{{name: a, expression: 'true'}}, {{name: a, expression: 'true'}}]\n"
-                "  validations: [{expression: 'true'}]",
+                (
+                    f"{MATCH}  matchConditions: [{{name: a, expression: 'true'}}, {{name: a, expression: 'true'}}]\n"
+                    "  validations: [{expression: 'true'}]"
+                ),
                 "spec.matchConditions[1].name: the name `a` is used twice",
             ),
             (
-                "  matchConstraints: {resourceRules: [{apiGroups: [], apiVersions: [v1], operations: [CREATE], resources: [a]}]}\n"
-                "  validations: [{expression: 'true'}]",
+                (
+                    "  matchConstraints: {resourceRules: [{apiGroups: [], apiVersions: [v1], operations: [CREATE], resources: [a]}]}\n"
+                    "  validations: [{expression: 'true'}]"
+                ),
                 "spec.matchConstraints.resourceRules[0].apiGroups: the list is empty",
             ),
             (
-                "  matchConstraints: {resourceRules: [{apiGroups: [a], apiVersions: [v1], operations: [PATCH], resources: [a]}]}\n"
-                "  validations: [{expression: 'true'}]",
+                (
+                    "  matchConstraints: {resourceRules: [{apiGroups: [a], apiVersions: [v1], operations: [PATCH], resources: [a]}]}\n"
+                    "  validations: [{expression: 'true'}]"
+                ),
                 "spec.matchConstraints.resourceRules[0].operations[0]: must be one of `CREATE`",
             ),
             (
-                f"{MATCH}    objectSelector: {{matchExpressions: [{{key: a, operator: In}}]}}\n"
-                "  validations: [{expression: 'true'}]",
+                (
+                    f"{MATCH}    objectSelector: {{matchExpressions: [{{key: a, operator: In}}]}}\n"
+                    "  validations: [{expression: 'true'}]"
+                ),
                 "spec.matchConstraints.objectSelector.matchExpressions[0]: `In` needs values",
             ),
             (
-                f"{MATCH}    objectSelector: {{matchExpressions: [{{key: a, operator: Exists, values: [b]}}]}}\n"
-                "  validations: [{expression: 'true'}]",
+                (
+                    f"{MATCH}    objectSelector: {{matchExpressions: [{{key: a, operator: Exists, values: [b]}}]}}\n"
+                    "  validations: [{expression: 'true'}]"
+                ),
                 "spec.matchConstraints.objectSelector.matchExpressions[0]: `Exists` takes no values",
             ),
             (
@@ -289,8 +303,10 @@ class TestBindings:
                 "spec.paramRef: needs exactly one of `name` and `selector`",
             ),
             (
-                "{policyName: demo.example.com, validationActions: [Deny], "
-                "paramRef: {name: a, selector: {}, parameterNotFoundAction: Deny}}",
+                (
+                    "{policyName: demo.example.com, validationActions: [Deny], "
+                    "paramRef: {name: a, selector: {}, parameterNotFoundAction: Deny}}"
+                ),
                 "spec.paramRef: needs exactly one of `name` and `selector`",
             ),
             (
@@ -341,6 +357,8 @@ class TestParameters:
         found = check_directory(tmp_path)
         assert found.policy_set is not None
         (one,) = found.policy_set.policies
+        assert isinstance(one, AdmissionPolicy)
+        assert one.parameters is not None
         assert one.parameters.objects[0].value["max"] == 5
 
     def test_it_is_part_of_what_the_digest_names(self):
@@ -395,7 +413,9 @@ class TestNames:
 def test_documents_that_are_json_already_are_read_alike():
     text = checked(POLICY + BINDING)
     values = [document.root.plain() for document in text.documents]
-    assert check_documents(values).policy_set.digest == text.policy_set.digest
+    again = check_documents(values).policy_set
+    assert again is not None
+    assert again.digest == text.policy_set.digest
 
 
 def test_a_set_that_only_denies_answers_with_the_default():

@@ -1,9 +1,15 @@
 """What a mutation is to Kubernetes' admission: derived from objects, or taken over."""
 
+from typing import Any
+
 import pytest
 
-from app.core.admission.facts import facts_of
+from app.core.admission import facts as module
 from app.core.admission.resources import resource_of
+
+
+def facts_of(mutation) -> Any:
+    return module.facts_of(mutation)
 
 
 def inputs(*, action="create", after=None, before=None, kubernetes=None, resource="apps/Deployment", groups=None):

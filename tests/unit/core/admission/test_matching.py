@@ -106,13 +106,15 @@ def test_a_binding_restricts_in_the_same_way(one, request_, wanted):
 
 
 def test_a_binding_without_rules_restricts_nothing():
-    match = AdmissionMatch(match_of(EVERYTHING).constraints, MatchResources())
-    assert match.fits(facts_of(inputs_of("CREATE core/v1/pods shop/web"))) is True
+    facts = facts_of(inputs_of("CREATE core/v1/pods shop/web"))
+    assert facts is not None
+    assert AdmissionMatch(match_of(EVERYTHING).constraints, MatchResources()).fits(facts) is True
 
 
 def test_what_does_not_match_for_one_of_them_is_not_in_doubt_for_the_other():
     unknown = {"rules": ["* * * *"], "namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}
     facts = facts_of(inputs_of("CREATE core/v1/pods shop/web"))
+    assert facts is not None
     assert match_of(unknown, {"rules": ["* apps v1 *"]}).fits(facts) is False
     assert match_of({"rules": ["* apps v1 *"]}, unknown).fits(facts) is False
     assert match_of(unknown, unknown).fits(facts) is None
