@@ -174,7 +174,7 @@ class TestPolicies:
             ),
             (
                 f"{MATCH}  auditAnnotations: [{{key: k, valueExpression: '1'}}]",
-                "spec.auditAnnotations[0].valueExpression: the expression gives `int`, not `string` or `null",
+                "spec.auditAnnotations[0].valueExpression: the expression gives `int`, not `string`",
             ),
             (
                 f"{MATCH}  auditAnnotations: [{{key: k, valueExpression: \"'a'\"}}, {{key: k, valueExpression: \"'b'\"}}]",
