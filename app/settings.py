@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
 from app.errors import FirewallError, Kind
 
@@ -30,8 +31,8 @@ PREFIX: Final = "MFW_"
 NESTED: Final = "__"
 FILE_SUFFIX: Final = "_FILE"
 
-# Read by `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
-CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY"})
+# Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
+CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset({"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES"})
 
@@ -52,6 +53,10 @@ HMAC_SECRET_BYTES_MIN: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 RSA_BITS_MIN: Final = 2048
 # Below eight different characters, 16 of them carry fewer than 48 bits: a machine did not draw this.
 DISTINCT_CHARACTERS_MIN: Final = 8
+# The one signer of a setting that gives no names.
+SIGNER_NAME: Final = "signer"
+# Each signature is tried with the key of each signer; and nobody knows more people who all may change everything.
+SIGNERS_MAX: Final = 32
 # What is left of a secret once well-known words, digits in order and punctuation are taken out.
 UNCOMMON_CHARACTERS_MIN: Final = 8
 
@@ -64,6 +69,8 @@ _COMMON_WORDS: Final = (
 )  # fmt: skip
 _RUNS: Final = "0123456789012345678909876543210987654321abcdefghijklmnopqrstuvwxyzzyxwvutsrqponmlkjihgfedcba"
 
+# As they stand in messages, in problems and in the names of files.
+_SIGNER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # libpq's modes in which a connection is encrypted or fails; `prefer` (the default) falls back to plain text in silence.
 _ENCRYPTED: Final = frozenset({"require", "verify-ca", "verify-full"})
@@ -99,6 +106,9 @@ class JwtAlgorithm(StrEnum):
     RS256 = "RS256"
     RS384 = "RS384"
     RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
     ES256 = "ES256"
     ES384 = "ES384"
     ES512 = "ES512"
@@ -176,6 +186,44 @@ def _keys(value: object) -> object:
         return json.loads(value)
     except (ValueError, RecursionError):
         raise ValueError("starts like a JSON object but is none") from None
+
+
+def _signers(value: object) -> object:
+    """Public keys of signers: a PEM block, a JSON object of name to PEM block, or where these lie as files.
+
+    A path may stand wherever a PEM block may. A directory holds one `NAME.pem` for each signer.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        given = _keys(value)
+    elif _is_path(value) and Path(value).is_dir():
+        files = sorted(file for file in Path(value).glob("*.pem") if not file.name.startswith("."))
+        if not files:
+            raise ValueError(f"the directory `{_shown(value)}` has no `NAME.pem` in it")
+        given = {file.stem: str(file) for file in files}
+    else:
+        given = {SIGNER_NAME: value}
+    if not isinstance(given, dict):
+        return given
+    found: dict[object, object] = {}
+    unreadable: list[str] = []
+    for name, key in given.items():
+        found[name] = key
+        if isinstance(key, str) and _is_path(key):
+            try:
+                with Path(key).open("rb") as file:
+                    found[name] = file.read(SECRET_FILE_BYTES_MAX).decode()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or "not a file of UTF-8 text"
+                unreadable.append(f"`{_shown(key)}` ({reason.lower()})")
+    if unreadable:
+        raise ValueError(f"names files that cannot be read: {', '.join(unreadable)}")
+    return found
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../")) and "-----BEGIN" not in text
 
 
 def _no_blank(value: object) -> object:
@@ -295,10 +343,59 @@ class JwtSettings(_Section):
         _Production("at least 32 random bytes (48 for HS384, 64 for HS512)"),
         Field(description="the shared secret of the HMAC algorithms"),
     ] = None
+    secret_id: Annotated[str, Field(max_length=200, description="key id (`kid`) of that secret; unset fits all")] = ""
+    previous_secret: Annotated[
+        SecretStr | None,
+        _Production("as the secret; with an end"),
+        Field(description="the secret before this one, while tokens of it are still about"),
+    ] = None
+    previous_secret_id: Annotated[str, Field(max_length=200, description="key id (`kid`) of the previous secret")] = ""
+    previous_secret_until: Annotated[
+        AwareDatetime | None,
+        Field(
+            description="until when the previous secret is good, as `2026-12-01T00:00:00Z`; `mfw keys rotate` says it"
+        ),
+    ] = None
+    jwks_url: Annotated[
+        str | None,
+        _Production("https, unless the host is local"),
+        Field(
+            description="where the provider publishes its keys; without it, and without public keys, "
+            "its discovery document (`ISSUER/.well-known/openid-configuration`) says"
+        ),
+    ] = None
+    ca_file: Annotated[
+        Path | None, Field(description="PEM file of the authorities that the provider's certificate is checked by")
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        Field(
+            description="file of a bearer token to fetch the keys with, such as a pod's own for a Kubernetes cluster"
+        ),
+    ] = None
+    keys_keep_seconds: Annotated[
+        float, Field(ge=60, le=2_592_000, description="how long fetched keys hold while the provider is away")
+    ] = 86_400.0
     leeway_seconds: Annotated[
         int, Field(ge=0, le=60, description="clock difference that `exp` and `nbf` are forgiven")
     ] = 10
-    roles_claim: Annotated[str, Field(min_length=1, description="claim that lists the caller's roles")] = "roles"
+    roles_claim: Annotated[
+        str, Field(min_length=1, description="claim that lists the caller's roles; `a.b` is member `b` of claim `a`")
+    ] = "roles"
+    role_rules: Annotated[
+        Items,
+        Field(
+            description="roles by claims, each as `ROLE=CLAIM=GLOB`, such as `admin=groups=platform-admins` or "
+            "`requester=sub=system:serviceaccount:agents:*`"
+        ),
+    ] = ()
+    subject_condition: Annotated[
+        str | None,
+        Field(
+            description="CEL: whom a token may speak for, such as `subject.id == context.claims.sub`; "
+            "without it a token may speak for every subject"
+        ),
+    ] = None
 
 
 class AuthSettings(_Section):
@@ -401,7 +498,26 @@ class PolicySettings(_Section):
         Path | None,
         Field(
             description="where to keep the last set from the database, to start with while PostgreSQL is away; "
-            "whoever can write there can change the policies"
+            "whoever can write there can change the policies, unless signatures are required"
+        ),
+    ] = None
+    signers: Annotated[
+        dict[str, str],
+        NoDecode,
+        BeforeValidator(_signers),
+        Field(
+            description="Ed25519 public keys of those who sign policy sets: a PEM block, a JSON object of name to PEM "
+            "block, or a path, also of a directory with a `NAME.pem` for each"
+        ),
+    ] = Field(default_factory=dict)
+    signatures_required: Annotated[
+        int | None,
+        _DefaultText("all signers"),
+        Field(
+            ge=0,
+            le=SIGNERS_MAX,
+            description="how many of the signers must have signed a set before it comes into force; "
+            "0 verifies and shows signatures and requires none",
         ),
     ] = None
 
@@ -601,7 +717,7 @@ def _walk(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[Variable]:
             meaning=field.description or "",
             production=next((item.text for item in field.metadata if isinstance(item, _Production)), ""),
             secret=secret,
-            from_file=secret or name == "public_keys",
+            from_file=secret or name in {"public_keys", "signers"},
         )
 
 
@@ -622,7 +738,14 @@ def _type_text(field: FieldInfo, *, secret: bool) -> str:
         return "PEM, or JSON object"
     if _is_enum(kind):
         return _choices(kind)
-    words = {bool: "`true` or `false`", int: "whole number", float: "number", Path: "path", str: "text"}[kind]
+    words = {
+        bool: "`true` or `false`",
+        int: "whole number",
+        float: "number",
+        Path: "path",
+        str: "text",
+        AwareDatetime: "instant",
+    }[kind]
     return words + _range_text(field)
 
 
@@ -820,6 +943,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
     yield from _policy_rules(settings.policies)
+    yield from _signer_rules(settings.policies)
     yield from _limit_rules(settings.limits, production=production)
     if not production:
         return
@@ -843,6 +967,46 @@ def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
             )
         case _:
             pass
+
+
+def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
+    if not policies.signers:
+        if policies.signatures_required:
+            yield SettingsProblem(
+                "MFW_POLICIES__SIGNATURES_REQUIRED",
+                "nobody is named who could sign",
+                "name them with MFW_POLICIES__SIGNERS, or unset it",
+            )
+        return
+    # Imported here, as above: most environments name no signers.
+    from app.core import ed25519
+
+    name = "MFW_POLICIES__SIGNERS"
+    owners: dict[str, str] = {}
+    if len(policies.signers) > SIGNERS_MAX:
+        yield SettingsProblem(name, f"names more than {SIGNERS_MAX} signers", "name fewer")
+    for signer, pem in policies.signers.items():
+        if not _SIGNER_NAME.fullmatch(signer):
+            yield SettingsProblem(
+                name, f"`{_shown(signer)}` is no name of a signer", "use letters, digits and `.`, `_`, `@`, `-`"
+            )
+        try:
+            key = ed25519.key_id(ed25519.public_key(pem))
+        except FirewallError as error:
+            yield SettingsProblem(name, f"the key of `{_shown(signer)}` {error.detail}", str(error.fix))
+            continue
+        if key in owners:
+            # One person would count as two.
+            yield SettingsProblem(
+                name, f"`{_shown(owners[key])}` and `{_shown(signer)}` have the same key", "name each key once"
+            )
+        owners.setdefault(key, signer)
+    if policies.signatures_required is not None and policies.signatures_required > len(policies.signers):
+        yield SettingsProblem(
+            "MFW_POLICIES__SIGNATURES_REQUIRED",
+            f"`{policies.signatures_required}` is more than there are signers ({len(policies.signers)})",
+            "name more signers, or require fewer",
+        )
 
 
 def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -1041,6 +1205,7 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
     jwt = auth.jwt
     if not jwt.enabled:
         return
+    yield from _claim_rules(jwt)
     for variable, value in (("ISSUER", jwt.issuer), ("AUDIENCE", jwt.audience)):
         if value is None:
             # Without them a token that the same provider made for somebody else would be good here (CVE-2026-55689).
@@ -1051,7 +1216,10 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
     if not jwt.algorithms:
         yield SettingsProblem("MFW_AUTH__JWT__ALGORITHMS", "is empty", "name the algorithm of your provider")
     elif not symmetric:
-        yield from _public_key_rules(jwt, production=production)
+        if jwt.public_keys:
+            yield from _public_key_rules(jwt, production=production)
+        else:
+            yield from _issuer_rules(jwt, production=production)
     elif len(symmetric) < len(jwt.algorithms):
         # CVE-2015-9235 and its kin: a public key, known to all, would be taken for the HMAC secret.
         yield SettingsProblem(
@@ -1059,13 +1227,64 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
         )
     elif jwt.secret is None:
         yield SettingsProblem("MFW_AUTH__JWT__SECRET", "the HMAC algorithms need it", "set it, or use RS256 or ES256")
-    elif production:
-        secret = jwt.secret.get_secret_value()
-        minimum = max(HMAC_SECRET_BYTES_MIN[algorithm] for algorithm in symmetric)
-        size = len(secret.encode(errors="surrogateescape"))
-        why = f"is shorter than {minimum} bytes" if size < minimum else weakness(secret)
+    else:
+        yield from _secret_rules(jwt, production=production)
+
+
+def _claim_rules(jwt: JwtSettings) -> Iterator[SettingsProblem]:
+    for text in jwt.role_rules:
+        if text.count("=") < 2 or text.partition("=")[0] not in tuple(Role):
+            yield SettingsProblem(
+                "MFW_AUTH__JWT__ROLE_RULES",
+                f"`{_shown(text)}` is no rule",
+                f"write it as `admin=groups=platform-admins`; roles are {', '.join(Role)}",
+            )
+
+
+def _secret_rules(jwt: JwtSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    """HMAC secrets: the current one, and the previous one for as long as its tokens are about."""
+    minimum = max(HMAC_SECRET_BYTES_MIN[algorithm] for algorithm in jwt.algorithms if algorithm.symmetric)
+    for name, secret in (("SECRET", jwt.secret), ("PREVIOUS_SECRET", jwt.previous_secret)):
+        if secret is None or not production:
+            continue
+        text = secret.get_secret_value()
+        size = len(text.encode(errors="surrogateescape"))
+        why = f"is shorter than {minimum} bytes" if size < minimum else weakness(text)
         if why:
-            yield SettingsProblem("MFW_AUTH__JWT__SECRET", why, f"generate one: `openssl rand -hex {minimum}`")
+            yield SettingsProblem(f"MFW_AUTH__JWT__{name}", why, f"generate one: `openssl rand -hex {minimum}`")
+    previous = jwt.previous_secret
+    if previous is None:
+        return
+    if jwt.secret is not None and previous.get_secret_value() == jwt.secret.get_secret_value():
+        yield SettingsProblem(
+            "MFW_AUTH__JWT__PREVIOUS_SECRET",
+            "is the secret itself",
+            "unset it, or set MFW_AUTH__JWT__SECRET to a new one",
+        )
+    if production and jwt.previous_secret_until is None:
+        yield SettingsProblem(
+            "MFW_AUTH__JWT__PREVIOUS_SECRET_UNTIL",
+            "a previous secret without an end is a second secret",
+            "set it to when the last token of the old secret expires, such as `2026-12-01T00:00:00Z`",
+        )
+
+
+def _issuer_rules(jwt: JwtSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    """Keys that are fetched: from the key set's address, or from where the issuer's discovery document says."""
+    name, url = ("JWKS_URL", jwt.jwks_url) if jwt.jwks_url is not None else ("ISSUER", jwt.issuer)
+    if url is None:
+        return
+    parts = _split(url)
+    if parts is None or not _is_web_url(url):
+        yield SettingsProblem(
+            f"MFW_AUTH__JWT__{name}",
+            "is no URL that keys could be fetched from",
+            "set MFW_AUTH__JWT__JWKS_URL, or MFW_AUTH__JWT__PUBLIC_KEYS to the PEM key of your provider",
+        )
+    elif production and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        yield SettingsProblem(
+            f"MFW_AUTH__JWT__{name}", "would be fetched without TLS: anybody between could send keys", "use https"
+        )
 
 
 def _public_key_rules(jwt: JwtSettings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -1077,9 +1296,6 @@ def _public_key_rules(jwt: JwtSettings, *, production: bool) -> Iterator[Setting
 
     name = "MFW_AUTH__JWT__PUBLIC_KEYS"
     families: set[Literal["RS", "ES"]] = set()
-    if not jwt.public_keys:
-        yield SettingsProblem(name, "the public-key algorithms need it", "set it to the PEM key of your provider")
-        return
     for kid, pem in jwt.public_keys.items():
         which = f"key `{kid}` " if kid else ""
         if "PRIVATE KEY" in pem:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from app.cli import policy_sets_commands  # noqa: F401 - registers its commands
+from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting

@@ -1,7 +1,7 @@
 """Putting a policy set into force: a mutation like any other, judged by the set that is in force before it.
 
     (1) catch up   with what other replicas activated
-    (2) compile    the set, again, by this release
+    (2) check      who signed the set, where signers are named; compile it, again, by this release
     (3) judge      subject: who asks; action: activate; resource: the set; change: from which to which
     (4) record     the decision; and if it is an allow, in one transaction: decision, activation, the set in force
                    (where a budget has a say it is counted, and 3 is done again, in this transaction)
@@ -24,7 +24,8 @@ from app.core.canonical import digest as digest_of
 from app.core.decide import decide
 from app.core.normalise import normalise
 from app.core.principal import Principal, Role, require
-from app.core.types import Effect, Json, Mutation, NormalisedMutation, Reason, Verdict
+from app.core.reasons import reason_members
+from app.core.types import Effect, Json, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, PendingDecision, SealedEntry, seal, seal_decision
@@ -32,8 +33,10 @@ from app.ledger.spend import settle_within
 from app.ledger.within import append_within
 from app.policies.distribute import PolicySource, SetInForce
 from app.policies.load import check_documents
+from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
 from app.service.decide import UUID_ENTROPY_BYTES, Ledger
+from app.service.sign import described, signatures_of, signers_of
 
 RESOURCE_TYPE: Final = "policy-set"
 ACTION: Final = "activate"
@@ -72,6 +75,7 @@ class ActivateService:
         entropy: Callable[[int], bytes],
         engine: str,
         counted: Counted,
+        signers: RequiredSigners = NOBODY,
     ) -> None:
         self._store = store
         self._source = source
@@ -81,13 +85,15 @@ class ActivateService:
         self._entropy = entropy
         self._engine = engine
         self._counted = counted
+        self._signers = signers
 
     async def activate(self, digest: str, *, principal: Principal, reason: str) -> Activated:
         """Put a stored set into force for all replicas.
 
-        Raises FirewallError: FORBIDDEN without the role admin or when the set in force denies it, CONFLICT when it
-        holds it, when another set came into force meanwhile, or when the set has errors under this release; NOT_FOUND
-        for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE and TIMEOUT for the database.
+        Raises FirewallError: FORBIDDEN without the role admin, without the signatures that are required, or when the
+        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set
+        has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
+        and TIMEOUT for the database.
         """
         require(principal, Role.ADMIN)
         check_text(reason, "reason", required=True)
@@ -111,7 +117,15 @@ class ActivateService:
         if held is not None and held.digest == digest:
             (last,) = await self._store.history(limit=1)
             return Activated(last, created=False, decision_id=None)
-        checked = await asyncio.to_thread(check_documents, documents)  # (2)
+        signed = await signatures_of(digest, store=self._store, signers=self._signers)  # (2)
+        if not signed.enough:
+            raise FirewallError(
+                Kind.FORBIDDEN,
+                f"the set has {signed.shortfall}",
+                fix=signed.fix,
+                extra={"signatures": described(signed)},
+            )
+        checked = await asyncio.to_thread(check_documents, documents)
         if checked.policy_set is None or checked.policy_set.digest != digest:
             raise FirewallError(
                 Kind.CONFLICT,
@@ -121,7 +135,9 @@ class ActivateService:
         now = self._clock()
         question = None
         if held is not None:
-            question = await self._question(held, digest, documents, principal=principal, reason=reason, now=now)
+            question = await self._question(
+                held, digest, documents, principal=principal, reason=reason, now=now, signed=signed
+            )
         decided = None if question is None else self._judge(question, NOT_COUNTED)
         if question is not None and decided is not None and not decided[0].uncounted:
             await self._unless_allowed(question, *decided)
@@ -148,7 +164,7 @@ class ActivateService:
                 at=now,
                 principal=principal,
                 members=members,
-                record={"engine": self._engine, "reason": reason, **members},
+                record={"engine": self._engine, "reason": reason, **signers_of(signed), **members},
                 salt=self._entropy(SALT_BYTES),
             )
             entries = [entry] if decision is None else [decision, entry]
@@ -175,7 +191,15 @@ class ActivateService:
         return Activated(made, created=True, decision_id=str(settled[0].id) if settled else None)
 
     async def _question(
-        self, held: SetInForce, digest: str, documents: list[Json], *, principal: Principal, reason: str, now: datetime
+        self,
+        held: SetInForce,
+        digest: str,
+        documents: list[Json],
+        *,
+        principal: Principal,
+        reason: str,
+        now: datetime,
+        signed: Signed,
     ) -> "_Question":
         """Step (3), first half: the activation as a mutation."""
         before = await asyncio.to_thread(lambda: _by_name(orjson.loads(held.content)))
@@ -196,6 +220,7 @@ class ActivateService:
                     "added": sorted(after.keys() - before.keys()),
                     "removed": sorted(before.keys() - after.keys()),
                     "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
+                    **({"signers": [one.name for one in signed.signers]} if self._signers.signers else {}),
                 },
             },
             context={"surface": "policy-sets", "rollback": await self._store.was_active(digest)},
@@ -264,7 +289,7 @@ def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: st
         "decision_id": str(sealed.id),
         "ledger_index": index,
         "policy_set": judge,
-        "reasons": [_reason(one) for one in verdict.reasons],
+        "reasons": [reason_members(one) for one in verdict.reasons],
     }
     if verdict.effect is Effect.HOLD:
         extra["approval"] = verdict.approval
@@ -277,15 +302,3 @@ def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: st
     return FirewallError(
         Kind.FORBIDDEN, f"the set in force denies this activation: {verdict.reasons[0].message}", extra=extra
     )
-
-
-def _reason(reason: Reason) -> dict[str, str]:
-    return {
-        "policy": reason.policy,
-        "rule": reason.rule,
-        "effect": reason.effect.value,
-        "mode": reason.mode.value,
-        "message": reason.message,
-        **({} if reason.binding is None else {"binding": reason.binding}),
-        **({} if reason.clause is None else {"clause": reason.clause}),
-    }

@@ -22,7 +22,7 @@ from app.core.budgets import Counters
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
-from app.core.principal import Principal
+from app.core.principal import Principal, require_subject
 from app.core.types import (
     NO_ANNOTATIONS,
     BudgetUse,
@@ -147,6 +147,7 @@ class DecisionService:
         principal = await exchange.authenticate()  # (2)
         await exchange.limit(principal)  # (3)
         mutation = exchange.parse(body)  # (4)
+        require_subject(principal, mutation.subject)
         normalised = normalise(mutation)  # (5)
         now = self._clock()
         policy_set = self._policies()  # read once: a set that is activated meanwhile is for the next request

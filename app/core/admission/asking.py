@@ -14,13 +14,13 @@ A failure under `failurePolicy: Fail` is as a validation that is false, and deni
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.core.admission.facts import Facts, MaybeObject
 from app.core.admission.policy import Action, AdmissionPolicy, FailurePolicy, NotFound, Validation
 from app.core.cel import EvaluationError, Program, RequestBindings, bind_params, facts_in, one_line
 from app.core.index import MESSAGE_MAX_CHARS
-from app.core.types import Effect, JsonObject, Mode, Reason
+from app.core.types import Clause, Effect, JsonObject, Mode, Outcome, Reason
 
 RULE_ERROR = "rule_error: "
 # As in Kubernetes: a longer message of an expression is not used, a longer value of an annotation is cut.
@@ -62,8 +62,22 @@ class Heard:
         return found
 
 
-def ask_admission(policy: AdmissionPolicy, bindings: RequestBindings, heard: Heard) -> list[tuple[Reason, bool]]:
-    """Ask one policy about a request: give its reasons, each with whether it failed, and add the rest to `heard`.
+class Word(NamedTuple):
+    """One validation that is false, or anything that failed with the text `failure`.
+
+    `asked` is the expression, which stands at `path` of `spec` and was asked with `bindings`; a clause where the policy
+    could not even be asked.
+    """
+
+    reason: Reason
+    asked: Program | Clause
+    path: str
+    failure: str | None
+    bindings: RequestBindings | None
+
+
+def ask_admission(policy: AdmissionPolicy, bindings: RequestBindings, heard: Heard) -> list[Word]:
+    """Ask one policy about a request: give its reasons, and add the rest to `heard`.
 
     Never raises for what an expression does.
     """
@@ -71,27 +85,42 @@ def ask_admission(policy: AdmissionPolicy, bindings: RequestBindings, heard: Hea
     facts = facts_in(bindings)
     if facts is not None:
         asked.about(facts, bindings)
-    return asked.reasons
+    return asked.words
+
+
+class _Place(NamedTuple):
+    """What is asked: an expression, its name in reasons, and where it stands in `spec`."""
+
+    name: str
+    program: Program
+    path: str
+    position: int = 0
 
 
 class _Asked:
     def __init__(self, policy: AdmissionPolicy, heard: Heard) -> None:
         self.policy = policy
         self.heard = heard
-        self.reasons: list[tuple[Reason, bool]] = []
+        self.words: list[Word] = []
 
     def about(self, facts: Facts, bindings: RequestBindings) -> None:
         """Steps 1 and 2, and the rest for each parameter object."""
         if facts.problem is not None:
             # INVARIANT: denies under `Ignore` as well, which is for faults of the policy, not for faults of the facts.
-            self._say("matchConstraints", _failure(facts.problem), failed=True)
+            self._cannot_be_asked("matchConstraints", facts.problem, Mode.ENFORCE)
             return
         fits = self.policy.match.fits(facts)
         if fits is None:
-            self._fail_hard("matchConstraints", f"the labels of the namespace `{facts.namespace}` are not known")
+            text = f"the labels of the namespace `{facts.namespace}` are not known"
+            self._cannot_be_asked("matchConstraints", text, self._hard)
         elif fits:
             for params in self._parameters(facts):
                 self._evaluate(bind_params(bindings, params))
+
+    @property
+    def _hard(self) -> Mode:
+        """What a failure that no action softens does: it denies, unless `failurePolicy` ignores it."""
+        return Mode.ENFORCE if self.policy.failure_policy is FailurePolicy.FAIL else Mode.SHADOW
 
     def _parameters(self, facts: Facts) -> Iterator[MaybeObject]:
         """Step 2."""
@@ -102,10 +131,11 @@ class _Asked:
         try:
             found = reference.find(facts.namespace)
         except ValueError as error:
-            self._fail_hard("paramRef", str(error))
+            self._cannot_be_asked("paramRef", str(error), self._hard)
             return
         if not found and reference.not_found is NotFound.DENY:
-            self._fail_hard("paramRef", "there are no parameters, and `parameterNotFoundAction` is `Deny`")
+            text = "there are no parameters, and `parameterNotFoundAction` is `Deny`"
+            self._cannot_be_asked("paramRef", text, self._hard)
         for one in found:
             yield one.value
 
@@ -114,15 +144,17 @@ class _Asked:
         if not self._conditions_hold(bindings):
             return
         for position, validation in enumerate(self.policy.validations):
+            place = _Place(validation.name, validation.program, f"{validation.name}.expression", position)
             holds = _evaluate(validation.program, bindings)
             if holds is False:
-                self._act(validation.name, position, _message(validation, bindings), failed=False)
+                self._act(place, bindings, _message(validation, bindings), failure=None)
             elif holds is not True:
-                self._fail(validation.name, position, _failure(holds))
+                self._fail(place, bindings, str(holds))
         for annotation in self.policy.annotations:
             value = _text_or_null(annotation.program, bindings)
             if isinstance(value, EvaluationError):
-                self._fail_hard(annotation.name, str(value))
+                place = _Place(annotation.name, annotation.program, f"{annotation.name}.valueExpression")
+                self._say(place, bindings, _failure(str(value)), failure=str(value), mode=self._hard)
             elif value:
                 kept = self.heard.annotations.setdefault(f"{self.policy.policy}/{annotation.key}", [])
                 if value not in kept:
@@ -130,24 +162,25 @@ class _Asked:
 
     def _conditions_hold(self, bindings: RequestBindings) -> bool:
         """Step 3."""
-        failures: list[tuple[str, str]] = []
-        for condition in self.policy.conditions:
+        failures: list[tuple[_Place, str]] = []
+        for position, condition in enumerate(self.policy.conditions):
             holds = _evaluate(condition.program, bindings)
             if holds is False:
                 return False
             if holds is not True:
-                failures.append((condition.name, _failure(holds)))
-        for name, message in failures:
-            self._fail(name, 0, message)
+                path = f"matchConditions[{position}].expression"
+                failures.append((_Place(condition.name, condition.program, path), str(holds)))
+        for place, text in failures:
+            self._fail(place, bindings, text)
         return not failures
 
-    def _act(self, rule: str, position: int, message: str, *, failed: bool) -> None:
-        """Do what the binding says about a validation that is false."""
+    def _act(self, place: _Place, bindings: RequestBindings, message: str, *, failure: str | None) -> None:
+        """Do what the binding says about a validation that is false, or failed."""
         policy = self.policy
         for action in policy.actions:
             match action:
                 case Action.DENY:
-                    self._say(rule, message, failed=failed)
+                    self._say(place, bindings, message, failure=failure, mode=Mode.ENFORCE)
                 case Action.WARN:
                     self.heard.warnings.append(
                         f"Validation failed for ValidatingAdmissionPolicy '{policy.policy}' with binding "
@@ -159,29 +192,31 @@ class _Asked:
                             "message": message,
                             "policy": policy.policy,
                             "binding": policy.binding,
-                            "expressionIndex": position,
+                            "expressionIndex": place.position,
                             "validationActions": [str(one) for one in policy.actions],
                         }
                     )
 
-    def _fail(self, rule: str, position: int, message: str) -> None:
+    def _fail(self, place: _Place, bindings: RequestBindings, text: str) -> None:
         """Treat the failure of a condition or a validation as `failurePolicy` says."""
         if self.policy.failure_policy is FailurePolicy.FAIL:
-            self._act(rule, position, message, failed=True)
+            self._act(place, bindings, _failure(text), failure=text)
         else:
-            self._say(rule, message, failed=True, mode=Mode.SHADOW)
+            self._say(place, bindings, _failure(text), failure=text, mode=Mode.SHADOW)
 
-    def _fail_hard(self, rule: str, text: str) -> None:
-        """Treat a failure that no action softens: it denies, unless `failurePolicy` ignores it."""
-        mode = Mode.ENFORCE if self.policy.failure_policy is FailurePolicy.FAIL else Mode.SHADOW
-        self._say(rule, _failure(text), failed=True, mode=mode)
+    def _say(self, place: _Place, bindings: RequestBindings, message: str, *, failure: str | None, mode: Mode) -> None:
+        reason = self._reason(place.name, message, mode)
+        self.words.append(Word(reason, place.program, place.path, failure, bindings))
 
-    def _say(self, rule: str, message: str, *, failed: bool, mode: Mode = Mode.ENFORCE) -> None:
-        reason = Reason(self.policy.policy, rule, Effect.DENY, message, mode, binding=self.policy.binding)
-        self.reasons.append((reason, failed))
+    def _cannot_be_asked(self, member: str, text: str, mode: Mode) -> None:
+        clause = Clause(member, text, 0, 0, Outcome.ERROR, {})
+        self.words.append(Word(self._reason(member, _failure(text), mode), clause, member, text, None))
+
+    def _reason(self, rule: str, message: str, mode: Mode) -> Reason:
+        return Reason(self.policy.policy, rule, Effect.DENY, message, mode, binding=self.policy.binding)
 
 
-def _failure(text: bool | str) -> str:  # noqa: FBT001 - as `_evaluate` gives it
+def _failure(text: str) -> str:
     return one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
 
 

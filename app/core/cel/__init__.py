@@ -2,6 +2,7 @@
 
 from app.core.cel.admission import bind_params, facts_in
 from app.core.cel.bindings import RequestBindings, bind
+from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
 from app.core.cel.engine import check_variable, compile_expression
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
@@ -23,6 +24,7 @@ from app.core.cel.program import (
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
+    "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
@@ -46,11 +48,14 @@ __all__ = [
     "RequestBindings",
     "ResultType",
     "Scope",
+    "SeenSite",
+    "Trace",
     "bind",
     "bind_params",
     "both",
     "check_variable",
     "compile_expression",
+    "deciding_clause",
     "either",
     "facts_in",
     "key_of",

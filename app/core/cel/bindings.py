@@ -15,10 +15,14 @@ from app.core.types import JsonObject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself. `local` ones depend on `params` and are not shared."""
+    """One lazily evaluated value; equal only to itself. `source` is that of a variable of a policy.
+
+    `local` ones depend on `params` and are not shared.
+    """
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    source: Any = field(default=None, repr=False)
     local: bool = False
 
 
@@ -57,7 +61,11 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
     """
     if bindings.parent is not None and not variable.local:
         known = bindings.parent.values
-        value = known[variable] if variable in known else load(bindings.parent, variable)
+        try:
+            value = known[variable] if variable in known else load(bindings.parent, variable)
+        except (*FAIL, BudgetError):
+            bindings.failures[variable] = bindings.parent.failures[variable]
+            raise
         bindings.values[variable] = value
         return value
     failure = bindings.failures.get(variable)

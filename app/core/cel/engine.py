@@ -7,7 +7,7 @@ an expression should have given; no request reaches it. Nothing outside this pac
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,11 +16,13 @@ from cel_expr_python import cel
 
 from app.core.cel.admission import VARIABLES
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
-from app.core.cel.budget import STEPS_MAX
-from app.core.cel.checked import Checked, MalformedTreeError, read_checked
+from app.core.cel.budget import STEPS_MAX, Budget
+from app.core.cel.checked import MalformedTreeError
+from app.core.cel.clauses import Trace
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.instrument import Source
 from app.core.cel.kubernetes.signatures import MERGED, declarations
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.operators import MISSING
@@ -123,6 +125,7 @@ _REFUSED = {
     name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
+_ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
 _KINDS = {
     ResultType.BOOL: Kind.BOOL,
     ResultType.STRING: Kind.STRING,
@@ -139,6 +142,7 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    source: Source = field(repr=False, compare=False)
     lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
@@ -156,6 +160,12 @@ class CompiledProgram:
         else:
             return answer
         raise EvaluationError(text)
+
+    def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
+        """Evaluate once more, with notes; see `Program.trace`."""
+        if not isinstance(bindings, RequestBindings):
+            raise EvaluationError("the values were bound for another engine")
+        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
 
 
 def compile_expression(
@@ -185,13 +195,14 @@ def compile_expression(
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text, reading).run))
+        generated, source = _generated(checked, ordered, declared, text, reading)
+        return CompiledProgram(text, _giving_json(generated.run), source)
     wanted = _RESULTS[result]
     if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
         message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
-    generated = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
-    return CompiledProgram(text, generated.run, generated.lifted)
+    generated, source = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, source, generated.lifted)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -216,24 +227,34 @@ def _generated(
     reading: _Reading,
     *,
     wanted: Kind = Kind.ANY,
-) -> Generated:
-    """Generate an expression with the variables that it reads."""
-    scope = {**_SCOPE, **_REFUSED}
+) -> tuple[Generated, Source]:
+    """Generate an expression with the variables that it reads; the source is for its traces."""
+    scope = _scope(ordered, texts, reading)
+    boolean = checked.type == cel.Type.BOOL
+    serialised = checked.expression.serialize()
+    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts), added=checked.added)
+    try:
+        tree = source.checked()
+    except MalformedTreeError as error:
+        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
+    try:
+        return generate(tree, scope, wanted=wanted), source
+    except UnsupportedError as error:
+        line, column = position(text, tree.positions.get(error.node, 0))
+        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+
+
+def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], reading: _Reading) -> Mapping[str, Name]:
+    if not ordered and not reading.also:
+        return _ALONE  # shared, for a program keeps its scope
+    scope = dict(_ALONE)
     for name in reading.also:
         scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
         scope[f"variables.{name}"] = found = _variable(name, texts, reading)
         if reading.scope is Scope.ADMISSION:
             scope[f"{PRESENCE}.{name}"] = _presence(found)
-    try:
-        tree = checked.tree()
-    except MalformedTreeError as error:
-        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
-    try:
-        return generate(tree, scope, wanted=wanted)
-    except UnsupportedError as error:
-        line, column = position(text, tree.positions.get(error.node, 0))
-        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+    return scope
 
 
 def _presence(found: Name) -> Name:
@@ -259,7 +280,7 @@ def _variable(name: str, texts: Mapping[str, str], reading: _Reading) -> Name:
 def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], reading: _Reading) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known, reading.scope)
-    generated = _generated(checked, ordered, known, known[name], reading)
+    generated, source = _generated(checked, ordered, known, known[name], reading)
     # INVARIANT: whatever may depend on `params` is computed for each of them. A variable of a loop may have this name.
     local = reading.scope is Scope.ADMISSION and any(
         token.kind is TokenKind.NAME and token.text == "params" for text in known.values() for token in tokens(text)
@@ -269,7 +290,7 @@ def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], reading: _
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run, local),
+        variable=Variable(name, generated.run, source, local),
         root=generated.root,
     )
 
@@ -287,8 +308,9 @@ def check_variable(
         order(f"variables.{name}", variables, presence=scope is Scope.ADMISSION)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
-    checked, ordered = _checked(variables[name], variables, scope)
-    _generated(checked, ordered, variables, variables[name], _Reading(scope, also))
+    # With all of its variables, so that one of them that is at fault is blamed for it; then as its readers compile it.
+    _checked(variables[name], variables, scope)
+    _variable(name, variables, _Reading(scope, also))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,24 +324,6 @@ class _Checked:
     def type(self) -> Any:
         """The type of the value."""
         return self.expression.return_type()
-
-    def tree(self) -> Checked:
-        """Give the tree, with the places of the text as its author wrote it."""
-        found = read_checked(self.expression.serialize())
-        if not self.added:
-            return found
-        return replace(found, positions={node: self._place(offset) for node, offset in found.positions.items()})
-
-    def _place(self, offset: int) -> int:
-        moved = 0
-        for place in self.added:
-            start = place + moved
-            if offset < start:
-                break
-            if offset < start + len("dyn(null)"):
-                return place
-            moved += len("dyn()")
-        return offset - moved
 
 
 def _checked(text: str, variables: Mapping[str, str], scope: Scope) -> tuple[_Checked, tuple[str, ...]]:

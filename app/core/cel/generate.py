@@ -130,7 +130,7 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     Raises:
         UnsupportedError: a part of it is not known here; `node` says which.
     """
-    generated = _Generator(scope).function(checked.root, wanted)
+    generated = Generator(scope).function(checked.root, wanted)
     if wanted is not Kind.BOOL:
         return generated
     trees = {name: known.root for name, known in scope.items() if known.root is not None}
@@ -232,7 +232,12 @@ _RUNTIME: dict[str, Any] = {
 }
 
 
-class _Generator:
+class Generator:
+    """Writes the function of one expression; `instrument.py` writes one that also notes what its parts say."""
+
+    # What every function takes: the bindings, the inputs, the values of variables, the budget.
+    parameters = "b, i, c, q"
+
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
         self._locals: dict[str, Code] = {}
@@ -245,6 +250,7 @@ class _Generator:
         self._count = 0
 
     def function(self, root: Node, wanted: Kind) -> Generated:
+        """Write the function of a whole expression."""
         code = self._value(root)
         if wanted is Kind.ANY or code.kind is wanted:
             self._line(f"return {code.text}")
@@ -254,7 +260,7 @@ class _Generator:
             self._line(f"    wrong_result({code.text}, {wanted.value!r})")
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
-        source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
+        source = "\n".join([f"def run({self.parameters}):", *self._lines, ""])
         run = _function(source, self._namespace)
         return Generated(source, run, code.kind, code.element, code.fails, code.constant, root)
 
@@ -627,7 +633,7 @@ class _Generator:
 
     def _logic(self, node: Call, *, conjunction: bool) -> Code:
         """`a && b && c`: false if one is false, else an error if one is, else true; `||` the other way round."""
-        operands = list(_flat(node, node.function))
+        operands = list(flat(node, node.function))
         if self._too_deep():
             return self._in_function(lambda: self._logic(node, conjunction=conjunction))
         with self._inside(), self._inside(block=True):
@@ -776,7 +782,7 @@ class _Generator:
                 Call(function="hasValue", arguments=(target,)),
                 Call(function="optional.of", arguments=(Comprehension() as bind,)) | (Comprehension() as bind),
                 Call(function="optional.none"),
-            ) if _is_bind(bind):
+            ) if is_bind(bind):
                 pass
             case _:
                 return None
@@ -807,7 +813,7 @@ class _Generator:
     # --- loops ------------------------------------------------------------------------------------------------------
 
     def _comprehension(self, node: Comprehension) -> Code:
-        if _is_bind(node):
+        if is_bind(node):
             return self._bind(node)
         if self._too_deep():
             return self._in_function(lambda: self._comprehension(node))
@@ -1045,11 +1051,11 @@ def _outdented(lines: list[str], levels: int = 1) -> list[str]:
     return [line[4 * levels :] for line in lines]
 
 
-def _flat(node: Node, function: str) -> Iterator[Node]:
+def flat(node: Node, function: str) -> Iterator[Node]:
     """Give the operands of `a && b && c`, which the parser balances into a tree."""
     if isinstance(node, Call) and node.function == function:
         for argument in node.arguments:
-            yield from _flat(argument, function)
+            yield from flat(argument, function)
     else:
         yield node
 
@@ -1076,7 +1082,8 @@ def _equal_to(constant: Code, other: Code, known: str, name: str, *, negated: bo
             return None
 
 
-def _is_bind(node: Comprehension) -> bool:
+def is_bind(node: Comprehension) -> bool:
+    """Tell whether a comprehension is what `cel.bind` expands to."""
     return (
         isinstance(node.condition, Constant)
         and node.condition.value is False
@@ -1096,7 +1103,7 @@ def _read_first(node: Node, name: str) -> bool:
             return False
         case Call(arguments=(first, *_)):
             return _read_first(first, name)
-        case Comprehension() if not _is_bind(node):
+        case Comprehension() if not is_bind(node):
             return _read_first(node.over, name)
         case _:
             return False

@@ -17,9 +17,15 @@ from app.core.cel.tokens import Token, TokenKind, problem_at, tokens
 _RESERVED = "__mfw_"
 # Stands for `variables` where only its presence is tested, and is as long.
 PRESENCE = "__mfw_has"
+NULL = "null"
+# What is put around a `null` to make it one of any type.
+ADDED = "dyn()"
 # More than anyone reads; each is a compilation of its own when the policy is loaded.
 VARIABLES_PER_EXPRESSION_MAX = 64
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
+# The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only hide what a
+# reviewer should see.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 # CEL's reserved words and literals (language definition, section "Syntax"): `variables.in` could never be read.
 # fmt: off
 RESERVED_WORDS = frozenset({
@@ -51,11 +57,9 @@ def check_shape(text: str) -> None:
         raise ExpressionError(
             (Problem(1, 1, f"the expression has more than {EXPRESSION_MAX_CHARS} characters", "split it into rules"),)
         )
-    for offset, character in enumerate(text):
-        # The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only
-        # hide what a reviewer should see.
-        if (ord(character) < 0x20 and character not in "\n\r\t") or 0xD800 <= ord(character) <= 0xDFFF:
-            raise problem_at(text, offset, f"the control character U+{ord(character):04X} is not allowed", "remove it")
+    if (found := _CONTROL.search(text)) is not None:
+        code = f"U+{ord(found.group()):04X}"
+        raise problem_at(text, found.start(), f"the control character {code} is not allowed", "remove it")
     depth = 0
     for token in tokens(text):
         if token.kind is TokenKind.OPEN:
@@ -170,8 +174,8 @@ def null_of_any_type(text: str) -> tuple[str, tuple[int, ...]]:
     parts: list[str] = []
     at = 0
     for token in tokens(text):
-        if token.kind is TokenKind.NAME and token.text == "null":
-            parts.append(f"{text[at : token.start]}dyn(null)")
+        if token.kind is TokenKind.NAME and token.text == NULL:
+            parts.append(f"{text[at : token.start]}dyn({NULL})")
             places.append(token.start)
             at = token.end
     return "".join([*parts, text[at:]]), tuple(places)

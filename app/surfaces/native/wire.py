@@ -6,7 +6,8 @@ import orjson
 
 from app.core.budgets import to_answer
 from app.core.members import refuse_unknown
-from app.core.types import Json, JsonObject, Mutation, Reason
+from app.core.reasons import reason_members
+from app.core.types import Json, JsonObject, Mutation
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 
@@ -66,7 +67,7 @@ def decision_to_wire(decision: Decision) -> bytes:
     members: JsonObject = {
         "id": decision.id,
         "decision": decision.effect.value,
-        "reasons": [_reason(reason) for reason in decision.reasons],
+        "reasons": [reason_members(reason) for reason in decision.reasons],
         "policy_set": decision.policy_set,
         "mutation_digest": decision.mutation_digest,
         "ledger_index": decision.ledger_index,
@@ -86,21 +87,6 @@ def decision_to_wire(decision: Decision) -> bytes:
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
     return orjson.dumps(members)
-
-
-def _reason(reason: Reason) -> JsonObject:
-    members: JsonObject = {
-        "policy": reason.policy,
-        "rule": reason.rule,
-        "effect": reason.effect.value,
-        "mode": reason.mode.value,
-        "message": reason.message,
-    }
-    if reason.binding is not None:
-        members["binding"] = reason.binding
-    if reason.clause is not None:
-        members["clause"] = reason.clause
-    return members
 
 
 _ABSENT: Final = object()
