@@ -144,6 +144,8 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     for reason in answer["reasons"]:
         shadow = " (shadow)" if reason.get("mode") == "shadow" else ""
         binding = f"\n(binding {reason['binding']})" if reason.get("binding") else ""
+        if reason.get("exception"):
+            shadow += f" (lifted by {reason['exception']})"
         reasons.add_row(
             *(
                 plain(text)

@@ -306,14 +306,15 @@ class Policy:
     def needs(self) -> Needs:
         """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.
 
-        INVARIANT: all a policy can say comes from a condition that fails and from a rule. What else can make it speak
-        must be looked at here.
+        INVARIANT: all a policy can say comes from a condition that fails, from a rule and from a budget. What else can
+        make it speak must be looked at here.
         """
         conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
         found = both(self.match.needs(), conditions)
         # A condition that fails speaks, whatever the rules say.
         if all(condition.program.lifted.sure for condition in self.conditions):
-            found = both(found, _any_of(rule.when.lifted.needs if rule.when is not None else {} for rule in self.rules))
+            whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
+            found = both(found, _any_of(when.lifted.needs if when is not None else {} for when in whens))
         return {path: need for path, need in found.items() if need.constants is not None}
 
 
@@ -335,6 +336,31 @@ def _default_message(effect: Effect) -> str:
             assert_never(effect)
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyException:
+    """One compiled exception: while it is valid, and for mutations that fit, it lifts what denies or holds.
+
+    `policies` has the names of the policies whose words it lifts, each with the names of the rules that are meant, None
+    for all of them. `owner` and `reason` are for people.
+    """
+
+    name: str
+    owner: str
+    reason: str
+    validity: Validity
+    policies: Mapping[str, frozenset[str] | None]
+    match: Match = field(default_factory=Match)
+    conditions: tuple[Condition, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def covers(self, policy: str, rule: str) -> bool:
+        """Tell whether it is about a rule at all."""
+        if policy not in self.policies:
+            return False
+        rules = self.policies[policy]
+        return rules is None or rule in rules
+
+
 class CompiledPolicySet:
     """An immutable collection of policies, named by the digest of their content.
 
@@ -342,14 +368,19 @@ class CompiledPolicySet:
     policies that can match, not those that exist. Admission policies are found by the Kubernetes resource.
     """
 
-    __slots__ = ("_admission", "_candidates", "digest", "policies")
+    __slots__ = ("_admission", "_allowing", "_candidates", "digest", "exceptions", "policies")
 
-    def __init__(self, policies: Iterable[AnyPolicy], *, digest: str) -> None:
+    def __init__(
+        self, policies: Iterable[AnyPolicy], *, digest: str, exceptions: Iterable[PolicyException] = ()
+    ) -> None:
         """Index the policies, sorted by name.
 
         Raises:
-            ValueError: there are none, or two have the same name.
+            ValueError: there are none, or two policies or two exceptions have the same name.
         """
+        self.exceptions = tuple(sorted(exceptions, key=lambda exception: exception.name))
+        if len({exception.name for exception in self.exceptions}) != len(self.exceptions):
+            raise ValueError("two exceptions have the same name")
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
         self.digest = digest
         if not self.policies:
@@ -357,6 +388,14 @@ class CompiledPolicySet:
         if len({policy.name for policy in self.policies}) != len(self.policies):
             raise ValueError("two policies have the same name")
         own = self.mutation_policies
+        excepted = {name for exception in self.exceptions for name in exception.policies}
+        self._allowing = frozenset(
+            (policy.name, rule.name)
+            for policy in own
+            if policy.name in excepted
+            for rule in policy.rules
+            if rule.effect is Effect.ALLOW
+        )
         self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in own)
         self._admission = _AdmissionBuckets(policy for policy in self.policies if not isinstance(policy, Policy))
 
@@ -376,6 +415,12 @@ class CompiledPolicySet:
         budgets = sum(len(policy.budgets) for policy in self.mutation_policies)
         admission = sum(len(policy.validations) + len(policy.annotations) for policy in self._admission.all)
         return len(self.rules) + budgets + admission
+
+    def exceptions_of(self, policy: str, rule: str) -> tuple[PolicyException, ...]:
+        """Give the exceptions that could lift what a rule says, by name; none for a rule that allows, failed or not."""
+        if (policy, rule) in self._allowing:
+            return ()
+        return tuple([exception for exception in self.exceptions if exception.covers(policy, rule)])
 
     def select(self, inputs: JsonObject) -> tuple[AnyPolicy, ...]:
         """Give the policies to ask, sorted by name: their `match` fits, and all others would say nothing."""

@@ -94,8 +94,9 @@ class Clause:
 class Reason:
     """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
 
-    `clause` is there in every reason for a deny or a hold that comes from a rule or a condition. `binding` is the
-    ValidatingAdmissionPolicyBinding that put the policy into force, None for every other kind.
+    `clause` is there in every reason for a deny or a hold that comes from a rule or a condition. `exception` names the
+    exception that lifted it, so that it did not count. `binding` is the ValidatingAdmissionPolicyBinding that put the
+    policy into force, None for every other kind.
     """
 
     policy: str
@@ -104,6 +105,7 @@ class Reason:
     message: str
     mode: Mode = Mode.ENFORCE
     clause: Clause | None = None
+    exception: str | None = None
     binding: str | None = None
 
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from app.core.canonical import canonical
-from app.core.index import AnyPolicy, CompiledPolicySet, Policy
+from app.core.index import AnyPolicy, CompiledPolicySet, Policy, PolicyException
 from app.core.types import Json
 from app.policies.admission import (
     AdmissionDocument,
@@ -24,7 +24,9 @@ from app.policies.admission import (
 )
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
+from app.policies.exception_document import check_excepted, read_exception
 from app.policies.reader import Reader
+from app.policies.shape import EXCEPTION_KIND
 from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
@@ -45,7 +47,7 @@ _DEPTH_MAX = 8
 class Document:
     """One document of one file, `file` as in `Diagnostic`.
 
-    `policy` is there for a MutationPolicy, `admission` for what belongs to Kubernetes' admission policies; both are
+    `policy`, `exception` or, for what belongs to Kubernetes' admission policies, `admission` is what it says; all are
     None if anything is wrong with it, and for a document that may be a parameter until all of them were read.
     """
 
@@ -53,6 +55,7 @@ class Document:
     root: Node
     policy: Policy | None = None
     admission: AdmissionDocument | None = None
+    exception: PolicyException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def check_documents(values: Collection[Json]) -> Checked:
             rules += _rules(root)
             if not _within_limits(found, diagnostics, rules=rules):
                 break
-            found.append(_read_document(root, reader))
+            found.append(_document(reader.file, root, reader))
         diagnostics += reader.diagnostics
         if len(diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(reader.file))
@@ -182,11 +185,14 @@ def fingerprint(path: Path) -> str:
 
 
 def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]) -> Checked:
-    if not found and all(d.severity is Severity.WARNING for d in diagnostics):
+    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    if not policies_found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
     found = _with_parameters(found, diagnostics)
-    _check_names(found, diagnostics)
+    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    _check_names(policies_found, diagnostics)
+    _check_exceptions(found, policies_found, diagnostics, sources)
     admission, doubts = assembled(one.admission for one in found if one.admission is not None)
     if all(d.severity is Severity.WARNING for d in diagnostics):
         # What does not fit together is only said of what was read: a binding whose policy has errors is not to blame.
@@ -201,16 +207,25 @@ def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Ma
         return Checked(None, (*ordered, nothing), tuple(found), sources)
     content = _content(found)
     digest = "sha256:" + sha256(content).hexdigest()
-    return Checked(CompiledPolicySet(policies, digest=digest), ordered, tuple(found), sources, content)
+    exceptions = [one.exception for one in found if one.exception is not None]
+    policy_set = CompiledPolicySet(policies, digest=digest, exceptions=exceptions)
+    return Checked(policy_set, ordered, tuple(found), sources, content)
 
 
-def _read_document(root: Node, reader: Reader) -> Document:
+def _document(file: str, root: Node, reader: Reader) -> Document:
     """Read a document by its kind; what may be a parameter waits until the policies are known."""
     if is_admission(root):
-        return Document(reader.file, root, admission=read_admission(root, reader))
+        return Document(file, root, admission=read_admission(root, reader))
     if may_be_parameter(root):
-        return Document(reader.file, root)
-    return Document(reader.file, root, read_policy(root, reader))
+        return Document(file, root)
+    if _kind(root) == EXCEPTION_KIND:
+        return Document(file, root, exception=read_exception(root, reader))
+    return Document(file, root, read_policy(root, reader))
+
+
+def _kind(root: Node) -> str:
+    kind = root.items.get("kind") if isinstance(root, Mapping) else None
+    return str(kind.value) if isinstance(kind, Scalar) else ""
 
 
 def _with_parameters(found: list[Document], diagnostics: list[Diagnostic]) -> list[Document]:
@@ -361,7 +376,7 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Docu
     reader = Reader(name, text=text)
     found: list[Document] = []
     for root in roots:
-        found.append(_read_document(root, reader))
+        found.append(_document(name, root, reader))
         if len(reader.diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(name))
             break
@@ -388,6 +403,23 @@ def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
             first[key] = one
+
+
+def _check_exceptions(
+    found: list[Document], policies: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]
+) -> None:
+    """Note what only the whole set can tell about its exceptions."""
+    exceptions = [one for one in found if _kind(one.root) == EXCEPTION_KIND]
+    _check_names(exceptions, diagnostics)
+    by_name = {
+        str(node.value): one.policy
+        for one in policies
+        if (node := _name_node(one.root)) is not None and not named_within(one.root)
+    }
+    for one in exceptions:
+        reader = Reader(one.file, text=sources.get(one.file, ""))
+        check_excepted(one.root, by_name, reader)
+        diagnostics += reader.diagnostics
 
 
 def _name_node(root: Node) -> Scalar | None:

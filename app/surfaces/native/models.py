@@ -130,6 +130,7 @@ class ReasonOut(_Wire):
     message: str
     binding: Left[str] = Field(default=None, description="of a ValidatingAdmissionPolicy")
     clause: Left[ClauseOut] = Field(default=None, description="in the reasons of a deny or a hold")
+    exception: Left[str] = Field(default=None, description="the exception that lifted it: it did not count")
 
 
 class BudgetOut(_Wire):
