@@ -141,6 +141,8 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     reasons = table("effect", "policy", "rule", "message")
     for reason in answer["reasons"]:
         shadow = " (shadow)" if reason.get("mode") == "shadow" else ""
+        if reason.get("exception"):
+            shadow += f" (lifted by {reason['exception']})"
         reasons.add_row(
             *(
                 plain(text)

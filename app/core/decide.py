@@ -13,6 +13,8 @@ The rule of combination, in full:
 6. A budget of a speaking policy that this mutation would use, and that has no room, asks for its effect like a rule.
    One that nobody counted asks for deny, unless a policy denies anyway: it could not change that, and is left out.
 7. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
+8. What denies or holds, failures among it, does not count where an exception that fits names it; the failure of a rule
+   that allows does, and the default is nobody's to lift.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
 from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, one_line
 from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
+from app.core.lifting import Lifting
 from app.core.types import (
     BudgetUse,
     Clause,
@@ -48,6 +51,7 @@ RULE_ERROR = "rule_error: "
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
+LIFTED_REASONS_MAX = 16
 # Each has up to 4 KiB, and every one of them has to be met: none may be left out of an allow.
 OBLIGATIONS_MAX = 64
 
@@ -95,6 +99,8 @@ def decide(
         bindings = bind(normalised.inputs, now=now)
         meter = _Meter(counters, [])
         spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, meter)]
+        if policy_set.exceptions:
+            spoken = _lifted(spoken, Lifting(policy_set, bindings))
         if not meter.uses:
             return _combine(spoken, bindings)
         return _metered(spoken, bindings, meter.uses)
@@ -243,14 +249,29 @@ def _instant(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
+def _lifted(spoken: list[_Spoken], lifting: Lifting) -> list[_Spoken]:
+    """Mark what exceptions lift. A policy in shadow is marked too: it shows what it would do."""
+    return [
+        word._replace(reason=replace(word.reason, exception=name))
+        if word.reason.effect is not Effect.ALLOW
+        and (name := lifting.exception(word.reason.policy, word.reason.rule)) is not None
+        else word
+        for word in spoken
+    ]
+
+
 def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
-    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
+    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then what exceptions
+    lifted, then the shadows.
+    """
     if len(spoken) > 1:
         spoken.sort(key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
-    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE]
-    shadows: list[Reason] = []
+    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE and word.reason.exception is None]
+    silent: list[Reason] = []
     if len(enforced) != len(spoken):
-        shadows = _bounded([w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE], SHADOW_REASONS_MAX)
+        shadows = [w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE]
+        lifted = [w.reason for w in spoken if w.reason.mode is Mode.ENFORCE and w.reason.exception is not None]
+        silent = [*_bounded(lifted, LIFTED_REASONS_MAX), *_bounded(shadows, SHADOW_REASONS_MAX)]
     for effect in _STRENGTH:
         winning = [word for word in enforced if word.reason.effect is effect]
         if winning:
@@ -261,13 +282,13 @@ def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
                 if effect is not Effect.DENY:
                     message = f"{effect} with {len(obligations)} obligations, and {OBLIGATIONS_MAX} are the most"
                     denial = Reason(FIREWALL, TOO_MANY_OBLIGATIONS, Effect.DENY, message)
-                    return Verdict(Effect.DENY, (denial, *shadows))
+                    return Verdict(Effect.DENY, (denial, *silent))
                 obligations = obligations[:OBLIGATIONS_MAX]
-            return Verdict(effect, (*reasons, *shadows), approval, obligations)
+            return Verdict(effect, (*reasons, *silent), approval, obligations)
     inputs = bindings.inputs
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
-    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))
+    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *silent))
 
 
 def _with_clauses(words: list[_Spoken], effect: Effect, bindings: Bindings) -> list[Reason]:
@@ -293,7 +314,7 @@ def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:
         return reasons
     kept, rest = reasons[: limit - 1], reasons[limit - 1 :]
     message = f"{len(rest)} more rules spoke; the record has the mutation and the policy set to ask them again"
-    return [*kept, Reason(FIREWALL, MORE_REASONS, rest[0].effect, message, rest[0].mode)]
+    return [*kept, replace(rest[0], policy=FIREWALL, rule=MORE_REASONS, message=message, clause=None)]
 
 
 def _together(approvals: Iterable[Approval | None]) -> Mapping[str, Any]:

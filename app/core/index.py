@@ -299,14 +299,15 @@ class Policy:
     def needs(self) -> Needs:
         """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.
 
-        INVARIANT: all a policy can say comes from a condition that fails and from a rule. What else can make it speak
-        must be looked at here.
+        INVARIANT: all a policy can say comes from a condition that fails, from a rule and from a budget. What else can
+        make it speak must be looked at here.
         """
         conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
         found = both(self.match.needs(), conditions)
         # A condition that fails speaks, whatever the rules say.
         if all(condition.program.lifted.sure for condition in self.conditions):
-            found = both(found, _any_of(rule.when.lifted.needs if rule.when is not None else {} for rule in self.rules))
+            whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
+            found = both(found, _any_of(when.lifted.needs if when is not None else {} for when in whens))
         return {path: need for path, need in found.items() if need.constants is not None}
 
 
@@ -328,6 +329,31 @@ def _default_message(effect: Effect) -> str:
             assert_never(effect)
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyException:
+    """One compiled exception: while it is valid, and for mutations that fit, it lifts what denies or holds.
+
+    `policies` has the names of the policies whose words it lifts, each with the names of the rules that are meant, None
+    for all of them. `owner` and `reason` are for people.
+    """
+
+    name: str
+    owner: str
+    reason: str
+    validity: Validity
+    policies: Mapping[str, frozenset[str] | None]
+    match: Match = field(default_factory=Match)
+    conditions: tuple[Condition, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def covers(self, policy: str, rule: str) -> bool:
+        """Tell whether it is about a rule at all."""
+        if policy not in self.policies:
+            return False
+        rules = self.policies[policy]
+        return rules is None or rule in rules
+
+
 class CompiledPolicySet:
     """An immutable collection of policies, named by the digest of their content.
 
@@ -335,26 +361,43 @@ class CompiledPolicySet:
     policies that can match, not those that exist.
     """
 
-    __slots__ = ("_candidates", "digest", "policies")
+    __slots__ = ("_allowing", "_candidates", "digest", "exceptions", "policies")
 
-    def __init__(self, policies: Iterable[Policy], *, digest: str) -> None:
+    def __init__(self, policies: Iterable[Policy], *, digest: str, exceptions: Iterable[PolicyException] = ()) -> None:
         """Index the policies, sorted by name.
 
         Raises:
-            ValueError: there are none, or two have the same name.
+            ValueError: there are none, or two policies or two exceptions have the same name.
         """
+        self.exceptions = tuple(sorted(exceptions, key=lambda exception: exception.name))
+        if len({exception.name for exception in self.exceptions}) != len(self.exceptions):
+            raise ValueError("two exceptions have the same name")
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
         self.digest = digest
         if not self.policies:
             raise ValueError("a policy set without policies would deny everything without saying why")
         if len({policy.name for policy in self.policies}) != len(self.policies):
             raise ValueError("two policies have the same name")
+        excepted = {name for exception in self.exceptions for name in exception.policies}
+        self._allowing = frozenset(
+            (policy.name, rule.name)
+            for policy in self.policies
+            if policy.name in excepted
+            for rule in policy.rules
+            if rule.effect is Effect.ALLOW
+        )
         self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in self.policies)
 
     @property
     def rules(self) -> tuple[tuple[Policy, Rule], ...]:
         """Every rule with its policy, in the order of names."""
         return tuple((policy, rule) for policy in self.policies for rule in policy.rules)
+
+    def exceptions_of(self, policy: str, rule: str) -> tuple[PolicyException, ...]:
+        """Give the exceptions that could lift what a rule says, by name; none for a rule that allows, failed or not."""
+        if (policy, rule) in self._allowing:
+            return ()
+        return tuple([exception for exception in self.exceptions if exception.covers(policy, rule)])
 
     def select(self, inputs: JsonObject) -> tuple[Policy, ...]:
         """Give the policies to ask, sorted by name: their `match` fits, and all others would say nothing."""

@@ -14,6 +14,8 @@ def reason_members(reason: Reason) -> JsonObject:
     }
     if reason.clause is not None:
         members["clause"] = clause_members(reason.clause)
+    if reason.exception is not None:
+        members["exception"] = reason.exception
     return members
 
 

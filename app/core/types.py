@@ -90,7 +90,8 @@ class Clause:
 class Reason:
     """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
 
-    `clause` is there in every reason for a deny or a hold that comes from a rule or a condition.
+    `clause` is there in every reason for a deny or a hold that comes from a rule or a condition. `exception` names the
+    exception that lifted it, so that it did not count.
     """
 
     policy: str
@@ -99,6 +100,7 @@ class Reason:
     message: str
     mode: Mode = Mode.ENFORCE
     clause: Clause | None = None
+    exception: str | None = None
 
 
 class BudgetUse(NamedTuple):

@@ -56,9 +56,9 @@ def read_policy(root: Node, reader: Reader) -> Policy | None:
     before = len(reader.diagnostics)
     members = reader.mapping(root, "", known=shape.POLICY.known, required=shape.POLICY.required)
     reader.choice(members.get("apiVersion"), "apiVersion", (shape.API_VERSION,))
-    if reader.choice(members.get("kind"), "kind", (shape.KIND,)) is None:
+    if reader.choice(members.get("kind"), "kind", shape.SET_KINDS) is None:
         return None  # another kind has another shape: its members would only add noise
-    name, labels = _metadata(members.get("metadata"), reader)
+    name, labels = read_metadata(members.get("metadata"), reader)
     policy = _spec(members["spec"], name or "", labels, reader) if "spec" in members else None
     if policy is None or len(reader.diagnostics) > before:
         return None
@@ -89,7 +89,8 @@ def _warn(policy: Policy, spec: Node, reader: Reader) -> None:
             reader.note(spec, "spec", message, fix="add `match.resources` or `when`", severity=Severity.WARNING)
 
 
-def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
+def read_metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
+    """Read the name and the labels of a document."""
     if node is None:
         return None, {}
     members = reader.mapping(node, "metadata", known=shape.METADATA.known, required=shape.METADATA.required)
@@ -117,7 +118,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
     conditions = [
         condition
         for item, path in reader.items(members.get("matchConditions"), "spec.matchConditions")
-        if (condition := _condition(item, path, variables, names, reader)) is not None
+        if (condition := read_condition(item, path, variables, names, reader)) is not None
     ]
     rules = [
         rule
@@ -285,7 +286,10 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
     return texts
 
 
-def _condition(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Condition | None:
+def read_condition(
+    node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader
+) -> Condition | None:
+    """Read one of `matchConditions`; None if anything is wrong with it."""
     members = reader.mapping(node, path, known=shape.CONDITION.known, required=shape.CONDITION.required)
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     program = _program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)

@@ -9,11 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from app.core.canonical import canonical
-from app.core.index import CompiledPolicySet, Policy
+from app.core.index import CompiledPolicySet, Policy, PolicyException
 from app.core.types import Json
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
+from app.policies.exception_document import check_excepted, read_exception
 from app.policies.reader import Reader
+from app.policies.shape import EXCEPTION_KIND
 from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
@@ -32,11 +34,15 @@ _DEPTH_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of one file, `file` as in `Diagnostic`; `policy` is None if anything is wrong with it."""
+    """One document of one file, `file` as in `Diagnostic`.
+
+    `policy`, or `exception` for a document of that kind, is what it says; both are None if anything is wrong with it.
+    """
 
     file: str
     root: Node
-    policy: Policy | None
+    policy: Policy | None = None
+    exception: PolicyException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,7 @@ def check_documents(values: Collection[Json]) -> Checked:
             rules += _rules(root)
             if not _within_limits(found, diagnostics, rules=rules):
                 break
-            found.append(Document(reader.file, root, read_policy(root, reader)))
+            found.append(_document(reader.file, root, reader))
         diagnostics += reader.diagnostics
         if len(diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(reader.file))
@@ -166,17 +172,32 @@ def fingerprint(path: Path) -> str:
 
 
 def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]) -> Checked:
-    if not found and all(d.severity is Severity.WARNING for d in diagnostics):
+    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    if not policies_found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
-    _check_names(found, diagnostics)
+    _check_names(policies_found, diagnostics)
+    _check_exceptions(found, policies_found, diagnostics, sources)
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, tuple(found), sources)
     policies = [one.policy for one in found if one.policy is not None]
     content = _content(found)
     digest = "sha256:" + sha256(content).hexdigest()
-    return Checked(CompiledPolicySet(policies, digest=digest), ordered, tuple(found), sources, content)
+    exceptions = [one.exception for one in found if one.exception is not None]
+    policy_set = CompiledPolicySet(policies, digest=digest, exceptions=exceptions)
+    return Checked(policy_set, ordered, tuple(found), sources, content)
+
+
+def _document(file: str, root: Node, reader: Reader) -> Document:
+    if _kind(root) == EXCEPTION_KIND:
+        return Document(file, root, exception=read_exception(root, reader))
+    return Document(file, root, read_policy(root, reader))
+
+
+def _kind(root: Node) -> str:
+    kind = root.items.get("kind") if isinstance(root, Mapping) else None
+    return str(kind.value) if isinstance(kind, Scalar) else ""
 
 
 def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
@@ -309,7 +330,7 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Docu
     reader = Reader(name, text=text)
     found: list[Document] = []
     for root in roots:
-        found.append(Document(name, root, read_policy(root, reader)))
+        found.append(_document(name, root, reader))
         if len(reader.diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(name))
             break
@@ -332,6 +353,19 @@ def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
             first[name] = one
+
+
+def _check_exceptions(
+    found: list[Document], policies: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]
+) -> None:
+    """Note what only the whole set can tell about its exceptions."""
+    exceptions = [one for one in found if _kind(one.root) == EXCEPTION_KIND]
+    _check_names(exceptions, diagnostics)
+    by_name = {str(node.value): one.policy for one in policies if (node := _name_node(one.root)) is not None}
+    for one in exceptions:
+        reader = Reader(one.file, text=sources.get(one.file, ""))
+        check_excepted(one.root, by_name, reader)
+        diagnostics += reader.diagnostics
 
 
 def _name_node(root: Node) -> Scalar | None:

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import assert_never
 
 from app.core.cel import Bindings, EvaluationError, Program
-from app.core.index import CompiledPolicySet, Condition, Match, Policy, Rule
+from app.core.index import CompiledPolicySet, Condition, Match, Policy, PolicyException, Rule
 from app.core.types import JsonObject
-from app.core.validity import Phase
+from app.core.validity import Phase, Validity
 
 
 class Outcome(StrEnum):
@@ -45,13 +45,40 @@ class PolicyTrace:
     rules: tuple[tuple[Rule, Said], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ExceptionTrace:
+    """One exception asked; it lifts what it names where `unmatched` is empty and every condition is true."""
+
+    exception: PolicyException
+    unmatched: tuple[str, ...]
+    conditions: tuple[tuple[Condition, Said], ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether it lifts anything."""
+        return not self.unmatched and all(said.outcome is Outcome.TRUE for _, said in self.conditions)
+
+
+def trace_exceptions(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[ExceptionTrace, ...]:
+    """Ask every exception of a set, by name."""
+    return tuple(_trace_exception(exception, bindings) for exception in policy_set.exceptions)
+
+
+def _trace_exception(exception: PolicyException, bindings: Bindings) -> ExceptionTrace:
+    unmatched = _unmatched(exception.match, bindings.inputs) + _outside(exception.validity, bindings.now)
+    if unmatched:
+        return ExceptionTrace(exception, unmatched)
+    conditions = tuple((condition, ask(condition.program, bindings)) for condition in exception.conditions)
+    return ExceptionTrace(exception, (), conditions)
+
+
 def trace(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[PolicyTrace, ...]:
     """Ask every policy of a set, by name, the ones that do not match among them."""
     return tuple(_trace(policy, bindings) for policy in policy_set.policies)
 
 
 def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:
-    unmatched = _unmatched(policy.match, bindings.inputs) + _outside(policy, bindings.now)
+    unmatched = _unmatched(policy.match, bindings.inputs) + _outside(policy.validity, bindings.now)
     if unmatched:
         return PolicyTrace(policy, unmatched)
     conditions = tuple((condition, ask(condition.program, bindings)) for condition in policy.conditions)
@@ -79,8 +106,8 @@ def ask(program: Program | None, bindings: Bindings) -> Said:
     return Said(Outcome.TRUE if value is True else Outcome.FALSE)
 
 
-def _outside(policy: Policy, now: datetime) -> tuple[str, ...]:
-    match policy.validity.phase(now):
+def _outside(validity: Validity, now: datetime) -> tuple[str, ...]:
+    match validity.phase(now):
         case Phase.PENDING:
             return ("validFrom",)
         case Phase.EXPIRED:

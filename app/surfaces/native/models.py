@@ -129,6 +129,7 @@ class ReasonOut(_Wire):
     mode: Mode
     message: str
     clause: Left[ClauseOut] = Field(default=None, description="in the reasons of a deny or a hold")
+    exception: Left[str] = Field(default=None, description="the exception that lifted it: it did not count")
 
 
 class BudgetOut(_Wire):

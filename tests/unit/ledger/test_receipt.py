@@ -205,6 +205,20 @@ def test_an_approval_of_any_mapping_is_recorded():
     assert record["approval"] == {"anyOf": [{"group": "sre", "count": 2}], "groups": ["a", "b"]}
 
 
+def test_reasons_are_recorded_in_the_form_they_always_had():
+    verdict = Verdict(
+        Effect.DENY, (Reason("p", "r", Effect.DENY, "no"), Reason("q", "s", Effect.ALLOW, "y", Mode.SHADOW))
+    )
+    record = seal_decision(pending(verdict=verdict), salt=SALT).record
+    assert (
+        b'"reasons":[{"policy":"p","rule":"r","effect":"deny","message":"no","mode":"enforce","clause":null},'
+        b'{"policy":"q","rule":"s","effect":"allow","message":"y","mode":"shadow","clause":null}]'
+    ) in record
+    lifted = Verdict(Effect.ALLOW, (Reason("p", "r", Effect.DENY, "no", exception="e"),))
+    record = seal_decision(pending(verdict=lifted), salt=SALT).record
+    assert b'"mode":"enforce","clause":null,"exception":"e"}]' in record
+
+
 def test_obligations_are_recorded_where_there_are_any():
     without = json.loads(seal_decision(pending(), salt=SALT).record)
     assert "obligations" not in without
