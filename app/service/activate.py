@@ -94,8 +94,8 @@ class ActivateService:
 
         Raises FirewallError: FORBIDDEN without the scope `policy:activate`, without the signatures that are required,
         or when the set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or
-        when the set has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
-        and TIMEOUT for the database.
+        when the set has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for
+        a bad reason; UNAVAILABLE and TIMEOUT for the database.
         """
         require(principal, AccessScope.POLICY_ACTIVATE)
         check_text(reason, "reason", required=True)
