@@ -22,7 +22,7 @@ from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.instrument import Source
-from app.core.cel.kubernetes.signatures import MERGED, declarations
+from app.core.cel.kubernetes.signatures import MERGED, declarations, telling_names
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.plain import to_json
 from app.core.cel.program import (
@@ -53,10 +53,14 @@ _EXTENSIONS = (
 )
 _LANGUAGE = {"extensions": [{"name": name} for name in _EXTENSIONS]}
 _BASE: dict[str, Any] = {**dict.fromkeys(INPUT_NAMES, cel.Type.DYN), "now": cel.Type.TIMESTAMP}
-# The language alone, with all of its functions: what tests evaluate with. It is not made before it is used.
-_ENVIRONMENT = cel.NewEnv(config=cel.NewEnvConfigFromYaml(json.dumps(_LANGUAGE)), variables=_BASE)
-# What policies are checked with: the language with Kubernetes' libraries, of which it knows the types and nothing else.
-_CONFIG = cel.NewEnvConfigFromYaml(json.dumps({**_LANGUAGE, **declarations()}))
+_LANGUAGE_CONFIG = cel.NewEnvConfigFromYaml(json.dumps(_LANGUAGE))
+# The language alone, with all of its functions: what tests evaluate with too.
+_ENVIRONMENT = cel.NewEnv(config=_LANGUAGE_CONFIG, variables=_BASE)
+# The language with Kubernetes' libraries, of which the engine knows the types and nothing else.
+_KUBERNETES_CONFIG = cel.NewEnvConfigFromYaml(json.dumps({**_LANGUAGE, **declarations()}))
+_CALLED, _NAMED = telling_names()
+# Blanks and comments may stand before the bracket of a call. Texts that only look like it cost an environment.
+_TELLING = re.compile(rf"\b(?:(?:{'|'.join(sorted(_CALLED))})(?:\s|//[^\n\r]*)*+\(|(?:{'|'.join(sorted(_NAMED))})\b)")
 _MERGED = cel.CelExtension(
     "kubernetes",
     [
@@ -282,7 +286,15 @@ def _compile(text: str, types: Mapping[str, Any]) -> Any:
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
 def _expression(text: str, declared: tuple["_Declared", ...]) -> Any:
-    return _environment(declared).compile(text)
+    kubernetes = any(declared_.opaque for declared_ in declared) or _needs_kubernetes(text)
+    if not declared and not kubernetes:
+        return _ENVIRONMENT.compile(text)
+    return _environment(declared, kubernetes=kubernetes).compile(text)
+
+
+def _needs_kubernetes(text: str) -> bool:
+    """Tell whether an expression may use Kubernetes' libraries: their declarations double what an environment costs."""
+    return _TELLING.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +304,11 @@ class _Declared:
     name: str
     type_name: str
     type_: Any = field(compare=False)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the type is one of Kubernetes' own, or has one in it."""
+        return "kubernetes." in self.type_name or "net." in self.type_name
 
 
 def _declared(name: str, type_: Any) -> _Declared:
@@ -305,8 +322,12 @@ _PARAMETRIC = re.compile(r"optional_type|\bTYPE\b")
 
 
 @lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
-def _environment(declared: tuple[_Declared, ...]) -> Any:
-    return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}}, extensions=[_MERGED])
+def _environment(declared: tuple[_Declared, ...], *, kubernetes: bool) -> Any:
+    return cel.NewEnv(
+        config=_KUBERNETES_CONFIG if kubernetes else _LANGUAGE_CONFIG,
+        variables={**_BASE, **{d.name: d.type_ for d in declared}},
+        extensions=[_MERGED] if kubernetes else [],
+    )
 
 
 def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
