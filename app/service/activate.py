@@ -23,7 +23,7 @@ from app.core.budgets import NOT_COUNTED, Counters
 from app.core.canonical import digest as digest_of
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.principal import Principal, Role, require
+from app.core.principal import AccessScope, Principal, require
 from app.core.reasons import reason_members
 from app.core.types import Effect, Json, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
@@ -92,12 +92,12 @@ class ActivateService:
     async def activate(self, digest: str, *, principal: Principal, reason: str) -> Activated:
         """Put a stored set into force for all replicas.
 
-        Raises FirewallError: FORBIDDEN without the role admin, without the signatures that are required, or when the
-        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set
-        has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
-        and TIMEOUT for the database.
+        Raises FirewallError: FORBIDDEN without the scope `policy:activate`, without the signatures that are required,
+        or when the set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or
+        when the set has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for
+        a bad reason; UNAVAILABLE and TIMEOUT for the database.
         """
-        require(principal, Role.ADMIN)
+        require(principal, AccessScope.POLICY_ACTIVATE)
         check_text(reason, "reason", required=True)
         if not self._follows:
             raise FirewallError(

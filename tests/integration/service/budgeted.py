@@ -19,7 +19,7 @@ from app.persistence.engine import create_engine
 from app.policies.load import check_documents
 from app.service.decide import Decision, DecisionService
 
-WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.REQUESTER}), AuthMethod.API_KEY)
+WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 
 
 def policy(*budgets: Mapping[str, Any], name: str = "p", **spec: Any) -> dict[str, Any]:

@@ -185,7 +185,7 @@ async def test_a_set_that_has_errors_here_is_not_activated(firewall):
     assert await firewall.reader.size() == 0
 
 
-@pytest.mark.parametrize("roles", [set(), {Role.REQUESTER, Role.OPERATOR, Role.AUDITOR, Role.APPROVER}])
+@pytest.mark.parametrize("roles", [set(), {Role.AGENT, Role.OPERATOR, Role.VIEWER, Role.APPROVER}])
 async def test_the_role_is_needed_whatever_is_in_force(firewall, roles):
     name = await firewall.put(document("a"))
     other = Principal("someone", PrincipalKind.USER, frozenset(roles), AuthMethod.JWT)
