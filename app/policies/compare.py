@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -28,7 +28,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that differs.
+    """One thing that differs. `policy` is the name of the policy, or of the exception where `kind` is that.
 
     `part` is empty for a whole policy, else for example `rules.large`, `variables.growth`, `match`; `member` is the
     member of a rule that differs. `before` and `after` are texts as they are written, None where there is none.
@@ -40,6 +40,7 @@ class Difference:
     member: str = ""
     before: str | None = None
     after: str | None = None
+    kind: str = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Decided:
 
 
 def _essence(verdict: Verdict) -> tuple[Effect, list[tuple[str, str, str]], bytes]:
-    reasons = [(reason.policy, reason.rule, str(reason.mode)) for reason in verdict.reasons]
+    reasons = [(reason.policy, reason.rule, f"{reason.mode} {reason.exception}") for reason in verdict.reasons]
     approval: Any = with_counts(dict(verdict.approval)) if verdict.approval is not None else None
     return verdict.effect, reasons, canonical([approval, [asdict(one) for one in verdict.obligations]])
 
@@ -73,6 +74,7 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
     The order of policies, rules and patterns, the layout of YAML and of expressions, comments, and what is written out
     but is the default anyway do not count.
     """
+    before, after = tuple(before), tuple(after)
     old = {document.policy.name: document for document in before if document.policy is not None}
     new = {document.policy.name: document for document in after if document.policy is not None}
     found: list[Difference] = []
@@ -83,7 +85,41 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
             found.append(Difference(name, "", Change.ADDED))
         else:
             found += _policy(name, old[name], new[name])
-    return tuple(found)
+    return (*found, *_exceptions(before, after))
+
+
+def _exceptions(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:
+    old, new = (
+        {document.exception.name: document for document in documents if document.exception is not None}
+        for documents in (before, after)
+    )
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old or name not in new:
+            change = Change.REMOVED if name in old else Change.ADDED
+            yield Difference(name, "", change, kind="exception")
+            continue
+        one, other = _exception(old[name]), _exception(new[name])
+        for part in one:
+            was, now = one.get(part), other.get(part)
+            if was != now:
+                for found in _texts(name, part, was, now):
+                    yield replace(found, kind="exception")
+
+
+def _exception(document: Document) -> dict[str, Any]:
+    """An exception in a form in which equal meaning is equal."""
+    root: Any = document.root.plain()
+    spec = root["spec"]
+    return {
+        "labels": root["metadata"].get("labels"),
+        **{part: spec.get(part) for part in ("owner", "reason")},
+        **{part: _instant(spec.get(part)) for part in ("validFrom", "validUntil")},
+        **{part: _unordered(spec.get(part)) for part in ("policies", "match")},
+        "matchConditions": sorted(
+            ([item["name"], *signature(item["expression"])] for item in spec.get("matchConditions", ())), key=canonical
+        )
+        or None,
+    }
 
 
 def _policy(name: str, before: Document, after: Document) -> Iterator[Difference]:

@@ -1,7 +1,7 @@
 """Why a decision is what it is: everything that was asked, what each expression read and what it said."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,12 +10,13 @@ from app.core.budgets import Assumed, Counters
 from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
 from app.core.decide import decide
 from app.core.index import Rule
+from app.core.lifting import Lifting
 from app.core.masking import MASK, is_secret, masked
 from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Outcome, Verdict
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.trace import PolicyTrace, Said, trace
+from app.policies.trace import ExceptionTrace, PolicyTrace, Said, trace, trace_exceptions
 
 # Enough to recognise a value; who needs all of it has the mutation.
 VALUE_MAX_CHARS = 80
@@ -72,11 +73,23 @@ class ExplainedPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedException:
+    """One exception; `lifts` names the rules that spoke and do not count for it, as `POLICY/RULE`."""
+
+    name: str
+    fits: bool
+    unmatched: tuple[str, ...]
+    conditions: tuple[Asked, ...]
+    lifts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """One mutation, every policy of the set, and the verdict of the core."""
+    """One mutation, every policy and every exception of the set, and the verdict of the core."""
 
     verdict: Verdict
     policies: tuple[ExplainedPolicy, ...]
+    exceptions: tuple[ExplainedException, ...] = ()
 
 
 def explain(
@@ -98,10 +111,37 @@ def explain(
     }
     shown = _Values(normalised.inputs, now)
     found = trace(checked.policy_set, shown.bindings)
+    lifting = Lifting(checked.policy_set, shown.bindings)
+    lifted: dict[str, list[str]] = {}
+    for policy, name in _words(found):
+        if (exception := lifting.exception(policy, name)) is not None:
+            lifted.setdefault(exception, []).append(f"{policy}/{name}")
     return Explanation(
         decide(checked.policy_set, normalised, now, Assumed() if counters is None else counters),
         tuple(_policy(one, texts[one.policy.name], shown) for one in found),
+        tuple(
+            _exception(one, lifted.get(one.exception.name, []), shown)
+            for one in trace_exceptions(checked.policy_set, shown.bindings)
+        ),
     )
+
+
+def _words(found: Iterable[PolicyTrace]) -> Iterator[tuple[str, str]]:
+    """The names of what asks for something: rules that are not silent, and conditions that silence nothing but fail."""
+    for one in found:
+        outcomes = [said.outcome for _, said in one.conditions]
+        if Outcome.FALSE not in outcomes:
+            for condition, said in one.conditions:
+                if said.outcome is Outcome.ERROR:
+                    yield one.policy.name, condition.name
+            for rule, said in one.rules:
+                if said.outcome is not Outcome.FALSE:
+                    yield one.policy.name, rule.name
+
+
+def _exception(found: ExceptionTrace, lifts: list[str], shown: "_Values") -> ExplainedException:
+    conditions = tuple(_asked(one.name, one.program.text, said, {}, shown) for one, said in found.conditions)
+    return ExplainedException(found.exception.name, found.fits, found.unmatched, conditions, tuple(lifts))
 
 
 def _policy(found: PolicyTrace, variables: Mapping[str, str], shown: "_Values") -> ExplainedPolicy:
@@ -193,13 +233,18 @@ def combination(explanation: Explanation) -> str:
     """Say in a sentence how the decision follows from what the rules said."""
     spoken: dict[Effect, int] = dict.fromkeys((Effect.DENY, Effect.HOLD, Effect.ALLOW), 0)
     failed = 0
+    lifted = {name for exception in explanation.exceptions for name in exception.lifts}
     for policy in explanation.policies:
         if policy.mode is not Mode.ENFORCE:
             continue
-        outcomes = [condition.said.outcome for condition in policy.conditions]
-        if Outcome.FALSE not in outcomes:
-            failed += outcomes.count(Outcome.ERROR)
+        outcomes = {condition.name: condition.said.outcome for condition in policy.conditions}
+        if Outcome.FALSE not in outcomes.values():
+            failed += sum(
+                outcome is Outcome.ERROR and f"{policy.name}/{name}" not in lifted for name, outcome in outcomes.items()
+            )
         for rule in policy.rules:
+            if f"{policy.name}/{rule.name}" in lifted:
+                continue
             if rule.said.outcome is Outcome.TRUE and rule.effect is not None:
                 spoken[rule.effect] += 1
             elif rule.said.outcome is Outcome.ERROR:
@@ -207,6 +252,9 @@ def combination(explanation: Explanation) -> str:
     parts = [f"{number} {effect}" for effect, number in spoken.items() if number]
     if failed:
         parts.append(f"{failed} failed and {'denies' if failed == 1 else 'deny'}")
-    if not parts:
-        return "nothing spoke, and the default is deny"
+    if lifted:
+        parts.append(f"{len(lifted)} lifted by exceptions")
+    if not any(spoken.values()) and not failed:
+        what = f"nothing counts, {', '.join(parts)}," if lifted else "nothing spoke,"
+        return f"{what} and the default is deny"
     return f"{', '.join(parts)}; deny > hold > allow, so {explanation.verdict.effect}"

@@ -12,7 +12,7 @@ from app.core.cel import Bindings, EvaluationError, Program, ResultType, bind, c
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.types import JsonObject, NormalisedMutation
-from app.policies.trace import trace
+from app.policies.trace import trace, trace_exceptions
 
 # Enough for a stable median of something that takes microseconds.
 ROUNDS = 200
@@ -22,7 +22,7 @@ ROUNDS = 200
 class Cost:
     """The median time of one expression, run `times` times.
 
-    `part` is `condition`, `when`, `message` or `obligation KEY`.
+    `part` is `condition`, `exception` (the condition of one), `when`, `message` or `obligation KEY`.
     """
 
     policy: str
@@ -63,6 +63,9 @@ def measure(
 def _reached(
     policy_set: CompiledPolicySet, mutation: NormalisedMutation, *, now: datetime
 ) -> Iterable[tuple[tuple[str, str, str], Program]]:
+    for asked in trace_exceptions(policy_set, bind(mutation.inputs, now=now)):
+        for condition, _ in asked.conditions:
+            yield (asked.exception.name, condition.name, "exception"), condition.program
     for found in trace(policy_set, bind(mutation.inputs, now=now)):
         name = found.policy.name
         for condition, _ in found.conditions:

@@ -38,6 +38,7 @@ class Expectation:
     message: str | None = None
     approval: dict[str, Any] | None = None
     obligations: tuple[dict[str, Any], ...] | None = None
+    exceptions: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Suite:
 def read_suites(paths: Iterable[Path], *, parse: Parse) -> tuple[Suite, ...]:
     """Read every PolicyTest of the files, and of the `*.yaml` and `*.yml` below the directories.
 
-    Documents of kind MutationPolicy are passed over, so that a directory above both can be named; policies and tests
+    Documents of policy sets are passed over, so that a directory above both can be named; policies and tests
     themselves stand in directories of their own, because the loader takes no tests.
 
     Raises:
@@ -127,7 +128,7 @@ def _read_file(file: Path, parse: Parse, diagnostics: list[Diagnostic]) -> list[
 
 def _is_policy(root: Node) -> bool:
     kind = root.items.get("kind") if isinstance(root, Mapping) else None
-    return isinstance(kind, Scalar) and kind.value == shape.KIND
+    return isinstance(kind, Scalar) and kind.value in shape.SET_KINDS
 
 
 class _SuiteReader:
@@ -276,7 +277,16 @@ class _SuiteReader:
                 self._obligation(item, item_path)
                 for item, item_path in self._some(members["obligations"], f"{path}.obligations")
             )
-        return None if decision is None else Expectation(Effect(decision), reasons, message, approval, obligations)
+        exceptions = None
+        if "exceptions" in members:
+            names = [
+                reader.text(item, item_path, max_chars=shape.LABEL_MAX_CHARS)
+                for item, item_path in self._some(members["exceptions"], f"{path}.exceptions")
+            ]
+            exceptions = frozenset(name for name in names if name is not None)
+        if decision is None:
+            return None
+        return Expectation(Effect(decision), reasons, message, approval, obligations, exceptions)
 
     def _some(self, node: Node, path: str) -> Iterator[tuple[Node, str]]:
         """Give the items of a list that may be empty: nothing is then what is expected."""
@@ -298,7 +308,7 @@ class _SuiteReader:
     def _reason(self, node: Node, path: str) -> JsonObject:
         reader = self.reader
         members = reader.mapping(node, path, known=shape.REASON.known, required=shape.REASON.required)
-        for name in ("policy", "rule", "message"):
+        for name in ("policy", "rule", "message", "exception"):
             reader.text(members.get(name), f"{path}.{name}", max_chars=MESSAGE_MAX_CHARS)
         reader.choice(members.get("effect"), f"{path}.effect", tuple(Effect))
         reader.choice(members.get("mode"), f"{path}.mode", tuple(Mode))

@@ -187,6 +187,9 @@ def _failures(case: Case, verdict: Verdict) -> Iterable[str]:
     if expect.obligations is not None and not _same_obligations(expect.obligations, verdict.obligations):
         wanted = _listed(expect.obligations)
         yield f"obligations: expected {wanted}; got {_listed(asdict(one) for one in verdict.obligations)}"
+    lifting = {reason.exception for reason in verdict.reasons if reason.exception is not None}
+    if expect.exceptions is not None and expect.exceptions != lifting:
+        yield f"exceptions: expected {_quoted(expect.exceptions)}; got {_quoted(lifting)}"
 
 
 def _same_obligations(expected: tuple[JsonObject, ...], obligations: tuple[Obligation, ...]) -> bool:
@@ -196,6 +199,10 @@ def _same_obligations(expected: tuple[JsonObject, ...], obligations: tuple[Oblig
     )
 
 
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
+
+
 def _listed(obligations: Iterable[JsonObject]) -> str:
     return ", ".join(f"`{canonical(one).decode()}`" for one in obligations) or "none"
 
@@ -203,6 +210,7 @@ def _listed(obligations: Iterable[JsonObject]) -> str:
 def _same_reasons(expected: tuple[JsonObject, ...], reasons: tuple[Reason, ...]) -> bool:
     return len(expected) == len(reasons) and all(
         (wanted["policy"], wanted["rule"], wanted["mode"]) == (reason.policy, reason.rule, reason.mode)
+        and wanted.get("exception") == reason.exception
         and wanted.get("effect", reason.effect) == reason.effect
         and wanted.get("message", "") in reason.message
         for wanted, reason in zip(expected, reasons, strict=True)
@@ -212,13 +220,17 @@ def _same_reasons(expected: tuple[JsonObject, ...], reasons: tuple[Reason, ...])
 def _wanted(reason: JsonObject) -> str:
     more = [f"{name} `{reason[name]}`" for name in ("effect", "message") if name in reason]
     shadow = ["shadow"] if reason["mode"] == "shadow" else []
-    notes = ", ".join(more + shadow)
+    lifted = [f"lifted by `{reason['exception']}`"] if "exception" in reason else []
+    notes = ", ".join(more + shadow + lifted)
     return f"{reason['policy']}/{reason['rule']}" + (f" ({notes})" if notes else "")
 
 
 def _spoken(reasons: Iterable[Reason]) -> str:
     return ", ".join(
-        f"{reason.policy}/{reason.rule}" + (" (shadow)" if reason.mode == "shadow" else "") + f" “{reason.message}”"
+        f"{reason.policy}/{reason.rule}"
+        + (" (shadow)" if reason.mode == "shadow" else "")
+        + (f" (lifted by `{reason.exception}`)" if reason.exception is not None else "")
+        + f" “{reason.message}”"
         for reason in reasons
     )
 

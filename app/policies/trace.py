@@ -20,9 +20,9 @@ from app.core.cel import (
     traced,
     variables_of,
 )
-from app.core.index import CompiledPolicySet, Condition, Match, Policy, Rule
+from app.core.index import CompiledPolicySet, Condition, Match, Policy, PolicyException, Rule
 from app.core.types import JsonObject, Outcome
-from app.core.validity import Phase
+from app.core.validity import Phase, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,36 @@ class PolicyTrace:
     asked: Mapping[str, Trace] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class ExceptionTrace:
+    """One exception asked; it lifts what it names where `unmatched` is empty and every condition is true."""
+
+    exception: PolicyException
+    unmatched: tuple[str, ...]
+    conditions: tuple[tuple[Condition, Said], ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether it lifts anything."""
+        return not self.unmatched and all(said.outcome is Outcome.TRUE for _, said in self.conditions)
+
+
+def trace_exceptions(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[ExceptionTrace, ...]:
+    """Ask every exception of a set, by name."""
+    return tuple(_trace_exception(exception, bindings) for exception in policy_set.exceptions)
+
+
+def _trace_exception(exception: PolicyException, bindings: Bindings) -> ExceptionTrace:
+    unmatched = _unmatched(exception.match, bindings.inputs) + _outside(exception.validity, bindings.now)
+    if unmatched:
+        return ExceptionTrace(exception, unmatched)
+    conditions = tuple((condition, ask(condition.program, bindings)) for condition in exception.conditions)
+    return ExceptionTrace(exception, (), conditions)
+
+
 def trace(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[PolicyTrace, ...]:
-    """Ask every policy of a set, by name, the ones that do not match among them."""
-    return tuple(_trace(policy, bindings) for policy in policy_set.policies)
+    """Ask every MutationPolicy of a set, by name, the ones that do not match among them."""
+    return tuple(_trace(policy, bindings) for policy in policy_set.policies if isinstance(policy, Policy))
 
 
 def expressions(policy: Policy) -> Iterator[tuple[str, Program]]:
@@ -99,7 +126,7 @@ def _said_by(rule: Rule, path: str) -> Iterator[tuple[str, Program]]:
 
 
 def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:
-    unmatched = _unmatched(policy.match, bindings.inputs) + _outside(policy, bindings.now)
+    unmatched = _unmatched(policy.match, bindings.inputs) + _outside(policy.validity, bindings.now)
     if unmatched:
         return PolicyTrace(policy, unmatched)
     # Values of its own: a variable that another policy declares too is evaluated here only if this one reads it.
@@ -169,8 +196,8 @@ def _traced(program: Program, bindings: Bindings) -> Trace | None:
         return None
 
 
-def _outside(policy: Policy, now: datetime) -> tuple[str, ...]:
-    match policy.validity.phase(now):
+def _outside(validity: Validity, now: datetime) -> tuple[str, ...]:
+    match validity.phase(now):
         case Phase.PENDING:
             return ("validFrom",)
         case Phase.EXPIRED:

@@ -10,7 +10,15 @@ from app.cli.decide import STYLES
 from app.cli.exits import ExitCode
 from app.cli.output import console, plain, write_json
 from app.core.types import Mode, Outcome
-from app.policies.explain import Asked, ExplainedPolicy, Explanation, Seen, combination, explain
+from app.policies.explain import (
+    Asked,
+    ExplainedException,
+    ExplainedPolicy,
+    Explanation,
+    Seen,
+    combination,
+    explain,
+)
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -47,6 +55,9 @@ def _show(found: Explanation, *, everything: bool) -> None:
             root.add(Text.assemble(("policy ", "dim"), (policy.name, "dim"), (f"  {words}", "dim")))
     if silent and not everything:
         root.add(Text(f"{len(silent)} more policies do not match (--all shows them)", style="dim"))
+    for exception in found.exceptions:
+        if exception.fits or exception.conditions or everything:
+            _exception(root, exception)
     for use in found.verdict.budgets:
         style = "green" if use.has_room else "red"
         shadow = "  shadow: decides nothing" if use.mode is Mode.SHADOW else ""
@@ -57,6 +68,8 @@ def _show(found: Explanation, *, everything: bool) -> None:
     answer = root.add(Text.assemble(("combined: ", "bold"), combination(found)))
     for reason in found.verdict.reasons:
         shadow = " (shadow)" if reason.mode is Mode.SHADOW else ""
+        if reason.exception is not None:
+            shadow += f" (lifted by {reason.exception})"
         answer.add(
             Text.assemble(
                 (reason.effect.value, STYLES[reason.effect]),
@@ -64,6 +77,20 @@ def _show(found: Explanation, *, everything: bool) -> None:
             )
         )
     console().print(root)
+
+
+def _exception(root: "Tree", exception: ExplainedException) -> None:
+    from rich.text import Text
+
+    if exception.unmatched:
+        words = f"does not match: {', '.join(exception.unmatched)}"
+    elif not exception.fits:
+        words = "lifts nothing: a condition is not true"
+    else:
+        words = f"lifts {', '.join(exception.lifts)}" if exception.lifts else "has nothing to lift"
+    node = root.add(Text.assemble(("exception ", "dim"), (exception.name, "bold"), f"  {words}"))
+    for condition in exception.conditions:
+        _asked(node, "condition", condition)
 
 
 def _policy(root: "Tree", policy: ExplainedPolicy) -> None:
@@ -121,6 +148,7 @@ def _json(found: Explanation) -> dict[str, object]:
                 "effect": reason.effect.value,
                 "mode": reason.mode.value,
                 "message": reason.message,
+                **({"exception": reason.exception} if reason.exception is not None else {}),
             }
             for reason in found.verdict.reasons
         ],
@@ -148,6 +176,16 @@ def _json(found: Explanation) -> dict[str, object]:
                 "rules": [_asked_json(asked) for asked in policy.rules],
             }
             for policy in found.policies
+        ],
+        "exceptions": [
+            {
+                "name": exception.name,
+                "fits": exception.fits,
+                "unmatched": list(exception.unmatched),
+                "conditions": [_asked_json(asked) for asked in exception.conditions],
+                "lifts": list(exception.lifts),
+            }
+            for exception in found.exceptions
         ],
     }
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from app.core.index import Policy
 from app.policies.coverage import clause_percent
 from app.policies.coverage_page import coverage_page
 from app.policies.load import check_directory
@@ -155,6 +156,7 @@ def test_every_expression_has_a_path(tmp_path):
     policy_set = check_directory(tmp_path).policy_set
     assert policy_set is not None
     (policy,) = policy_set.policies
+    assert isinstance(policy, Policy)
     assert [path for path, _ in expressions(policy)] == [
         "matchConditions[0].expression",
         "rules[0].when",

@@ -205,7 +205,7 @@ def test_what_is_refused_of_an_approval(approval, path, message):
     ("text", "path", "message"),
     [
         ("apiVersion: v1\nkind: MutationPolicy\nmetadata: {name: p}\nspec: {rules: [{name: r, effect: allow, when: 'true'}]}", "apiVersion", "must be one of `mutationfirewall.io/v1`, not `v1`"),
-        ("apiVersion: mutationfirewall.io/v1\nkind: MutationPolice\nmetadata: {name: p}\nspec: {}", "kind", "must be one of `MutationPolicy`, not `MutationPolice`"),
+        ("apiVersion: mutationfirewall.io/v1\nkind: MutationPolice\nmetadata: {name: p}\nspec: {}", "kind", "must be one of " + ", ".join(f"`{kind}`" for kind in shape.SET_KINDS) + ", not `MutationPolice`"),
         ("[]", "", "must be an object, not a list"),
         ("text", "", "must be an object, not text"),
         ("apiVersion: mutationfirewall.io/v1\nkind: MutationPolicy\nmetadata: {name: mutation-firewall}\nspec: {rules: [{name: r, effect: allow, when: 'true'}]}", "metadata.name", "the name `mutation-firewall` is the firewall's own in reasons"),
