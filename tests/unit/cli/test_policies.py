@@ -183,7 +183,29 @@ class TestExplainAndBench:
         assert "more policies do not match" in few.output
         assert "does not match: resources" in many.output
         answer = json.loads(run("explain", "-f", "m.json", "--policies", "policies", "--json").stdout)
-        assert answer["policies"][0]["rules"][0]["reads"] == {"change.after.size": "1"}
+        assert answer["policies"][0]["rules"][0]["clauses"] == [
+            {
+                "text": "change.after.size <= 2",
+                "line": 1,
+                "column": 1,
+                "outcome": "true",
+                "values": {"change.after.size": 1},
+            }
+        ]
+
+    def test_what_each_clause_saw(self, here):
+        more = "change.after.size > 2 || change.after.names.exists(n, n.x == 1) || subject.id == 'b'"
+        (here / "policies" / "sizes.yaml").write_text(POLICY.replace("change.after.size <= 2", more))
+        output = run("explain", "-f", "m.json", "--policies", "policies").output
+        for words in (
+            "! change.after.size > 2 ||",
+            "✗ change.after.size > 2",
+            "! change.after.names.exists(n, n.x == 1)",
+            "change.after.names absent",
+            "· n.x == 1",
+            "✗ subject.id == 'b'",
+        ):
+            assert words in output
 
     def test_bench(self):
         result = run("bench", "-f", "m.json", "--policies", "policies", "--rounds", "2")

@@ -114,9 +114,11 @@ class TestExplain:
             ("large", "true"),
             ("odd", "false"),
         ]
-        assert {one.name: one.value for one in policy.variables}["size"] == "5"
-        assert "hunter2" not in str(found)
-        assert policy.variables[1].seen[0].value == f'"{MASK}"'
+        size, keys = policy.variables
+        assert (size.name, size.value, keys.name, keys.value) == ("size", 5, "keys", MASK)
+        assert [(one.site.text, one.values) for one in keys.sites] == [(keys.text, {"change.after.password": MASK})]
+        (large,) = policy.rules[1].sites
+        assert (large.site.text, large.outcome, large.values) == ("variables.size > 2", "true", {"variables.size": 5})
         assert combination(found) == "1 hold; deny > hold > allow, so hold"
 
     def test_what_does_not_match_says_what_of_it(self, tmp_path):
@@ -127,8 +129,10 @@ class TestExplain:
     def test_failures_deny(self, tmp_path):
         found = explain(documents(tmp_path / "a", POLICY), mutation({"size": 1}), now=NOW)
         assert combination(found) == "1 allow, 1 failed and denies; deny > hold > allow, so deny"
-        assert found.policies[0].variables[1].error
-        assert found.policies[0].variables[1].seen[0].value is None
+        failed = found.policies[0].variables[1]
+        assert (failed.value, failed.error) == (None, "no such key: `password`")
+        assert failed.sites[0].outcome == "error"
+        assert found.policies[0].rules[2].sites[0].outcome == "error"
 
     def test_a_refused_set_explains_nothing(self, tmp_path):
         with pytest.raises(ValueError, match="refused"):
