@@ -386,7 +386,7 @@ class JwtSettings(_Section):
         Items,
         Field(
             description="roles by claims, each as `ROLE=CLAIM=GLOB`, such as `admin=groups=platform-admins` or "
-            "`requester=sub=system:serviceaccount:agents:*`"
+            "`agent=sub=system:serviceaccount:agents:*`"
         ),
     ] = ()
     subject_condition: Annotated[
@@ -1015,7 +1015,7 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
             role_limit(text)
         except ValueError as error:
             yield SettingsProblem(
-                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `requester:decide=1000/2000`"
+                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `agent:decide=1000/2000`"
             )
     name = "MFW_LIMITS__REDIS_URL"
     if limits.redis_url is None:

@@ -15,6 +15,7 @@ The rule of combination, in full:
 7. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
 8. What denies or holds, failures among it, does not count where an exception that fits names it; the failure of a rule
    that allows does, and the default is nobody's to lift.
+9. A ValidatingAdmissionPolicy only denies: `app.core.admission.asking` says when.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,9 +23,19 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.core.admission.asking import Heard, ask_admission
 from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
-from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, one_line
-from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
+from app.core.cel import (
+    CLAUSE_STEPS_MAX,
+    Bindings,
+    EvaluationError,
+    Program,
+    RequestBindings,
+    bind,
+    deciding_clause,
+    one_line,
+)
+from app.core.index import MESSAGE_MAX_CHARS, AnyPolicy, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
 from app.core.lifting import Lifting
 from app.core.types import (
     BudgetUse,
@@ -62,7 +73,8 @@ class _Spoken(NamedTuple):
     """One rule, or one condition, that had something to say.
 
     `asked` is the expression that made it speak, and `path` where that stands; what speaks without one has its clause,
-    or always speaks. `failure` is the text it failed with.
+    or always speaks. `failure` is the text it failed with. `violated` is there for a validation of an admission policy,
+    which speaks because `asked` is false: the values it was asked with.
     """
 
     reason: Reason
@@ -72,6 +84,7 @@ class _Spoken(NamedTuple):
     approval: Approval | None = None
     uncounted: bool = False
     obligations: tuple[Obligation, ...] = ()
+    violated: RequestBindings | None = None
 
     @property
     def failed(self) -> bool:
@@ -97,16 +110,24 @@ def decide(
     """
     try:
         bindings = bind(normalised.inputs, now=now)
-        meter = _Meter(counters, [])
-        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, meter)]
+        meter, heard = _Meter(counters, []), Heard()
+        candidates = policy_set.select(normalised.inputs)
+        spoken = [word for policy in candidates for word in _ask(policy, bindings, meter, heard)]
         if policy_set.exceptions:
             spoken = _lifted(spoken, Lifting(policy_set, bindings))
         if not meter.uses:
-            return _combine(spoken, bindings)
-        return _metered(spoken, bindings, meter.uses)
+            return _noted(_combine(spoken, bindings), heard)
+        return _noted(_metered(spoken, bindings, meter.uses), heard)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
+
+
+def _noted(verdict: Verdict, heard: Heard) -> Verdict:
+    """Add what admission policies say beside the decision, if they do."""
+    if not heard.notes:
+        return verdict
+    return verdict._replace(warnings=heard.bounded_warnings(), annotations=heard.all_annotations())
 
 
 def _metered(spoken: list[_Spoken], bindings: Bindings, uses: list[BudgetUse]) -> Verdict:
@@ -120,8 +141,13 @@ def _metered(spoken: list[_Spoken], bindings: Bindings, uses: list[BudgetUse]) -
     return _combine(spoken, bindings)._replace(budgets=tuple(uses))
 
 
-def _ask(policy: Policy, bindings: Bindings, meter: _Meter) -> Iterable[_Spoken]:
+def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Heard) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
+    if not isinstance(policy, Policy):
+        return [
+            _Spoken(word.reason, word.asked, word.path, failure=word.failure, violated=word.bindings)
+            for word in ask_admission(policy, bindings, heard)
+        ]
     if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
         return []
     failures: list[_Spoken] = []
@@ -306,7 +332,14 @@ def _clause(word: _Spoken, bindings: Bindings, budget: list[int]) -> Clause:
         return Clause(word.path, "always", 0, 0, Outcome.TRUE, {})
     if isinstance(word.asked, Clause):
         return word.asked
-    return deciding_clause(word.asked, bindings, path=word.path, failure=word.failure, budget=budget)
+    return deciding_clause(
+        word.asked,
+        bindings if word.violated is None else word.violated,
+        path=word.path,
+        failure=word.failure,
+        budget=budget,
+        holds=word.violated is None,
+    )
 
 
 def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:

@@ -95,6 +95,20 @@ class _Lifted(_Recorded):
     exception: str
 
 
+@dataclass(slots=True)
+class _Bound(_Recorded):
+    """A reason of an admission policy."""
+
+    binding: str
+
+
+@dataclass(slots=True)
+class _LiftedBound(_Bound):
+    """A reason of an admission policy that did not count."""
+
+    exception: str
+
+
 class PendingDecision(NamedTuple):
     """A verdict and everything that is kept of how it came about.
 
@@ -179,6 +193,8 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             **({"budgets": budgets} if (budgets := to_record(verdict.budgets)) else {}),
             # Left out where there are none: the form of a record changes by what is new in it alone.
             **({"obligations": verdict.obligations} if verdict.obligations else {}),
+            **({"warnings": verdict.warnings} if verdict.warnings else {}),
+            **({"annotations": verdict.annotations} if verdict.annotations else {}),
         }
     )
     deciding = verdict.reasons[0]
@@ -352,8 +368,14 @@ def _dump(record: Mapping[str, Any]) -> bytes:
 
 
 def _recorded(reason: Reason) -> "_Recorded":
-    """A reason as records have it; `exception` is left out where there is none, as obligations are."""
+    """A reason as records have it; `exception` and `binding` are left out where there is none, as obligations are."""
     members = (reason.policy, reason.rule, reason.effect, reason.message, reason.mode, reason.clause)
+    if reason.binding is not None:
+        return (
+            _Bound(*members, reason.binding)
+            if reason.exception is None
+            else _LiftedBound(*members, reason.binding, reason.exception)
+        )
     return _Recorded(*members) if reason.exception is None else _Lifted(*members, reason.exception)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
 
+from app.core.cel import ExpressionError
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.shape import ITEMS_MAX
 from app.policies.tree import Mapping, Node, Scalar, Sequence, Style
@@ -129,6 +130,15 @@ class Reader:
         else:
             self.note(node, path, f"must be a whole number, not {_kind(node)}")
         return None
+
+    def note_expression(self, node: Node, path: str, error: ExpressionError) -> None:
+        """Note what is wrong with an expression, at its place in the text that `node` is."""
+        assert isinstance(node, Scalar)  # noqa: S101 - `text` has seen it
+        for problem in error.problems:
+            place = self.place_in(node, line=problem.line, column=problem.column)
+            line, column = place or (node.line, node.column)
+            where = "" if place else f" (line {problem.line}, column {problem.column} of the expression)"
+            self.diagnostics.append(Diagnostic(self.file, line, column, path, problem.message + where, fix=problem.fix))
 
     def place_in(self, node: Scalar, *, line: int, column: int) -> tuple[int, int] | None:
         """Find a place inside a text (both from 1) in the file, where the writing of the text allows it, else None."""

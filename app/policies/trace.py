@@ -73,8 +73,8 @@ def _trace_exception(exception: PolicyException, bindings: Bindings) -> Exceptio
 
 
 def trace(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[PolicyTrace, ...]:
-    """Ask every policy of a set, by name, the ones that do not match among them."""
-    return tuple(_trace(policy, bindings) for policy in policy_set.policies)
+    """Ask every MutationPolicy of a set, by name, the ones that do not match among them."""
+    return tuple(_trace(policy, bindings) for policy in policy_set.policies if isinstance(policy, Policy))
 
 
 def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import orjson
 
@@ -23,7 +23,7 @@ from app.core.budgets import NOT_COUNTED, Counters
 from app.core.canonical import digest as digest_of
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.principal import Principal, Role, require
+from app.core.principal import AccessScope, Principal, require
 from app.core.reasons import reason_members
 from app.core.types import Effect, Json, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
@@ -92,12 +92,12 @@ class ActivateService:
     async def activate(self, digest: str, *, principal: Principal, reason: str) -> Activated:
         """Put a stored set into force for all replicas.
 
-        Raises FirewallError: FORBIDDEN without the role admin, without the signatures that are required, or when the
-        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set
-        has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
-        and TIMEOUT for the database.
+        Raises FirewallError: FORBIDDEN without the scope `policy:activate`, without the signatures that are required,
+        or when the set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or
+        when the set has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for
+        a bad reason; UNAVAILABLE and TIMEOUT for the database.
         """
-        require(principal, Role.ADMIN)
+        require(principal, AccessScope.POLICY_ACTIVATE)
         check_text(reason, "reason", required=True)
         if not self._follows:
             raise FirewallError(
@@ -141,8 +141,10 @@ class ActivateService:
                 held, digest, documents, principal=principal, reason=reason, now=now, signed=signed
             )
         decided = None if question is None else self._judge(question, NOT_COUNTED)
-        if question is not None and decided is not None and not decided[0].uncounted:
-            await self._unless_allowed(question, *decided)
+        if question is not None and decided is not None:
+            verdict, decision = decided
+            if verdict.effect is not Effect.ALLOW and not verdict.uncounted:
+                await self._refuse(question, verdict, decision)
         activation_id = uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES))
         settled: list[SealedEntry] = []
 
@@ -155,7 +157,7 @@ class ActivateService:
                         connection, uncounted, now=now, judge=partial(self._judge, question)
                     )
                     if verdict.effect is not Effect.ALLOW:
-                        raise _Refused(verdict, decision)
+                        raise _Refused(question, verdict, decision)
                 settled.append(decision)
             members = {"policy_set": digest}
             if held is not None and decision is not None:
@@ -183,10 +185,7 @@ class ActivateService:
                 append=append,
             )
         except _Refused as refused:
-            if question is None:
-                raise
-            await self._unless_allowed(question, refused.verdict, refused.entry)
-            raise
+            await self._refuse(refused.question, refused.verdict, refused.entry)
         if settled:
             self._counted(Effect.ALLOW)
         await self._source.refresh()  # (5)
@@ -248,12 +247,11 @@ class ActivateService:
         )
         return verdict, sealed
 
-    async def _unless_allowed(self, question: "_Question", verdict: Verdict, sealed: SealedEntry) -> None:
-        """Record and raise what is not an allow."""
-        if verdict.effect is not Effect.ALLOW:
-            index = await self._ledger.append(sealed)
-            self._counted(verdict.effect)
-            raise _not_allowed(verdict, sealed, index=index, judge=question.held.digest)
+    async def _refuse(self, question: "_Question", verdict: Verdict, sealed: SealedEntry) -> NoReturn:
+        """Record what is not an allow, and raise it."""
+        index = await self._ledger.append(sealed)
+        self._counted(verdict.effect)
+        raise _not_allowed(verdict, sealed, index=index, judge=question.held.digest)
 
 
 class _Question(NamedTuple):
@@ -269,8 +267,9 @@ class _Question(NamedTuple):
 class _Refused(Exception):  # noqa: N818 - no error: it takes a verdict out of a transaction that is to leave nothing
     """The budgets were counted, and the verdict is not an allow."""
 
-    def __init__(self, verdict: Verdict, entry: SealedEntry) -> None:
+    def __init__(self, question: _Question, verdict: Verdict, entry: SealedEntry) -> None:
         super().__init__()
+        self.question = question
         self.verdict = verdict
         self.entry = entry
 

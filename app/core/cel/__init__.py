@@ -1,6 +1,7 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
-from app.core.cel.bindings import bind
+from app.core.cel.admission import bind_params, facts_in
+from app.core.cel.bindings import RequestBindings, bind
 from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
 from app.core.cel.engine import check_variable, compile_expression
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
@@ -17,6 +18,7 @@ from app.core.cel.program import (
     Problem,
     Program,
     ResultType,
+    Scope,
     one_line,
 )
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
@@ -43,15 +45,19 @@ __all__ = [
     "Path",
     "Problem",
     "Program",
+    "RequestBindings",
     "ResultType",
+    "Scope",
     "SeenSite",
     "Trace",
     "bind",
+    "bind_params",
     "both",
     "check_variable",
     "compile_expression",
     "deciding_clause",
     "either",
+    "facts_in",
     "key_of",
     "one_line",
 ]

@@ -42,21 +42,23 @@ VARIABLES = "variables."
 _MISSING = operators.MISSING
 
 
-def deciding_clause(program: Program, bindings: Bindings, *, path: str, failure: str | None, budget: Budget) -> Clause:
-    """Say why a condition is true, or why it failed with the text `failure`. Never raises.
+def deciding_clause(
+    program: Program, bindings: Bindings, *, path: str, failure: str | None, budget: Budget, holds: bool = True
+) -> Clause:
+    """Say why a condition is true (or false, as `holds` says), or why it failed with the text `failure`. Never raises.
 
     A trace that costs too much, or says something else than the condition did, is not believed: the clause is then the
     whole condition, and nothing that it saw.
     """
     try:
         trace = program.trace(bindings, budget=budget)
-        if trace.error == failure and (failure is not None or trace.value is True):
+        if trace.error == failure and (failure is not None or trace.value is holds):
             return trace.clause(path, budget=budget)
     except Exception:  # noqa: BLE001, S110 - the effect stands without its explanation
         pass
     text = program.text
     line, column = position(text, len(text) - len(text.lstrip()))
-    outcome = Outcome.TRUE if failure is None else Outcome.ERROR
+    outcome = Outcome.ERROR if failure is not None else Outcome.TRUE if holds else Outcome.FALSE
     return Clause(path, cut(unfolded(text.strip()), TEXT_MAX_CHARS), line, column, outcome, {})
 
 

@@ -10,8 +10,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final, Protocol
 
-from app.core.principal import AuthMethod, Principal, PrincipalKind
-from app.edge.authn.claims import roles_of
+from app.core.principal import AuthMethod, Principal, PrincipalKind, roles_named
 from app.edge.authn.rejected import RejectedError
 from app.errors import FirewallError, Kind
 
@@ -54,7 +53,7 @@ class _KnownKey:
         self.principal = Principal(
             id=record.principal_id,
             kind=PrincipalKind.SERVICE,
-            roles=roles_of(record.roles),
+            roles=roles_named(record.roles),
             method=AuthMethod.API_KEY,
         )
 

@@ -128,6 +128,7 @@ class ReasonOut(_Wire):
     effect: Effect
     mode: Mode
     message: str
+    binding: Left[str] = Field(default=None, description="of a ValidatingAdmissionPolicy")
     clause: Left[ClauseOut] = Field(default=None, description="in the reasons of a deny or a hold")
     exception: Left[str] = Field(default=None, description="the exception that lifted it: it did not count")
 
@@ -167,6 +168,8 @@ class DecisionOut(_Wire):
     obligations: Left[list[ObligationOut]] = Field(
         default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
     )
+    warnings: Left[list[str]] = Field(default=None, description="what admission policies warn of")
+    annotations: Left[dict[str, str]] = Field(default=None, description="what admission policies note for the audit")
     request_id: Left[str] = None
 
 

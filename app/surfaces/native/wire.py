@@ -80,6 +80,10 @@ def decision_to_wire(decision: Decision) -> bytes:
         members["budgets"] = budgets
     if decision.obligations:
         members["obligations"] = decision.obligations
+    if decision.warnings:
+        members["warnings"] = decision.warnings
+    if decision.annotations:
+        members["annotations"] = dict(decision.annotations)
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
     return orjson.dumps(members)

@@ -211,7 +211,7 @@ async def test_a_set_that_has_errors_here_is_not_activated(firewall):
     assert await firewall.reader.size() == 0
 
 
-@pytest.mark.parametrize("roles", [set(), {Role.REQUESTER, Role.OPERATOR, Role.AUDITOR, Role.APPROVER}])
+@pytest.mark.parametrize("roles", [set(), {Role.AGENT, Role.OPERATOR, Role.VIEWER, Role.APPROVER}])
 async def test_the_role_is_needed_whatever_is_in_force(firewall, roles):
     name = await firewall.put(document("a"))
     other = Principal("someone", PrincipalKind.USER, frozenset(roles), AuthMethod.JWT)
@@ -238,6 +238,44 @@ def test_the_name_of_a_set_here_is_that_of_the_loader():
     checked = check_documents([document("a")])
     assert checked.policy_set is not None
     assert checked.policy_set.digest == digest([document("a")])
+
+
+async def test_activations_have_budgets_as_well(firewall):
+    budget = {"name": "a-day", "per": "resource", "limit": 1, "window": "24h", "message": "once is enough"}
+    limits = document("limits", budgets=[budget])
+    first, second = await firewall.put(limits), await firewall.put(limits, document("b"))
+    await firewall.activate(first)
+    made = await firewall.activate(second)
+    entry = await firewall.reader.get(made.activation.ledger_index - 1)
+    assert str(entry.id) == made.decision_id
+    assert orjson.loads(entry.record or b"")["budgets"] == [{"policy": "limits", "budget": "a-day", "used": 0}]
+    assert (await firewall.activate(first)).created
+    # The second time for the same set.
+    error = await refused(firewall.activate(second))
+    assert error.kind is Kind.FORBIDDEN
+    assert "once is enough (1 of 1 used in 24h)" in error.detail
+    assert firewall.source.current().digest == first
+    denied = await firewall.reader.get(await firewall.reader.size() - 1)
+    assert orjson.loads(denied.record or b"")["budgets"] == [{"policy": "limits", "budget": "a-day", "used": 1}]
+    assert [effect.value for effect in firewall.counted] == ["allow", "allow", "deny"]
+    assert (await firewall.reader.verify_gapless()).whole
+
+
+async def test_an_activation_that_another_overtook_uses_no_budget(firewall, database_dsn):
+    limits = document("limits", budgets=[{"name": "b", "per": "subject", "limit": 5, "window": "24h"}])
+    first, second = await firewall.put(limits), await firewall.put(limits, document("b"))
+    await firewall.activate(first)
+    was_active = firewall.store.was_active
+
+    async def overtaken(digest):
+        await firewall.force(second)
+        return await was_active(digest)
+
+    firewall.store.was_active = overtaken
+    assert (await refused(firewall.activate(second))).kind is Kind.CONFLICT
+    connection = await connect(database_dsn)
+    assert await connection.fetchval("SELECT count(*) FROM budget_uses") == 0
+    await connection.close()
 
 
 def keyids(*names):

@@ -22,7 +22,7 @@ from app.ledger.receipt import EntryKind, PendingDecision, build, build_decision
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "receipt.json").read_text("utf-8"))["cases"]
 SALT = bytes(range(32))
 DIGEST = "sha256:" + "0" * 64
-WHO = Principal("zoe@example.com", PrincipalKind.USER, frozenset({Role.REQUESTER, Role.AUDITOR}), AuthMethod.JWT)
+WHO = Principal("zoe@example.com", PrincipalKind.USER, frozenset({Role.AGENT, Role.VIEWER}), AuthMethod.JWT)
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 MUTATION = Mutation(
     subject={"type": "agent", "id": "coder-7", "properties": {"owner": "zoe@example.com"}},
@@ -144,7 +144,7 @@ def test_the_record_keeps_what_replay_needs_with_the_type_of_every_number():
     assert (record["engine"], record["policy_set"], record["mutation"]) == ("0.1.0", DIGEST, DIGEST)
     assert record["request_id"] == "r-1"
     assert record["rationale"] == "because"
-    assert record["principal"] == {"id": WHO.id, "kind": "user", "method": "jwt", "roles": ["auditor", "requester"]}
+    assert record["principal"] == {"id": WHO.id, "kind": "user", "method": "jwt", "roles": ["agent", "viewer"]}
     assert [reason["mode"] for reason in record["reasons"]] == ["enforce", "shadow"]
     assert record["reasons"][0]["clause"] == {
         "path": "when",

@@ -279,3 +279,41 @@ def test_costs_name_every_expression_that_is_reached(tmp_path):
     assert [cost.microseconds for cost in found.costs] == sorted(
         (cost.microseconds for cost in found.costs), reverse=True
     )
+
+
+LIMITED = (
+    POLICY
+    + """\
+  budgets:
+    - {name: b, key: "string(variables.size)", distinct: "resource.id", limit: 3, window: 1h, when: "true"}
+    - {name: c, per: subject, limit: 3, window: 1h}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("window: 1h, when", "window: 60m, when", []),
+        ("per: subject, limit: 3, window: 1h", "per: subject, limit: 3, window: 1h, effect: deny", []),
+        ('"string(variables.size)"', '"string( variables.size )"', []),
+        (', when: "true"', "", []),
+        ("limit: 3, window: 1h, when", "limit: 4, window: 1h, when", [("budgets.b", Change.CHANGED, "limit")]),
+        ("window: 1h, when", "window: 2h, when", [("budgets.b", Change.CHANGED, "window")]),
+        ("per: subject", "per: resource", [("budgets.c", Change.CHANGED, "per")]),
+        ('"resource.id"', '"subject.id"', [("budgets.b", Change.CHANGED, "distinct")]),
+        ("name: c,", "name: d,", [("budgets.c", Change.REMOVED, ""), ("budgets.d", Change.ADDED, "")]),
+        ('"change.after.size"', '"change.after.width"',
+         [("variables.size", Change.CHANGED, ""), ("rules.large", Change.CHANGED, "variables.size"),
+          ("rules.small", Change.CHANGED, "variables.size"), ("budgets.b", Change.CHANGED, "variables.size")]),
+    ],
+)  # fmt: skip
+def test_budgets_are_compared(tmp_path, old, new, expected):
+    assert old in LIMITED
+    assert changes(tmp_path, LIMITED, LIMITED.replace(old, new)) == expected
+
+
+def test_a_budget_is_summed_up(tmp_path):
+    one, other = documents(tmp_path / "a", POLICY), documents(tmp_path / "b", LIMITED)
+    found = {difference.part: difference.after for difference in compare(one.documents, other.documents)}
+    assert found == {"budgets.b": "deny beyond 3 in 1h when true", "budgets.c": "deny beyond 3 in 1h when true"}

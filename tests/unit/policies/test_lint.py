@@ -43,6 +43,7 @@ def rules(*texts):
         ("  matchConditions: [{name: c, expression: 'false'}]\n" + RULES, [("dead-policy", "spec.matchConditions[0].expression")]),
         ("  variables: [{name: a, expression: '1'}, {name: b, expression: variables.a}]\n" + RULES, [("unused-variable", "spec.variables[0].expression"), ("unused-variable", "spec.variables[1].expression")]),
         ("  variables: [{name: a, expression: '1'}, {name: b, expression: variables.a}]\n" + rules("name: r, effect: allow, when: 'change.after.x == variables.b'"), []),
+        ("  variables: [{name: a, expression: subject.id}]\n  budgets: [{name: b, key: variables.a, limit: 1, window: 1h}]\n", []),
         ("  variables: [{name: a, expression: 'false'}]\n" + rules("name: r, effect: allow, when: variables.a"), [("dead-rule", "spec.rules[0].when")]),
         (rules("name: r, effect: allow, when: 'change.after.x == 1'", "name: s, effect: deny, message: m"), [("shadowed-rule", "spec.rules[0]")]),
         (rules("name: r, effect: deny, message: m, when: 'change.after.x == 1'", "name: s, effect: hold, message: m, approval: {anyOf: [{group: g}]}"), []),

@@ -319,7 +319,7 @@ class TestLimits:
             {"REPLICAS": "6", "REDIS_URL": f"rediss://mfw:{PASSWORD}@redis:6379/0"},
             {"REPLICAS": "6", "REDIS_URL": f"redis://:{PASSWORD}@localhost:6379"},
             {"REDIS_URL": "unix:///run/redis.sock"},
-            {"ROLES": "requester:decide=1000/2000, admin:read=60/10"},
+            {"ROLES": "agent:decide=1000/2000, admin:read=60/10"},
         ],
     )
     def test_what_production_accepts(self, values):

@@ -19,7 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwe, jws
 
-from app.core.principal import require_subject
+from app.core.principal import (
+    SCOPES_OF,
+    AccessScope,
+    AuthMethod,
+    PrincipalKind,
+    require_subject,
+    roles_named,
+)
 from app.core.quota import Limit
 from app.edge.authn import (
     MAX_KEYS_AGE_SECONDS,
@@ -73,7 +80,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "iat": NOW - 5,
         "nbf": NOW - 5,
         "exp": NOW + 300,
-        "roles": ["requester", "offline_access"],
+        "roles": ["agent", "offline_access"],
     }
     return {name: value for name, value in (base | changes).items() if value is not ...}
 
@@ -101,7 +108,7 @@ class Clock:
 class Record:
     hash: bytes
     principal_id: str = "ci"
-    roles: Collection[str] = ("requester",)
+    roles: Collection[str] = ("agent",)
     expires_at: datetime | None = None
 
 
@@ -193,7 +200,7 @@ async def test_a_key_is_taken_from_either_header(header: tuple[bytes, bytes]) ->
     await edge.ring.refresh()
     principal = await edge.ask((b"host", b"h"), header)
     assert (principal.id, principal.method, principal.kind) == ("ci", "api_key", "service")
-    assert principal.roles == {Role.REQUESTER}
+    assert principal.roles == {Role.AGENT}
     assert edge.attempts("api_key", "success") == 1
 
 
@@ -278,8 +285,8 @@ async def test_an_expired_key_says_so() -> None:
 
 async def test_unknown_roles_give_nothing() -> None:
     edge = Edge(Store(KEY))
-    edge.store.records[0].roles = ["requester", "root", "ADMIN"]
-    assert (await edge.bearer(KEY)).roles == {Role.REQUESTER}
+    edge.store.records[0].roles = ["agent", "root", "ADMIN"]
+    assert (await edge.bearer(KEY)).roles == {Role.AGENT}
 
 
 async def test_keys_that_cannot_be_loaded_are_unavailable_not_wrong() -> None:
@@ -444,7 +451,7 @@ async def test_a_failure_is_logged_with_its_reason_and_without_the_credential(
 async def test_a_good_token_gives_a_principal() -> None:
     principal = await Edge(jwt=verifier()).bearer(sign(claims()))
     assert (principal.id, principal.method, principal.kind) == ("alice", "jwt", "user")
-    assert principal.roles == {Role.REQUESTER}
+    assert principal.roles == {Role.AGENT}
 
 
 @pytest.mark.parametrize(
@@ -503,7 +510,7 @@ async def test_a_key_without_an_id_fits_tokens_with_one() -> None:
         {"nbf": NOW + 11},
         {"iat": ...},
         {"iat": NOW + 11},
-        {"roles": {"requester": True}},
+        {"roles": {"agent": True}},
         {"roles": 7},
     ],
 )
@@ -519,9 +526,9 @@ async def test_a_claim_that_is_missing_or_wrong_refuses_the_token(changes: dict[
         {"nbf": NOW + 10, "iat": NOW + 10},
         {"exp": NOW - 9},
         {"exp": NOW + 0.5},
-        {"roles": "requester auditor"},
+        {"roles": "agent viewer"},
         {"roles": ...},
-        {"roles": [1, None, "requester"]},
+        {"roles": [1, None, "agent"]},
     ],
 )
 async def test_what_the_rfc_and_the_leeway_allow_is_allowed(changes: dict[str, Any]) -> None:
@@ -530,8 +537,8 @@ async def test_what_the_rfc_and_the_leeway_allow_is_allowed(changes: dict[str, A
 
 async def test_roles_come_from_the_claim_that_is_configured() -> None:
     edge = Edge(jwt=verifier(roles_claim="https://mfw.example/roles"))
-    token = sign(claims(**{"https://mfw.example/roles": ["auditor"]}))
-    assert (await edge.bearer(token)).roles == {Role.AUDITOR}
+    token = sign(claims(**{"https://mfw.example/roles": ["viewer"]}))
+    assert (await edge.bearer(token)).roles == {Role.VIEWER}
 
 
 async def test_an_expired_token_says_so_and_is_no_failure() -> None:
@@ -816,7 +823,7 @@ async def test_probabilistic_signatures(algorithm: str) -> None:
     [
         ({"groups": ["platform-admins"]}, {Role.ADMIN}),
         ({"groups": "x platform-admins"}, {Role.ADMIN}),
-        ({"sub": "system:serviceaccount:agents:deployer"}, {Role.REQUESTER}),
+        ({"sub": "system:serviceaccount:agents:deployer"}, {Role.AGENT}),
         ({"sub": "system:serviceaccount:other:deployer"}, set()),
         ({"realm": {"roles": ["judge"]}, "groups": ["platform-admins"]}, {Role.APPROVER, Role.ADMIN}),
         ({"realm": ["judge"]}, set()),
@@ -827,7 +834,7 @@ async def test_probabilistic_signatures(algorithm: str) -> None:
 async def test_roles_by_rules(changes: dict[str, Any], roles: set[Role]) -> None:
     rules = (
         "admin=groups=platform-admins",
-        "requester=sub=system:serviceaccount:agents:*",
+        "agent=sub=system:serviceaccount:agents:*",
         "approver=realm.roles=judge",
     )
     edge = Edge(jwt=verifier(role_rules=[role_rule(text) for text in rules]))
@@ -918,11 +925,31 @@ async def test_authentication_that_is_off_warns_and_lets_everybody_in() -> None:
     assert principal.roles == set(Role)
 
 
-async def test_a_role_is_needed_by_name() -> None:
+async def test_a_scope_is_needed_by_name() -> None:
     principal = await Edge(jwt=verifier()).bearer(TOKEN)
-    require(principal, Role.REQUESTER)
-    require(principal, Role.ADMIN, Role.REQUESTER)
+    require(principal, AccessScope.DECIDE)
     with pytest.raises(FirewallError) as caught:
-        require(principal, Role.OPERATOR, Role.ADMIN)
+        require(principal, AccessScope.OPS)
     assert caught.value.kind is Kind.FORBIDDEN
-    assert "`operator` or `admin`" in caught.value.detail
+    assert caught.value.detail == "scope `ops` is needed"
+    assert "`operator` or `admin`" in str(caught.value.fix)
+
+
+def test_no_role_has_every_scope_and_every_scope_has_a_role() -> None:
+    assert set().union(*SCOPES_OF.values()) == set(AccessScope)
+    assert all(scopes and scopes < set(AccessScope) for scopes in SCOPES_OF.values())
+    # Who administers can neither ask nor vote by that alone, and who asks cannot look policies up.
+    assert not SCOPES_OF[Role.ADMIN] & {AccessScope.DECIDE, AccessScope.APPROVE}
+    assert SCOPES_OF[Role.AGENT] == {AccessScope.DECIDE}
+
+
+def test_scopes_of_their_own_count_beside_those_of_roles() -> None:
+    made = Principal(
+        "a", PrincipalKind.SERVICE, frozenset({Role.VIEWER}), AuthMethod.API_KEY, frozenset({AccessScope.OPS})
+    )
+    assert made.scopes == SCOPES_OF[Role.VIEWER] | {AccessScope.OPS}
+    assert json.loads(made.description)["scopes"] == ["ops"]
+
+
+def test_names_of_roles_that_were_are_understood() -> None:
+    assert roles_named(["requester", "auditor", "boss", None, 7]) == {Role.AGENT, Role.VIEWER}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from app.core.types import Clause, Effect, Mode, Obligation, Outcome, Reason
+from app.core.types import BudgetUse, Clause, Effect, Mode, Obligation, Outcome, Reason
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
@@ -267,6 +267,15 @@ def test_obligations_are_written_where_there_are_any() -> None:
         {"policy": "p", "rule": "r", "key": "level", "value": None},
     ]
     DecisionOut.model_validate(body)
+
+
+def test_budgets_are_written_where_they_had_a_say() -> None:
+    use = BudgetUse("p", "b", Mode.ENFORCE, b"k" * 32, None, limit=20, window="1h", window_seconds=3600, used=3)
+    shadow, uncounted = use._replace(mode=Mode.SHADOW), use._replace(used=None)
+    body = orjson.loads(decision_to_wire(decision(budgets=(use, shadow, uncounted))))
+    assert body["budgets"] == [{"policy": "p", "budget": "b", "used": 3, "limit": 20, "window": "1h"}]
+    DecisionOut.model_validate(body)
+    assert "budgets" not in orjson.loads(decision_to_wire(decision(budgets=(shadow,))))
 
 
 @given(
