@@ -12,11 +12,11 @@ from app.core.decide import decide
 from app.core.index import Rule
 from app.core.lifting import Lifting
 from app.core.masking import MASK, is_secret, masked
-from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Verdict
+from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Outcome, Verdict
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.trace import ExceptionTrace, Outcome, PolicyTrace, Said, trace, trace_exceptions
+from app.policies.trace import ExceptionTrace, PolicyTrace, Said, trace, trace_exceptions
 
 # Enough to recognise a value; who needs all of it has the mutation.
 VALUE_MAX_CHARS = 80
