@@ -27,7 +27,8 @@ def test_the_page_shows_documents_and_parts():
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.split(":", 1)[0])
 def test_a_part_loads_in_a_policy(part):
-    checked = check_text(HEAD + VARIABLES + textwrap.indent(part, "  "), name="p.yaml")
+    rules = "" if part.startswith("rules:") else "  rules: [{name: any, effect: allow, when: 'variables.growth < 3'}]\n"
+    checked = check_text(HEAD + VARIABLES + rules + textwrap.indent(part, "  "), name="p.yaml")
     assert checked.policy_set is not None, [str(one) for one in checked.diagnostics]
 
 
