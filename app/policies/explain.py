@@ -12,11 +12,11 @@ from app.core.decide import decide
 from app.core.index import Rule
 from app.core.lifting import Lifting
 from app.core.masking import MASK, is_secret, masked
-from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Verdict
+from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Outcome, Verdict
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.trace import ExceptionTrace, Outcome, PolicyTrace, Said, trace, trace_exceptions
+from app.policies.trace import ExceptionTrace, PolicyTrace, Said, trace, trace_exceptions
 
 # Enough to recognise a value; who needs all of it has the mutation.
 VALUE_MAX_CHARS = 80
@@ -249,12 +249,18 @@ def combination(explanation: Explanation) -> str:
                 spoken[rule.effect] += 1
             elif rule.said.outcome is Outcome.ERROR:
                 failed += 1
+    exhausted = sum(
+        use.mode is Mode.ENFORCE and not use.has_room and f"{use.policy}/{use.budget}" not in lifted
+        for use in explanation.verdict.budgets
+    )
     parts = [f"{number} {effect}" for effect, number in spoken.items() if number]
+    if exhausted:
+        parts.append(f"{exhausted} used up")
     if failed:
         parts.append(f"{failed} failed and {'denies' if failed == 1 else 'deny'}")
     if lifted:
         parts.append(f"{len(lifted)} lifted by exceptions")
-    if not any(spoken.values()) and not failed:
+    if not any(spoken.values()) and not failed and not exhausted:
         what = f"nothing counts, {', '.join(parts)}," if lifted else "nothing spoke,"
         return f"{what} and the default is deny"
     return f"{', '.join(parts)}; deny > hold > allow, so {explanation.verdict.effect}"

@@ -153,6 +153,27 @@ class Reader:
             # As long as nothing before it was escaped or folded, the text stands in the file as it is.
             if self._line(node.line)[start:].startswith(wanted[: column - 1]):
                 return node.line, start + column
+        elif node.style == Style.FOLDED:
+            return self._folded(node, sum(len(before) + 1 for before in value[: line - 1]) + column - 1)
+        return None
+
+    def _folded(self, node: Scalar, offset: int) -> tuple[int, int] | None:
+        """Find an offset in a folded text: each of its lines stands in the file behind what indents it."""
+        value = str(node.value)
+        at, number = 0, node.line
+        while at < len(value):
+            number += 1
+            line = self._line(number).rstrip("\r")
+            text = line.strip()
+            if not text and number <= len(self.lines):
+                continue
+            while at < len(value) and value[at] in " \n" and not value.startswith(text, at):
+                at += 1
+            if not text or not value.startswith(text, at):
+                return None
+            if offset < at + len(text):
+                return number, line.index(text) + offset - at + 1
+            at += len(text)
         return None
 
     def _line(self, number: int) -> str:

@@ -9,7 +9,7 @@ from app.cli.budgets import read_used
 from app.cli.decide import STYLES
 from app.cli.exits import ExitCode
 from app.cli.output import console, plain, write_json
-from app.core.types import Mode
+from app.core.types import Mode, Outcome
 from app.policies.explain import (
     Asked,
     ExplainedException,
@@ -19,7 +19,6 @@ from app.policies.explain import (
     combination,
     explain,
 )
-from app.policies.trace import Outcome
 
 if TYPE_CHECKING:
     from rich.tree import Tree

@@ -2,8 +2,9 @@
 
 from app.core.cel.admission import bind_params, facts_in
 from app.core.cel.bindings import RequestBindings, bind
-from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
-from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
+from app.core.cel.engine import CompiledProgram, check_variable, compile_expression
+from app.core.cel.instrument import FALSE, TRUE, Site, Source, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
@@ -27,15 +28,18 @@ __all__ = [
     "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
+    "FALSE",
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
     "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
+    "TRUE",
     "VARIABLES_PER_EXPRESSION_MAX",
     "VARIABLE_NAME",
     "Bindings",
+    "CompiledProgram",
     "EvaluationError",
     "ExpressionError",
     "Key",
@@ -49,6 +53,9 @@ __all__ = [
     "ResultType",
     "Scope",
     "SeenSite",
+    "SeenVariable",
+    "Site",
+    "Source",
     "Trace",
     "bind",
     "bind_params",
@@ -60,4 +67,7 @@ __all__ = [
     "facts_in",
     "key_of",
     "one_line",
+    "source_of",
+    "traced",
+    "variables_of",
 ]

@@ -9,6 +9,7 @@ The rule, from the whole inwards:
 - an expression that failed: the innermost part that did.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +20,23 @@ from app.core.cel.bindings import RequestBindings
 from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.conversions import to_string
 from app.core.cel.failures import FAIL, said
-from app.core.cel.instrument import Form, Instrumented, Moment, Site, Source, secrets_in, source_of
+from app.core.cel.instrument import (
+    VARIABLES,
+    Form,
+    Instrumented,
+    Moment,
+    Site,
+    Source,
+    secrets_in,
+    source_of,
+    variables_of,
+)
 from app.core.cel.paths import VALUE_MAX_CHARS, Local, Path, Role, cut, labelled
 from app.core.cel.program import INPUT_NAMES, Bindings, EvaluationError, Program
 from app.core.cel.spans import unfolded
 from app.core.cel.tokens import position
 from app.core.cel.values import Duration, MixedMap, Optional, Timestamp, TypeValue, UInt, type_name
-from app.core.masking import MASK, SECRET_DATA, about_secrets, hides, hides_by_neighbour, is_secret
+from app.core.masking import MASK, SECRET_DATA, about_secrets, hides, hides_by_neighbour, is_secret, masked
 from app.core.types import Clause, Json, Outcome
 
 # As much as a person reads in one line; the whole is in the policy set.
@@ -38,7 +49,6 @@ ABSENT = "absent"
 # All that is spent on the clauses of one decision, a tenth of what one expression may cost.
 CLAUSE_STEPS_MAX = 100_000
 
-VARIABLES = "variables."
 _MISSING = operators.MISSING
 
 
@@ -62,6 +72,13 @@ def deciding_clause(
     return Clause(path, cut(unfolded(text.strip()), TEXT_MAX_CHARS), line, column, outcome, {})
 
 
+def traced(source: Source, bindings: Bindings, *, budget: Budget | None = None) -> "Trace":
+    """Evaluate an expression with notes; see `Program.trace`."""
+    if not isinstance(bindings, RequestBindings):
+        raise EvaluationError("the values were bound for another engine")
+    return Trace(source, bindings, [STEPS_MAX] if budget is None else budget)
+
+
 @dataclass(frozen=True, slots=True)
 class SeenSite:
     """One boolean part of an expression, what it said and what it saw; no outcome where it was not reached.
@@ -72,6 +89,15 @@ class SeenSite:
     site: Site
     outcome: Outcome | None
     values: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenVariable:
+    """One variable that was evaluated: its value, masked and cut short, or the text of its failure."""
+
+    name: str
+    value: Json
+    error: str | None
 
 
 class Trace:
@@ -132,7 +158,7 @@ class Trace:
         return Clause(path, cut(site.text, TEXT_MAX_CHARS), site.line, site.column, self._outcome(top), values)
 
     def sites_seen(self) -> tuple[SeenSite, ...]:
-        """Give every boolean part with what it said and saw."""
+        """Give every boolean part with what it said and saw, in more words than a clause: lists and maps are JSON."""
         found: dict[int, Moment] = {}
         todo = [self._root]
         while todo:
@@ -145,8 +171,29 @@ class Trace:
         if moment is None:
             return SeenSite(site, None, {})
         values: dict[str, Json] = {}
-        self._collect(values, moment)
+        self._collect(values, moment, wide=True)
         return SeenSite(site, self._outcome(moment), values)
+
+    def variables_evaluated(self) -> frozenset[Source]:
+        """Give the sources of the variables that have a value, or have failed."""
+        known = self._bindings.values.keys() | self._bindings.failures.keys()
+        return frozenset(
+            source
+            for scoped in variables_of(self._source).values()
+            if scoped.variable in known and (source := source_of(scoped)) is not None
+        )
+
+    def variables_seen(self) -> tuple[SeenVariable, ...]:
+        """Give every variable of the policy that was evaluated for this expression, or for another one before it."""
+        seen: list[SeenVariable] = []
+        for name, scoped in variables_of(self._source).items():
+            failure = self._bindings.failures.get(scoped.variable)
+            found = self._root_of(f"{VARIABLES}{name}")
+            if failure is not None:
+                seen.append(SeenVariable(name, None, str(failure[0](failure[1]))))
+            elif found is not None and found.value is not _MISSING:
+                seen.append(SeenVariable(name, self._shown(found, wide=True), None))
+        return tuple(seen)
 
     # --- which part -------------------------------------------------------------------------------------------------
 
@@ -220,13 +267,22 @@ class Trace:
 
     # --- what it saw ------------------------------------------------------------------------------------------------
 
-    def _collect(self, values: dict[str, Json], moment: Moment) -> None:
+    def _collect(self, values: dict[str, Json], moment: Moment, *, wide: bool = False) -> None:
         for path in self.sites[moment.number].reads:
             if len(values) >= VALUES_MAX:
                 return
             found = self._found(path, moment)
             if found is not None:
-                values.setdefault(cut(found.label, LABEL_MAX_CHARS), found.shown())
+                values.setdefault(cut(found.label, LABEL_MAX_CHARS), self._shown(found, wide=wide))
+
+    def _shown(self, found: "_Found", *, wide: bool) -> Json:
+        # What was computed and is true or false, or is not there at all, tells nothing that the outcome does not.
+        if found.secret or (found.derived and not isinstance(found.value, bool) and found.value is not _MISSING):
+            return MASK
+        if wide and isinstance(found.value, list | dict):
+            text = json.dumps(masked(found.value, data=self._about_secrets()), ensure_ascii=False, default=shown)
+            return cut(text, VALUE_MAX_CHARS)
+        return shown(found.value)
 
     def _found(self, path: Path, moment: Moment | None) -> "_Found | None":
         """Follow a path at the time of a moment; None for one that starts at a name whose value was not kept."""
@@ -319,13 +375,6 @@ class _Found(NamedTuple):
     value: Any
     secret: bool = False
     derived: bool = False
-
-    def shown(self) -> Json:
-        """Give the value as a clause shows it."""
-        # What was computed and is true or false, or is not there at all, tells nothing that the outcome does not.
-        if self.secret or (self.derived and not isinstance(self.value, bool) and self.value is not _MISSING):
-            return MASK
-        return shown(self.value)
 
 
 def shown(value: Any) -> Json:

@@ -18,7 +18,7 @@ from app.core.cel.admission import VARIABLES
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
 from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.checked import MalformedTreeError
-from app.core.cel.clauses import Trace
+from app.core.cel.clauses import Trace, traced
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
@@ -167,9 +167,7 @@ class CompiledProgram:
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
-        if not isinstance(bindings, RequestBindings):
-            raise EvaluationError("the values were bound for another engine")
-        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
+        return traced(self.source, bindings, budget=budget)
 
 
 def compile_expression(

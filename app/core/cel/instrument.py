@@ -21,6 +21,7 @@ from app.core.cel.tokens import position
 from app.core.cel.variables import ADDED, NULL, PRESENCE
 from app.core.masking import SECRET_DATA, is_secret
 
+VARIABLES = "variables."
 # A bit for each outcome that a site has had.
 TRUE, FALSE = 1, 2
 
@@ -186,6 +187,18 @@ def source_of(name: Name) -> Source | None:
     return found if isinstance(found, Source) else None
 
 
+def variables_of(source: Source) -> dict[str, Name]:
+    """Give the variables of the policy that an expression reads, itself or through others, by their names.
+
+    Does not give those that are constants: no evaluation computes them.
+    """
+    return {
+        name.removeprefix(VARIABLES): scoped
+        for name, scoped in source.scope.items()
+        if name.startswith(VARIABLES) and scoped.constant is operators.MISSING and source_of(scoped) is not None
+    }
+
+
 class _Instrumenter(Generator):
     parameters = "b, i, c, q, n0"
 
@@ -224,6 +237,8 @@ class _Instrumenter(Generator):
         follows = self._expected.pop(id(node), -1 if form in _LOGIC else None)
         if follows is None:
             return super()._value(node)
+        if not self._sites and not self._source.boolean:
+            form, operands = Form.PART, ()  # what a choice of texts or maps chooses from is no truth
         number = self._site(node, form, operands)
         if follows >= 0:
             self._below[follows].append(number)

@@ -1,14 +1,16 @@
 """Budgets on a real database: exact under contention, exact in replay, both or neither after a crash."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -20,11 +22,11 @@ from app.core.normalise import normalise
 from app.core.types import Effect, Mode, Mutation
 from app.errors import FirewallError, Kind
 from app.ledger.read import LedgerReader
-from app.ledger.receipt import parse
+from app.ledger.receipt import PendingDecision, seal_decision
 from app.ledger.uses import SKEW_MAX, SWEEP_ROWS
-from app.persistence.breaker import FAILURES_TO_OPEN
+from app.persistence.breaker import FAILURES_TO_OPEN, RECOVERY, CircuitBreaker
 from tests.integration.ledger.conftest import Fault, Wire
-from tests.integration.service.budgeted import Replica, budget, mutation, policy
+from tests.integration.service.budgeted import WHO, Replica, budget, mutation, policy
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("budgeted.py")
@@ -80,16 +82,19 @@ async def test_what_is_recorded_is_decided_the_same_again(database_dsn):
         for index in range(5):
             entry = await reader.get(index)
             record = orjson.loads(entry.record or b"")
-            receipt = parse(entry.receipt)
-            asked = normalise(Mutation(**record["input"]))
+            asked = Mutation(**record["input"])
+            normalised = normalise(asked)
             now = datetime.fromisoformat(record["now"])
-            verdict = decide(replica.policy_set, asked, now, from_record(record))
-            assert verdict.effect == record["decision"] == receipt["decision"]
-            assert orjson.loads(orjson.dumps(verdict.reasons)) == record["reasons"]
+            verdict = decide(replica.policy_set, normalised, now, from_record(record))
             assert verdict.uncounted == ()
+            again = PendingDecision(
+                UUID(record["id"]), now, WHO, asked, normalised.digest, record["policy_set"], verdict, record["engine"]
+            )
+            sealed = seal_decision(again, salt=entry.salt or b"")
+            assert (sealed.record, sealed.receipt) == (entry.record, entry.receipt)
             seen.append((verdict.effect.value, record["budgets"]))
             # Without what it saw the same question has another answer.
-            assert decide(replica.policy_set, asked, now) != verdict
+            assert decide(replica.policy_set, normalised, now) != verdict
     assert seen[0] == ("allow", [
         {"policy": "p", "budget": "b", "used": 0},
         {"policy": "p", "budget": "zones", "used": 0},
@@ -216,6 +221,45 @@ async def test_keys_in_any_order_never_lock_each_other_out(database_dsn):
     assert Counter(effect for each in both for effect in each) == {Effect.ALLOW: 80}
 
 
+async def test_what_an_exception_lifts_is_used_all_the_same(database_dsn, database):
+    exception = {
+        "apiVersion": "mutationfirewall.io/v1",
+        "kind": "PolicyException",
+        "metadata": {"name": "e"},
+        "spec": {
+            "owner": "o",
+            "reason": "r",
+            "validUntil": "2999-01-01T00:00:00Z",
+            "policies": [{"name": "p", "rules": ["b"]}],
+            "match": {"resources": [{"id": "urgent"}]},
+        },
+    }
+    async with Replica(database_dsn, policy(budget(limit=1)), exception) as replica:
+        told = [(await replica.decide(mutation(resource=name))).effect.value for name in ("a", "b", "urgent", "b")]
+    assert told == ["allow", "deny", "allow", "deny"]
+    assert len(await uses(database)) == 2
+
+
+def test_over_http(database_dsn, serve, tmp_path):
+    (tmp_path / "p.yaml").write_text(json.dumps(policy(budget(limit=2, message="enough"))))
+    body = {
+        "subject": {"type": "agent", "id": "coder-7"},
+        "action": {"name": "update"},
+        "resource": {"type": "apps/Deployment", "id": "shop"},
+        "change": {"after": {"replicas": 3}},
+    }
+    with serve(database_dsn, MFW_POLICIES__DIRECTORY=str(tmp_path)) as service, service.client() as client:
+        answers = [client.post("/v1/decisions", json=body).json() for _ in range(3)]
+        assert [answer["decision"] for answer in answers] == ["allow", "allow", "deny"]
+        assert [answer["budgets"] for answer in answers] == [
+            [{"policy": "p", "budget": "b", "used": used, "limit": 2, "window": "1h"}] for used in range(3)
+        ]
+        assert [answer["ledger_index"] for answer in answers] == [0, 1, 2]
+        (reason,) = answers[2]["reasons"]
+        assert (reason["rule"], reason["message"]) == ("b", "enough (2 of 2 used in 1h)")
+        assert reason["clause"]["path"] == "budgets[0]"
+
+
 async def test_a_shadow_budget_shows_what_it_would_do(database_dsn, database):
     async with Replica(database_dsn, policy(budget(limit=2), mode="shadow"), policy(name="q")) as replica:
         decided = [await replica.decide() for _ in range(4)]
@@ -311,6 +355,25 @@ async def test_a_wrong_clock_opens_no_breaker(database_dsn):
         for _ in range(FAILURES_TO_OPEN + 1):
             assert "apart" in (await refused(replica.decide())).detail
         replica.ahead = timedelta()
+        assert (await replica.decide()).effect is Effect.ALLOW
+
+
+async def test_a_probe_that_fails_by_a_defect_lets_the_next_one_try(database_dsn):
+    seconds = 0.0
+    breaker = CircuitBreaker(clock=lambda: seconds)
+    async with Replica(database_dsn, policy(budget()), breaker=breaker) as replica:
+        for _ in range(FAILURES_TO_OPEN):
+            breaker.failure()
+        assert (await refused(replica.decide())).kind is Kind.UNAVAILABLE
+
+        def broken(_counters):
+            raise RuntimeError
+
+        seconds += RECOVERY
+        with pytest.raises(RuntimeError):
+            await replica.budgets.settle((), now=datetime.now(UTC), judge=broken)
+        assert (await refused(replica.decide())).kind is Kind.UNAVAILABLE
+        seconds += RECOVERY
         assert (await replica.decide()).effect is Effect.ALLOW
 
 

@@ -105,6 +105,8 @@ class TestTest:
         assert "1 case: 1 passed, 0 failed" in result.output
         assert "1 of 2 rules covered" not in result.output
         assert "never spoke" in result.output
+        assert "clauses that are not covered" in result.output
+        assert "0 of 2 clauses covered, 50 % of what they can say" in result.output
         assert "<testsuite " in (here / "j.xml").read_text()
         assert (here / "c.html").read_text().startswith("<!doctype html>")
 
@@ -115,6 +117,8 @@ class TestTest:
         assert "expected `hold`, got `allow`" in result.output
         answer = json.loads(run("test", "t.yaml", "--json", "--coverage").stdout)
         assert (answer["ok"], answer["failed"], len(answer["coverage"][0]["rules"])) == (False, 1, 2)
+        (clause, *_) = answer["coverage"][0]["clauses"]
+        assert (clause["path"], clause["line"], clause["column"]) == ("rules[0].when", 7, 43)
 
     def test_too_little_coverage_fails(self):
         result = run("test", "t.yaml", "--coverage-min", "100")

@@ -9,14 +9,14 @@ import pytest
 from app.core.cel import bind
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.types import Effect
+from app.core.types import Effect, Outcome
 from app.policies.coverage_page import coverage_page
 from app.policies.diagnostics import PolicyErrors
 from app.policies.junit import junit
 from app.policies.load import load_directory
 from app.policies.suite import read_suites
 from app.policies.testing import run
-from app.policies.trace import Outcome, trace
+from app.policies.trace import trace
 from app.surfaces.native.wire import mutation_from_wire
 from tests.corpus.cases import STARTER, load
 
