@@ -24,7 +24,8 @@ from ruamel.yaml.events import (
 )
 
 from app.core.types import JsonObject
-from app.policies.shape import BRANCH, KINDS, Shape
+from app.policies.kinds import KINDS
+from app.policies.shape import BRANCH, Shape
 from app.policies.tree import TreeError, documents
 
 WIDTH = 120

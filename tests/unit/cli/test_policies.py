@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.cli.exits import ExitCode
-from app.policies.shape import KINDS
+from app.policies.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "policies" / "starter"
