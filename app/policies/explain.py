@@ -168,12 +168,18 @@ def combination(explanation: Explanation) -> str:
                 spoken[rule.effect] += 1
             elif rule.said.outcome is Outcome.ERROR:
                 failed += 1
+    exhausted = sum(
+        use.mode is Mode.ENFORCE and not use.has_room and f"{use.policy}/{use.budget}" not in lifted
+        for use in explanation.verdict.budgets
+    )
     parts = [f"{number} {effect}" for effect, number in spoken.items() if number]
+    if exhausted:
+        parts.append(f"{exhausted} used up")
     if failed:
         parts.append(f"{failed} failed and {'denies' if failed == 1 else 'deny'}")
     if lifted:
         parts.append(f"{len(lifted)} lifted by exceptions")
-    if not any(spoken.values()) and not failed:
+    if not any(spoken.values()) and not failed and not exhausted:
         what = f"nothing counts, {', '.join(parts)}," if lifted else "nothing spoke,"
         return f"{what} and the default is deny"
     return f"{', '.join(parts)}; deny > hold > allow, so {explanation.verdict.effect}"

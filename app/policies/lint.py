@@ -13,6 +13,7 @@ from app.core.glob import Glob
 from app.core.index import EntityPattern, Match, Policy, PolicyException, Rule
 from app.core.types import Effect
 from app.core.validity import Phase, Validity
+from app.policies.admission import PolicyDocument
 from app.policies.covering import covers, disjoint, entity_covers, impossible, match_covers
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.expressions import (
@@ -39,6 +40,7 @@ class Lint(StrEnum):
     CONSTANT_CONDITION = "constant-condition"
     UNUSED_VARIABLE = "unused-variable"
     REDUNDANT_PATTERN = "redundant-pattern"
+    ALLOWS_NOTHING = "allows-nothing"
     IMPOSSIBLE_PATTERN = "impossible-pattern"
     USELESS_EXCLUSION = "useless-exclusion"
     ENDLESS_FREEZE = "endless-freeze"
@@ -57,6 +59,7 @@ MEANINGS: Mapping[str, str] = {
     Lint.CONSTANT_CONDITION: "the condition is always true and restricts nothing",
     Lint.UNUSED_VARIABLE: "nothing reads the variable",
     Lint.REDUNDANT_PATTERN: "another pattern of the list matches all that this one matches",
+    Lint.ALLOWS_NOTHING: "there are admission policies, which only deny, and nothing that allows",
     Lint.IMPOSSIBLE_PATTERN: "the pattern fits nothing",
     Lint.USELESS_EXCLUSION: "the exclusion leaves out nothing that the match takes in",
     Lint.ENDLESS_FREEZE: "every window of the freeze is still open when the next one opens",
@@ -111,7 +114,19 @@ def lint(documents: Iterable[Document], *, sources: Mapping[str, str], now: date
                     Lint.DUPLICATE_POLICY,
                 )
             )
-    return tuple(found)
+    return (*found, *_allows_nothing(documents))
+
+
+def _allows_nothing(documents: Iterable[Document]) -> Iterator[Diagnostic]:
+    """Admission policies only deny: without a rule that allows or holds, the answer is no, whatever they say."""
+    documents = tuple(documents)
+    rules = [rule for document in documents if document.policy is not None for rule in document.policy.rules]
+    first = next((one for one in documents if isinstance(one.admission, PolicyDocument)), None)
+    if first is not None and all(rule.effect is Effect.DENY for rule in rules):
+        message = "admission policies only deny, and no other policy of the set allows anything"
+        fix = "add a `MutationPolicy` that says what is allowed"
+        line, column = first.root.line, first.root.column
+        yield Diagnostic(first.file, line, column, "", message, fix, Severity.WARNING, Lint.ALLOWS_NOTHING)
 
 
 def _expiry(document: Document, what: str, validity: Validity, *, now: datetime) -> Iterator[Diagnostic]:

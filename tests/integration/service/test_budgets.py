@@ -1,6 +1,7 @@
 """Budgets on a real database: exact under contention, exact in replay, both or neither after a crash."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -218,6 +219,45 @@ async def test_keys_in_any_order_never_lock_each_other_out(database_dsn):
 
         both = await asyncio.gather(one.effects(40, ask), other.effects(40, lambda position: ask(39 - position)))
     assert Counter(effect for each in both for effect in each) == {Effect.ALLOW: 80}
+
+
+async def test_what_an_exception_lifts_is_used_all_the_same(database_dsn, database):
+    exception = {
+        "apiVersion": "mutationfirewall.io/v1",
+        "kind": "PolicyException",
+        "metadata": {"name": "e"},
+        "spec": {
+            "owner": "o",
+            "reason": "r",
+            "validUntil": "2999-01-01T00:00:00Z",
+            "policies": [{"name": "p", "rules": ["b"]}],
+            "match": {"resources": [{"id": "urgent"}]},
+        },
+    }
+    async with Replica(database_dsn, policy(budget(limit=1)), exception) as replica:
+        told = [(await replica.decide(mutation(resource=name))).effect.value for name in ("a", "b", "urgent", "b")]
+    assert told == ["allow", "deny", "allow", "deny"]
+    assert len(await uses(database)) == 2
+
+
+def test_over_http(database_dsn, serve, tmp_path):
+    (tmp_path / "p.yaml").write_text(json.dumps(policy(budget(limit=2, message="enough"))))
+    body = {
+        "subject": {"type": "agent", "id": "coder-7"},
+        "action": {"name": "update"},
+        "resource": {"type": "apps/Deployment", "id": "shop"},
+        "change": {"after": {"replicas": 3}},
+    }
+    with serve(database_dsn, MFW_POLICIES__DIRECTORY=str(tmp_path)) as service, service.client() as client:
+        answers = [client.post("/v1/decisions", json=body).json() for _ in range(3)]
+        assert [answer["decision"] for answer in answers] == ["allow", "allow", "deny"]
+        assert [answer["budgets"] for answer in answers] == [
+            [{"policy": "p", "budget": "b", "used": used, "limit": 2, "window": "1h"}] for used in range(3)
+        ]
+        assert [answer["ledger_index"] for answer in answers] == [0, 1, 2]
+        (reason,) = answers[2]["reasons"]
+        assert (reason["rule"], reason["message"]) == ("b", "enough (2 of 2 used in 1h)")
+        assert reason["clause"]["path"] == "budgets[0]"
 
 
 async def test_a_shadow_budget_shows_what_it_would_do(database_dsn, database):

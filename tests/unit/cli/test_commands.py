@@ -362,6 +362,7 @@ class TestBudgets:
         result = run("policies", "explain", *arguments)
         assert result.exit_code == 0, result.output
         assert "budget limits/an-hour  20 of 20 used in 1h" in result.output
+        assert "1 allow, 1 used up; deny > hold > allow, so deny" in result.output
         answer = json.loads(run("policies", "explain", *arguments, "--json").output)
         assert answer["decision"] == "deny"
         assert [one["used"] for one in answer["budgets"]] == [20, 0]

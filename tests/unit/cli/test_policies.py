@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.cli.exits import ExitCode
-from app.policies.shape import KINDS
+from app.policies.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "policies" / "starter"
@@ -143,6 +143,46 @@ class TestTest:
 
     def test_the_starter_policies_are_covered(self):
         assert run("test", ROOT / "policies" / "starter.tests", "--coverage-min", "100").exit_code == 0
+
+    def test_the_example_policies_are_covered(self):
+        examples = ROOT / "policies" / "examples"
+        assert run("check", "--strict", "--now", "2026-03-11T12:00:00Z", examples).exit_code == 0
+        assert run("test", ROOT / "policies" / "examples.tests", "--coverage-min", "100").exit_code == 0
+        over = run("check", "--strict", "--now", "2026-12-11T12:00:00Z", examples)
+        assert over.exit_code == ExitCode.BAD_DATA
+        assert "the exception is over and does nothing [expired]" in over.stderr
+        assert json.loads(run("check", "--json", "--now", "2026-03-11T12:00:00Z", examples).stdout)["exceptions"] == 1
+        assert "1 exception" in run("check", "--now", "2026-03-11T12:00:00Z", examples).stdout
+
+    def test_the_example_policies_are_explained(self, here):
+        (here / "m.json").write_text(
+            json.dumps(
+                {
+                    "subject": {"type": "agent", "id": "migrator"},
+                    "action": {"name": "update"},
+                    "resource": {
+                        "type": "apps/Deployment",
+                        "id": "old/x",
+                        "properties": {"labels": {"app.kubernetes.io/part-of": "shop"}},
+                    },
+                    "change": {"before": {"spec": {"replicas": 3}}, "after": {"spec": {"replicas": 2}}},
+                    "context": {"ticket": "4711"},
+                }
+            )
+        )
+        arguments = ["-f", "m.json", "--policies", ROOT / "policies" / "examples", "--now"]
+        shown = run("explain", *arguments, "2026-03-14T12:00:00Z")
+        assert "migration-4711  lifts shop-deployments/weekend" in shown.output
+        assert "(lifted by migration-4711)" in shown.output
+        answer = json.loads(run("explain", *arguments, "2026-03-14T12:00:00Z", "--json").stdout)
+        assert answer["exceptions"][0]["lifts"] == ["shop-deployments/weekend"]
+        assert answer["reasons"][1]["exception"] == "migration-4711"
+        wednesday = run("explain", *arguments, "2026-03-11T12:00:00Z")
+        assert "migration-4711  has nothing to lift" in wednesday.output
+        after = run("explain", *arguments, "2026-05-01T12:00:00Z", "--all")
+        assert "migration-4711  does not match: validUntil" in after.output
+        (here / "m.json").write_text((here / "m.json").read_text().replace("4711", "0815"))
+        assert "lifts nothing: a condition is not true" in run("explain", *arguments, "2026-03-14T12:00:00Z").output
 
 
 class TestFmt:
