@@ -1,7 +1,10 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
-from app.core.cel.bindings import bind
-from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.admission import bind_params, facts_in
+from app.core.cel.bindings import RequestBindings, bind
+from app.core.cel.clauses import ABSENT, CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
+from app.core.cel.engine import CompiledProgram, check_variable, compile_expression
+from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
@@ -16,24 +19,31 @@ from app.core.cel.program import (
     Problem,
     Program,
     ResultType,
+    Scope,
     one_line,
 )
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
+    "ABSENT",
+    "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
+    "FALSE",
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
     "NOTHING_LIFTED",
     "RESERVED_WORDS",
     "SCOPE",
+    "TRUE",
     "VARIABLES_PER_EXPRESSION_MAX",
     "VARIABLE_NAME",
     "Bindings",
+    "CompiledProgram",
     "EvaluationError",
     "ExpressionError",
+    "Form",
     "Key",
     "Lifted",
     "Need",
@@ -41,12 +51,25 @@ __all__ = [
     "Path",
     "Problem",
     "Program",
+    "RequestBindings",
     "ResultType",
+    "Scope",
+    "SeenSite",
+    "SeenVariable",
+    "Site",
+    "Source",
+    "Trace",
     "bind",
+    "bind_params",
     "both",
     "check_variable",
     "compile_expression",
+    "deciding_clause",
     "either",
+    "facts_in",
     "key_of",
     "one_line",
+    "source_of",
+    "traced",
+    "variables_of",
 ]

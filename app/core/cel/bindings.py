@@ -15,17 +15,23 @@ from app.core.types import JsonObject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself."""
+    """One lazily evaluated value; equal only to itself. `source` is that of a variable of a policy.
+
+    `local` ones depend on `params` and are not shared.
+    """
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    source: Any = field(default=None, repr=False)
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBindings:
     """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time.
 
-    `answers` has what the authorizer was asked and answered so far.
+    `answers` has what the authorizer was asked and answered so far. With a `parent`, these are the values of one
+    evaluation of the request: what does not depend on it is computed, and kept, in the parent.
     """
 
     inputs: JsonObject
@@ -34,6 +40,7 @@ class RequestBindings:
     failures: dict[Variable, tuple[type[CelError | BudgetError], str]] = field(default_factory=dict)
     authorizer: Authorizer | None = None
     answers: dict[Attributes, Answer] = field(default_factory=dict)
+    parent: "RequestBindings | None" = None
 
 
 def bind(inputs: JsonObject, *, now: datetime, authorizer: Authorizer | None = None) -> RequestBindings:
@@ -52,6 +59,15 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
         CelError: it has no value.
         BudgetError: it costs too much.
     """
+    if bindings.parent is not None and not variable.local:
+        known = bindings.parent.values
+        try:
+            value = known[variable] if variable in known else load(bindings.parent, variable)
+        except (*FAIL, BudgetError):
+            bindings.failures[variable] = bindings.parent.failures[variable]
+            raise
+        bindings.values[variable] = value
+        return value
     failure = bindings.failures.get(variable)
     if failure is not None:
         kind, text = failure

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any, assert_never
 
 from app.core.cel import operators, texts
@@ -130,7 +131,7 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     Raises:
         UnsupportedError: a part of it is not known here; `node` says which.
     """
-    generated = _Generator(scope).function(checked.root, wanted)
+    generated = Generator(scope).function(checked.root, wanted)
     if wanted is not Kind.BOOL:
         return generated
     trees = {name: known.root for name, known in scope.items() if known.root is not None}
@@ -232,7 +233,12 @@ _RUNTIME: dict[str, Any] = {
 }
 
 
-class _Generator:
+class Generator:
+    """Writes the function of one expression; `instrument.py` writes one that also notes what its parts say."""
+
+    # What every function takes: the bindings, the inputs, the values of variables, the budget.
+    parameters = "b, i, c, q"
+
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
         self._locals: dict[str, Code] = {}
@@ -245,6 +251,7 @@ class _Generator:
         self._count = 0
 
     def function(self, root: Node, wanted: Kind) -> Generated:
+        """Write the function of a whole expression."""
         code = self._value(root)
         if wanted is Kind.ANY or code.kind is wanted:
             self._line(f"return {code.text}")
@@ -254,7 +261,7 @@ class _Generator:
             self._line(f"    wrong_result({code.text}, {wanted.value!r})")
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
-        source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
+        source = "\n".join([f"def run({self.parameters}):", *self._lines, ""])
         run = _function(source, self._namespace)
         return Generated(source, run, code.kind, code.element, code.fails, code.constant, root)
 
@@ -627,7 +634,7 @@ class _Generator:
 
     def _logic(self, node: Call, *, conjunction: bool) -> Code:
         """`a && b && c`: false if one is false, else an error if one is, else true; `||` the other way round."""
-        operands = list(_flat(node, node.function))
+        operands = list(flat(node, node.function))
         if self._too_deep():
             return self._in_function(lambda: self._logic(node, conjunction=conjunction))
         with self._inside(), self._inside(block=True):
@@ -776,7 +783,7 @@ class _Generator:
                 Call(function="hasValue", arguments=(target,)),
                 Call(function="optional.of", arguments=(Comprehension() as bind,)) | (Comprehension() as bind),
                 Call(function="optional.none"),
-            ) if _is_bind(bind):
+            ) if is_bind(bind):
                 pass
             case _:
                 return None
@@ -807,7 +814,7 @@ class _Generator:
     # --- loops ------------------------------------------------------------------------------------------------------
 
     def _comprehension(self, node: Comprehension) -> Code:
-        if _is_bind(node):
+        if is_bind(node):
             return self._bind(node)
         if self._too_deep():
             return self._in_function(lambda: self._comprehension(node))
@@ -1030,26 +1037,35 @@ _KINDS: dict[type, Kind] = {
 
 
 def _function(source: str, names: Mapping[str, Any]) -> Callable[..., Any]:
-    namespace = {**names, "__builtins__": {}, SOURCE: source}
     try:
         code = compile(source, GENERATED, "exec", dont_inherit=True)
     except (SyntaxError, RecursionError, MemoryError):
         # Python's own limits: a hundred levels of indentation, and the depth of its parser.
         raise UnsupportedError(0, "the expression is nested too deep", "use `spec.variables`") from None
+    # Every function has its names to itself, and knows no others: a set has thousands of functions.
+    namespace = {"__builtins__": {}, SOURCE: source, **{name: names[name] for name in _used(code) if name in names}}
     exec(code, namespace)  # noqa: S102 - see the head of this file
     run: Callable[..., Any] = namespace["run"]
     return run
+
+
+def _used(code: CodeType) -> Iterator[str]:
+    """Give the global names that code reads, itself or in functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
 
 
 def _outdented(lines: list[str], levels: int = 1) -> list[str]:
     return [line[4 * levels :] for line in lines]
 
 
-def _flat(node: Node, function: str) -> Iterator[Node]:
+def flat(node: Node, function: str) -> Iterator[Node]:
     """Give the operands of `a && b && c`, which the parser balances into a tree."""
     if isinstance(node, Call) and node.function == function:
         for argument in node.arguments:
-            yield from _flat(argument, function)
+            yield from flat(argument, function)
     else:
         yield node
 
@@ -1076,7 +1092,8 @@ def _equal_to(constant: Code, other: Code, known: str, name: str, *, negated: bo
             return None
 
 
-def _is_bind(node: Comprehension) -> bool:
+def is_bind(node: Comprehension) -> bool:
+    """Tell whether a comprehension is what `cel.bind` expands to."""
     return (
         isinstance(node.condition, Constant)
         and node.condition.value is False
@@ -1096,7 +1113,7 @@ def _read_first(node: Node, name: str) -> bool:
             return False
         case Call(arguments=(first, *_)):
             return _read_first(first, name)
-        case Comprehension() if not _is_bind(node):
+        case Comprehension() if not is_bind(node):
             return _read_first(node.over, name)
         case _:
             return False
