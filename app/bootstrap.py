@@ -14,10 +14,13 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
 from app.edge.authn import ApiKeyRing, Authenticates, Authenticator, JwtVerifier, UnsafeAnonymousAuthenticator
 from app.edge.context import ContextMiddleware
-from app.edge.limits import TokenBuckets
+from app.edge.gate import Gate
+from app.edge.limits import Buckets, RateLimits, TokenBuckets
+from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.observability.logs import Logs
@@ -27,12 +30,13 @@ from app.persistence import revision
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
+from app.persistence.shared_buckets import SharedBucketStore
 from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.decide import DecisionService
 from app.service.publish import PublishService
-from app.settings import LogLevel, Settings
+from app.settings import LimitSettings, LogLevel, Settings
 from app.settings import PolicySource as Source
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
@@ -179,6 +183,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     ]
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
+    link = _store_link(settings.limits, metrics)
+    if link is not None:
+        checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
     health = Health(checks, version=VERSION, changed=metrics.ready.set)
 
     traces: Traces | None = None
@@ -207,6 +214,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if keys is not None:
                 await keys.start()
                 opened.push_async_callback(keys.stop)
+            if link is not None:
+                await link.start()
+                opened.push_async_callback(link.stop)
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
@@ -226,12 +236,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         # A redirect for a slash too many would send the caller's credential once more.
         redirect_slashes=False,
     )
-    buckets = TokenBuckets(per_minute=settings.limits.per_minute, burst=settings.limits.burst)
+    gate = Gate(authenticator, limits=_rate_limits(settings.limits, link), metrics=metrics)
     endpoint = DecisionEndpoint(
         service,
-        authenticator=authenticator,
-        buckets=buckets,
-        metrics=metrics,
+        gate=gate,
         max_body_bytes=settings.http.max_body_bytes,
         timeout_seconds=settings.http.request_timeout_seconds,
     )
@@ -250,16 +258,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             engine=ENGINE,
             counted=counted,
         ),
-        authenticator=authenticator,
-        buckets=buckets,
-        metrics=metrics,
+        gate=gate,
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(policy_sets_router(policy_sets))
-    api.include_router(health_router(health, authenticator=authenticator))
+    api.include_router(health_router(health, gate=gate))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
-    api.include_router(openapi_router(api, authenticator=authenticator))
+    api.include_router(openapi_router(api, gate=gate))
 
     hot: ASGIApp = endpoint
     if traces is not None:
@@ -365,6 +371,40 @@ async def _check_keys(keys: ApiKeyRing) -> CheckResult:
     return CheckResult(Status.HEALTHY, f"{len(keys)} api keys")
 
 
+def _store_link(limits: LimitSettings, metrics: Metrics) -> StoreLink | None:
+    """The link to Redis where one is named. Does not connect."""
+    if limits.redis_url is None:
+        return None
+    return StoreLink(
+        SharedBucketStore(limits.redis_url.get_secret_value(), prefix=limits.redis_prefix),
+        replica=os.urandom(8).hex(),
+        expected=limits.replicas,
+        changed=metrics.limits_shared.set,
+    )
+
+
+def _rate_limits(limits: LimitSettings, link: StoreLink | None) -> RateLimits:
+    def make(route: RouteClass, limit: Limit) -> Buckets:
+        return TokenBuckets(limit) if link is None else SharedBuckets(limit, route=route, link=link)
+
+    return RateLimits(
+        {
+            RouteClass.DECIDE: Limit(limits.per_minute, limits.burst),
+            RouteClass.BATCH: Limit(limits.batch_per_minute, limits.batch_burst),
+            RouteClass.READ: Limit(limits.read_per_minute, limits.read_burst),
+            RouteClass.ADMIN: Limit(limits.admin_per_minute, limits.admin_burst),
+        },
+        roles={(one.route, one.role): one.limit for one in limits.role_limits},
+        make=make,
+    )
+
+
+async def _check_limits(link: StoreLink) -> CheckResult:
+    if link.shared:
+        return CheckResult(Status.HEALTHY, f"shared by {link.replicas} replicas")
+    return CheckResult(Status.DEGRADED, f"Redis is away: each replica enforces 1/{link.replicas} of every limit")
+
+
 def _authenticator(settings: Settings, keys: ApiKeyRing | None, metrics: Metrics) -> Authenticates:
     auth = settings.auth
     if auth.unsafe_disabled:
@@ -389,7 +429,9 @@ def _authenticator(settings: Settings, keys: ApiKeyRing | None, metrics: Metrics
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        failures=TokenBuckets(per_minute=settings.limits.failures_per_minute_per_ip),
+        failures=TokenBuckets(
+            Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
+        ),
         metrics=metrics,
     )
 

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.quota import RoleLimit, role_limit
 from app.errors import FirewallError, Kind
 
 PREFIX: Final = "MFW_"
@@ -312,18 +313,61 @@ class AuthSettings(_Section):
     jwt: JwtSettings = JwtSettings()
 
 
+_PerMinute = Annotated[int, Field(ge=1, le=100_000_000)]
+_Burst = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class LimitSettings(_Section):
     """How often one caller may ask."""
 
     per_minute: Annotated[
-        int, Field(ge=1, le=100_000_000, description="requests that one principal may send in a minute; then 429")
+        _PerMinute, Field(description="single decisions that one principal may ask for in a minute; then 429")
     ] = 250
-    burst: Annotated[
-        int, Field(ge=1, le=10_000_000, description="requests that may come at once before the rate counts")
-    ] = 50
+    burst: Annotated[_Burst, Field(description="of them, how many may come at once before the rate counts")] = 500
+    batch_per_minute: Annotated[
+        _PerMinute, Field(description="mutations in batches that one principal may send in a minute")
+    ] = 5_000
+    batch_burst: Annotated[
+        _Burst, Field(description="of them, how many at once; less than a batch holds makes such a batch impossible")
+    ] = 10_000
+    read_per_minute: Annotated[_PerMinute, Field(description="readings of policy sets, ledger and health")] = 250
+    read_burst: Annotated[_Burst, Field(description="of them, how many at once")] = 500
+    admin_per_minute: Annotated[_PerMinute, Field(description="changes of keys, policy sets and switches")] = 60
+    admin_burst: Annotated[_Burst, Field(description="of them, how many at once")] = 120
+    roles: Annotated[
+        Items,
+        Field(
+            description="limits of a role, each as `ROLE:CLASS=PER_MINUTE/BURST` with a class of `decide`, `batch`, "
+            "`read` and `admin`; a caller has the most generous one of its roles"
+        ),
+    ] = ()
+    redis_url: Annotated[
+        SecretStr | None,
+        _Production("needed with more than one replica; a strong password; TLS unless the host is local"),
+        Field(
+            description="Redis or Valkey that all replicas share their buckets in, "
+            "`rediss://user:password@host:6379/0`; without it every replica has buckets of its own"
+        ),
+    ] = None
+    redis_prefix: Annotated[
+        str, Field(min_length=1, max_length=64, description="what the names of all keys in Redis begin with")
+    ] = "mfw"
+    replicas: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            description="how many replicas there are at most: each has that part of a limit while Redis is away",
+        ),
+    ] = 1
     failures_per_minute_per_ip: Annotated[
         int, Field(ge=1, le=100_000, description="failed sign-ins from one address in a minute; then 429")
     ] = 20
+
+    @property
+    def role_limits(self) -> tuple[RoleLimit, ...]:
+        """`roles`, read. Raises ValueError where the rules found something."""
+        return tuple(role_limit(text) for text in self.roles)
 
 
 class PolicySource(StrEnum):
@@ -776,6 +820,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
     yield from _policy_rules(settings.policies)
+    yield from _limit_rules(settings.limits, production=production)
     if not production:
         return
     if settings.debug:
@@ -798,6 +843,35 @@ def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
             )
         case _:
             pass
+
+
+def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    for text in limits.roles:
+        try:
+            role_limit(text)
+        except ValueError as error:
+            yield SettingsProblem(
+                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `requester:decide=1000/2000`"
+            )
+    name = "MFW_LIMITS__REDIS_URL"
+    if limits.redis_url is None:
+        if production and limits.replicas > 1:
+            yield SettingsProblem(
+                name,
+                f"without it each of {limits.replicas} replicas has buckets of its own, and callers a multiple of them",
+                "set it to the Redis or Valkey that all replicas reach",
+            )
+        return
+    parts = _split(limits.redis_url.get_secret_value())
+    example = "write it as `rediss://user:password@host:6379/0`"
+    if parts is None or parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
+        yield SettingsProblem(name, "is no Redis URL", example)
+    elif production and parts.scheme == "redis" and parts.hostname not in _LOOPBACK:
+        yield SettingsProblem(name, "the connection to another machine is in plain text", "use `rediss://`")
+    elif production and parts.scheme != "unix" and not parts.password:
+        yield SettingsProblem(name, "has no password", "give the server one: whoever reaches it can lift every limit")
+    elif production and parts.password and (why := weakness(unquote(parts.password))):
+        yield SettingsProblem(name, f"the password {why}", "generate one: `openssl rand -hex 24`")
 
 
 def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:

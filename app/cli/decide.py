@@ -64,6 +64,7 @@ def read_mutation(file: str) -> bytes:
 
 def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
     """Steps 1 and 4 to 8 in this process; the answer has no id and no ledger index, because nothing is recorded."""
+    from dataclasses import asdict
     from datetime import UTC, datetime
 
     from app.core import strict_json
@@ -94,6 +95,7 @@ def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
         "mutation_digest": normalised.digest,
         "decided_at": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         **({"approval": dict(verdict.approval)} if verdict.approval is not None else {}),
+        **({"obligations": [asdict(one) for one in verdict.obligations]} if verdict.obligations else {}),
     }
 
 
@@ -138,6 +140,12 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
             )
         )
     out.print(reasons)
+    if answer.get("obligations"):
+        obligations = table("obligation", "value", "by")
+        for one in answer["obligations"]:
+            by = f"{one['policy']}/{one['rule']}"
+            obligations.add_row(plain(one["key"]), plain(json.dumps(one["value"])), plain(by))
+        out.print(obligations)
     facts = table("", "")
     facts.show_header = False
     if answer.get("approval"):

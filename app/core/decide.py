@@ -2,12 +2,14 @@
 
 The rule of combination, in full:
 
-1. A policy speaks only if its `match` fits and all its `matchConditions` are true. One that is false silences it, even
-   when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
+1. A policy speaks only while it is valid, if its `match` fits and all its `matchConditions` are true. One that is false
+   silences it, even when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
 2. Every rule of a speaking policy is evaluated. True: it asks for its effect. False: it is silent. Failed: it asks for
    deny, whatever its own effect (`rule_error`).
 3. deny > hold > allow; if nothing speaks, the default is deny.
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
+5. The obligations of all rules that won are in the verdict. A rule that allows or holds and whose obligation cannot be
+   computed has failed (2); one that denies speaks without it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,19 +17,23 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Policy
-from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Reason, Verdict
+from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Duty, Policy, Rule
+from app.core.types import Effect, Json, JsonObject, Mode, NormalisedMutation, Obligation, Reason, Verdict
+from app.core.validity import ALWAYS, Phase
 
 # Who speaks where no policy does; no policy can have this name.
 FIREWALL = "mutation-firewall"
 DEFAULT_DENY = "default-deny"
 MORE_REASONS = "more-reasons"
 INTERNAL_ERROR = "internal-error"
+TOO_MANY_OBLIGATIONS = "too-many-obligations"
 RULE_ERROR = "rule_error: "
 
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
+# Each has up to 4 KiB, and every one of them has to be met: none may be left out of an allow.
+OBLIGATIONS_MAX = 64
 
 _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 
@@ -38,6 +44,7 @@ class _Spoken(NamedTuple):
     reason: Reason
     failed: bool = False
     approval: Approval | None = None
+    obligations: tuple[Obligation, ...] = ()
 
 
 def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime) -> Verdict:
@@ -57,6 +64,8 @@ def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: d
 
 def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
+    if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
+        return []
     failures: list[_Spoken] = []
     for position, condition in enumerate(policy.conditions):
         holds = _evaluate(condition.program, bindings)
@@ -72,7 +81,8 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
-            spoken.append(_Spoken(said, approval=rule.approval))
+            word = _Spoken(said, approval=rule.approval)
+            spoken.append(word if not rule.duties else _obliging(word, policy, rule, bindings))
         elif holds is not False:
             spoken.append(_failure(policy, rule.name, holds, "when"))
     return spoken
@@ -87,6 +97,26 @@ def _evaluate(program: Program, bindings: Bindings) -> bool | str:
     except Exception as error:  # noqa: BLE001 - one broken rule must not silence the others
         return f"`{type(error).__name__}`"
     return value if isinstance(value, bool) else "gave no bool"
+
+
+def _obliging(word: _Spoken, policy: Policy, rule: Rule, bindings: Bindings) -> _Spoken:
+    """Give what a rule said with its obligations, or its failure to say which they are."""
+    found: list[Obligation] = []
+    for position, duty in enumerate(rule.duties):
+        try:
+            value = _value(duty, bindings)
+        except Exception as error:  # noqa: BLE001 - as for every expression
+            if rule.effect is Effect.DENY:
+                continue
+            text = str(error) if isinstance(error, EvaluationError) else f"`{type(error).__name__}`"
+            text = f"the obligation `{duty.key}` has no value: {text}"
+            return _failure(policy, rule.name, text, f"obligations[{position}].valueExpression")
+        found.append(Obligation(policy.name, rule.name, duty.key, value))
+    return word._replace(obligations=tuple(found))
+
+
+def _value(duty: Duty, bindings: Bindings) -> Json:
+    return duty.value if duty.expression is None else duty.expression.evaluate(bindings)
 
 
 def _failure(policy: Policy, name: str, text: bool | str, clause: str) -> _Spoken:  # noqa: FBT001 - as `_evaluate` gives it
@@ -116,7 +146,14 @@ def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
         if winning:
             reasons = _bounded([word.reason for word in winning], REASONS_MAX)
             approval = _together(word.approval for word in winning) if effect is Effect.HOLD else None
-            return Verdict(effect, (*reasons, *shadows), approval)
+            obligations = tuple([obligation for word in winning for obligation in word.obligations])
+            if len(obligations) > OBLIGATIONS_MAX:
+                if effect is not Effect.DENY:
+                    message = f"{effect} with {len(obligations)} obligations, and {OBLIGATIONS_MAX} are the most"
+                    denial = Reason(FIREWALL, TOO_MANY_OBLIGATIONS, Effect.DENY, message)
+                    return Verdict(Effect.DENY, (denial, *shadows))
+                obligations = obligations[:OBLIGATIONS_MAX]
+            return Verdict(effect, (*reasons, *shadows), approval, obligations)
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
     return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))

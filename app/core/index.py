@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from app.core.cel import Program, one_line
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
+from app.core.validity import ALWAYS, Validity
 
 # A person reads one line; the receipt of the ledger has 4 KiB for everything.
 MESSAGE_MAX_CHARS = 512
@@ -32,12 +33,29 @@ class PropertyPattern:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelPattern:
+    """One label that must be there with a text that fits."""
+
+    key: str
+    glob: Glob
+
+    def matches(self, labels: JsonObject) -> bool:
+        """Tell whether the label is there and fits."""
+        found = labels.get(self.key)
+        return isinstance(found, str) and self.glob.matches(found)
+
+
+@dataclass(frozen=True, slots=True)
 class EntityPattern:
-    """One entry of `match.subjects` or `match.resources`: every member that is given must fit."""
+    """One entry of `match.subjects` or `match.resources`: every member that is given must fit.
+
+    `labels` are read from `properties.labels`, an object of texts; what has no such object has no labels.
+    """
 
     type: Glob | None = None
     id: Glob | None = None
     properties: tuple[PropertyPattern, ...] = ()
+    labels: tuple[LabelPattern, ...] = ()
 
     def matches(self, entity: JsonObject) -> bool:
         """Tell whether a subject or a resource fits."""
@@ -45,22 +63,42 @@ class EntityPattern:
             return False
         if self.id is not None and not self.id.matches(entity["id"]):
             return False
-        for pattern in self.properties:  # noqa: SIM110 - `all` makes a generator each time
+        for pattern in self.properties:
             if not pattern.matches(entity["properties"]):
                 return False
+        if self.labels:
+            labels = entity["properties"].get("labels")
+            if not isinstance(labels, dict):
+                return False
+            for label in self.labels:
+                if not label.matches(labels):
+                    return False
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The cheap part of a policy. An empty tuple does not restrict; of a non-empty one, one entry must fit."""
+    """The cheap part of a policy. An empty tuple does not restrict; of a non-empty one, one entry must fit.
+
+    `exclude` has further ones, without exclusions of their own; a mutation that fits one of them is taken out.
+    """
 
     subjects: tuple[EntityPattern, ...] = ()
     actions: tuple[Glob, ...] = ()
     resources: tuple[EntityPattern, ...] = ()
+    exclude: tuple["Match", ...] = ()
 
     def matches(self, inputs: JsonObject) -> bool:
         """Tell whether a mutation fits; `inputs` is `NormalisedMutation.inputs`."""
+        if not self.takes_in(inputs):
+            return False
+        for excluded in self.exclude:  # noqa: SIM110 - `any` makes a generator each time
+            if excluded.takes_in(inputs):
+                return False
+        return True
+
+    def takes_in(self, inputs: JsonObject) -> bool:
+        """Tell whether a mutation fits, exclusions apart."""
         return (
             (not self.actions or _fits(inputs["action"]["name"], self.actions))
             and (not self.resources or _fits(inputs["resource"], self.resources))
@@ -95,6 +133,15 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Duty:
+    """One of `rules[].obligations`: `value`, or what `expression` gives where there is one."""
+
+    key: str
+    value: Json = None
+    expression: Program | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds."""
 
@@ -104,6 +151,7 @@ class Rule:
     message: str | None = None
     message_expression: Program | None = None
     approval: Approval | None = None
+    duties: tuple[Duty, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +164,7 @@ class Policy:
     match: Match = field(default_factory=Match)
     conditions: tuple[Condition, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -72,13 +72,25 @@ class Reason:
     clause: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """What the enforcement point must do as well: a rule that won says so. `value` is any JSON value."""
+
+    policy: str
+    rule: str
+    key: str
+    value: Json
+
+
 class Verdict(NamedTuple):
     """Step 8: the answer of the pure core. `reasons` has the deciding reason first and is never empty.
 
     `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
-    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated).
+    it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `obligations` are
+    those of every rule that won, in the order of policies and rules.
     """
 
     effect: Effect
     reasons: tuple[Reason, ...]
     approval: Mapping[str, Any] | None = None
+    obligations: tuple[Obligation, ...] = ()

@@ -457,7 +457,7 @@ class Authenticator:
             # Genuine, only old: not a guess, so it does not count against the address.
             detail = "api key expired" if method is AuthMethod.API_KEY else "token expired"
             raise FirewallError(Kind.TOKEN_EXPIRED, detail, fix="get a new one") from None
-        self._failures.take(_network(client_ip))
+        self._failures.take_now(_network(client_ip))
         _log.warning(
             "authentication failed",
             extra={"fields": {"client": client_ip, "method": method.value, "reason": rejected.reason}},

@@ -154,6 +154,8 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "decision": verdict.effect,
             "reasons": verdict.reasons,
             "approval": verdict.approval,
+            # Left out where there are none: the form of a record changes by what is new in it alone.
+            **({"obligations": verdict.obligations} if verdict.obligations else {}),
         }
     )
     deciding = verdict.reasons[0]

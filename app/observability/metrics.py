@@ -249,6 +249,11 @@ class Metrics:
             registry.register(collector)
 
         self.ready = Gauge("mfw_ready", "1 while this process takes requests", registry=registry)
+        self.limits_shared = Gauge(
+            "mfw_rate_limits_shared",
+            "1 while rate limits are shared with other replicas through Redis, 0 while this one enforces a share",
+            registry=registry,
+        )
         self.log_events_dropped = Counter(
             "mfw_log_events_dropped", "log events lost because standard error was blocked", registry=registry
         )

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from app.core.canonical import canonical
 from app.core.types import Effect, Verdict
+from app.core.validity import parse_instant
 from app.policies import shape
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, signature
@@ -63,7 +64,7 @@ class Decided:
 def _essence(verdict: Verdict) -> tuple[Effect, list[tuple[str, str, str]], bytes]:
     reasons = [(reason.policy, reason.rule, str(reason.mode)) for reason in verdict.reasons]
     approval: Any = with_counts(dict(verdict.approval)) if verdict.approval is not None else None
-    return verdict.effect, reasons, canonical(approval)
+    return verdict.effect, reasons, canonical([approval, [asdict(one) for one in verdict.obligations]])
 
 
 def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Difference, ...]:
@@ -87,7 +88,7 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
 
 def _policy(name: str, before: Document, after: Document) -> Iterator[Difference]:
     old, new = _Meaning(before), _Meaning(after)
-    for part in ("labels", "mode", "match"):
+    for part in ("labels", "mode", "validFrom", "validUntil", "match"):
         yield from _texts(name, part, old.plain[part], new.plain[part])
     for part in ("matchConditions", "variables"):
         for item in sorted(old.expressions[part].keys() | new.expressions[part].keys()):
@@ -114,7 +115,9 @@ def _rule(policy: str, rule: str, old: "_Meaning", new: "_Meaning", changed: set
         was, now = one.get(member), other.get(member)
         if _meaning(member, was) != _meaning(member, now):
             yield Difference(policy, part, Change.CHANGED, member, _written(was), _written(now))
-    read = {name for member in ("when", "messageExpression") for name in _read(other.get(member), new.variables)}
+    texts = [other.get("when"), other.get("messageExpression")]
+    texts += [item.get("valueExpression") for item in other.get("obligations", ())]
+    read = {name for text in texts for name in _read(text, new.variables)}
     for variable in sorted(read & changed):
         yield Difference(policy, part, Change.CHANGED, f"variables.{variable}", None, None)
 
@@ -139,7 +142,9 @@ class _Meaning:
         self.plain: dict[str, Any] = {
             "labels": root["metadata"].get("labels"),
             "mode": spec.get("mode", "enforce"),
-            "match": {name: sorted(items, key=canonical) for name, items in match.items()} if match else None,
+            "validFrom": _instant(spec.get("validFrom")),
+            "validUntil": _instant(spec.get("validUntil")),
+            "match": _unordered(match) if match else None,
         }
         self.variables = declared_variables(document.root)
         self.expressions: dict[str, dict[str, str]] = {
@@ -160,7 +165,16 @@ def _meaning(member: str, value: Any) -> Any:
         seconds = {name: _seconds(value.get(name, default)) for name, default in clocks.items()}
         tree = {name: item for name, item in value.items() if name not in clocks}
         return _unordered(with_counts(tree)), seconds
+    if member == "obligations" and value is not None:
+        return [
+            (item["key"], item.get("value"), signature(item["valueExpression"]) if "valueExpression" in item else None)
+            for item in value
+        ]
     return value
+
+
+def _instant(text: str | None) -> str | None:
+    return None if text is None else parse_instant(text).isoformat()
 
 
 def _unordered(tree: Any) -> Any:

@@ -1,10 +1,13 @@
 """A document of kind MutationPolicy: from its tree to a compiled policy of the core (docs/policies.md)."""
 
 import re
+from datetime import datetime
 from typing import Any
 
+from app.core.canonical import canonical
 from app.core.cel import (
     EXPRESSION_MAX_CHARS,
+    JSON_MAX_BYTES,
     RESERVED_WORDS,
     VARIABLE_NAME,
     ExpressionError,
@@ -15,14 +18,27 @@ from app.core.cel import (
 )
 from app.core.decide import FIREWALL
 from app.core.glob import GLOB_MAX_CHARS, Glob, compile_glob
-from app.core.index import MESSAGE_MAX_CHARS, Approval, Condition, EntityPattern, Match, Policy, PropertyPattern, Rule
-from app.core.types import Effect, Mode
+from app.core.index import (
+    MESSAGE_MAX_CHARS,
+    Approval,
+    Condition,
+    Duty,
+    EntityPattern,
+    LabelPattern,
+    Match,
+    Policy,
+    PropertyPattern,
+    Rule,
+)
+from app.core.types import Effect, Json, Mode
+from app.core.validity import ALWAYS, Validity, parse_instant
 from app.policies import shape
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.reader import Reader, join
 from app.policies.tree import Mapping, Node, Scalar, Sequence
 
 _NAME = re.compile(f"{shape.NAME_PATTERN}\\Z")
+_OBLIGATION_KEY = re.compile(f"{shape.OBLIGATION_KEY_PATTERN}\\Z")
 # "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
 _APPROVAL_DEPTH_MAX = 4
 _DURATION = re.compile(f"{shape.DURATION_PATTERN}\\Z")
@@ -89,7 +105,8 @@ def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, 
 def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Policy:
     members = reader.mapping(node, "spec", known=shape.SPEC.known, required=shape.SPEC.required)
     mode = reader.choice(members.get("mode"), "spec.mode", tuple(Mode)) or Mode.ENFORCE
-    match = _match(members["match"], reader) if "match" in members else Match()
+    validity = read_validity(members, "spec", reader)
+    match = read_match(members["match"], reader) if "match" in members else Match()
     variables = _variables(members.get("variables"), reader)
     names: set[str] = set()
     conditions = [
@@ -103,19 +120,51 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         if (rule := _rule(item, path, variables, names, reader)) is not None
     ]
     return Policy(
-        name=name, rules=tuple(rules), mode=Mode(mode), match=match, conditions=tuple(conditions), labels=labels
+        name=name,
+        rules=tuple(rules),
+        mode=Mode(mode),
+        match=match,
+        conditions=tuple(conditions),
+        labels=labels,
+        validity=validity,
     )
 
 
-def _match(node: Node, reader: Reader) -> Match:
-    members = reader.mapping(node, "spec.match", known=shape.MATCH.known)
-    if not members and isinstance(node, Mapping) and not node.items:
-        reader.note(node, "spec.match", "is empty", fix="leave it out to match everything")
-    actions = [_glob(item, path, reader) for item, path in reader.items(members.get("actions"), "spec.match.actions")]
+def read_validity(members: dict[str, Node], path: str, reader: Reader) -> Validity:
+    """Read `validFrom` and `validUntil`; what is wrong with them is noted."""
+    start = _instant(members.get("validFrom"), f"{path}.validFrom", reader)
+    end = _instant(members.get("validUntil"), f"{path}.validUntil", reader)
+    if start is not None and end is not None and end <= start:
+        message = "ends before it starts: `validUntil` is not after `validFrom`"
+        reader.note(members["validUntil"], f"{path}.validUntil", message, fix="correct one of them")
+    return ALWAYS if start is None and end is None else Validity(start, end)
+
+
+def _instant(node: Node | None, path: str, reader: Reader) -> datetime | None:
+    text = reader.checked(node, path, _check_instant, max_chars=shape.LABEL_MAX_CHARS)
+    return None if text is None else parse_instant(text)
+
+
+def _check_instant(text: str) -> None:
+    parse_instant(text)
+
+
+def read_match(node: Node, reader: Reader, path: str = "spec.match", *, exclusion: bool = False) -> Match:
+    """Read `match`, or an entry of its `exclude`, which has no exclusions of its own."""
+    members = reader.mapping(node, path, known=(shape.EXCLUSION if exclusion else shape.MATCH).known)
+    if isinstance(node, Mapping) and not node.items:
+        reader.note(node, path, "is empty", fix="leave it out" + ("" if exclusion else " to match everything"))
+    actions = [
+        _glob(item, item_path, reader) for item, item_path in reader.items(members.get("actions"), f"{path}.actions")
+    ]
     return Match(
-        subjects=_entities(members.get("subjects"), "spec.match.subjects", reader),
+        subjects=_entities(members.get("subjects"), f"{path}.subjects", reader),
         actions=tuple(glob for glob in actions if glob is not None),
-        resources=_entities(members.get("resources"), "spec.match.resources", reader),
+        resources=_entities(members.get("resources"), f"{path}.resources", reader),
+        exclude=tuple(
+            read_match(item, reader, item_path, exclusion=True)
+            for item, item_path in reader.items(members.get("exclude"), f"{path}.exclude")
+        ),
     )
 
 
@@ -130,6 +179,7 @@ def _entities(node: Node | None, path: str, reader: Reader) -> tuple[EntityPatte
                 type=_glob(members.get("type"), f"{item_path}.type", reader),
                 id=_glob(members.get("id"), f"{item_path}.id", reader),
                 properties=_properties(members.get("properties"), f"{item_path}.properties", reader),
+                labels=_label_patterns(members.get("labels"), f"{item_path}.labels", reader),
             )
         )
     return tuple(found)
@@ -152,6 +202,23 @@ def _properties(node: Node | None, path: str, reader: Reader) -> tuple[PropertyP
             found.append(PropertyPattern(name, glob=_glob(item, member, reader)))
         else:
             found.append(PropertyPattern(name, value=item.value))
+    return tuple(found)
+
+
+def _label_patterns(node: Node | None, path: str, reader: Reader) -> tuple[LabelPattern, ...]:
+    if node is None:
+        return ()
+    if not isinstance(node, Mapping) or not node.items:
+        reader.note(node, path, "must be an object with at least one label")
+        return ()
+    found: list[LabelPattern] = []
+    for key, item in node.items.items():
+        if not key.strip():
+            reader.note(node.keys[key], path, "the key of a label is empty")
+        elif len(key) > shape.LABEL_KEY_MAX_CHARS:
+            reader.note(item, path, f"the key of a label has more than {shape.LABEL_KEY_MAX_CHARS} characters")
+        elif (glob := _glob(item, join(path, key), reader)) is not None:
+            found.append(LabelPattern(key, glob))
     return tuple(found)
 
 
@@ -223,6 +290,7 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
         members.get("messageExpression"), f"{path}.messageExpression", ResultType.STRING, variables, reader
     )
     approval = _approval(members["approval"], f"{path}.approval", reader) if "approval" in members else None
+    duties = _duties(members.get("obligations"), f"{path}.obligations", variables, reader)
     if effect in {Effect.DENY, Effect.HOLD} and not {"message", "messageExpression"} & members.keys():
         fix = "add `message`: what the proposer can do instead"
         reader.note(node, path, f"a rule that says `{effect}` needs a `message` or a `messageExpression`", fix=fix)
@@ -241,7 +309,50 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
         message=message,
         message_expression=expression,
         approval=approval,
+        duties=duties,
     )
+
+
+def _duties(node: Node | None, path: str, variables: dict[str, str], reader: Reader) -> tuple[Duty, ...]:
+    if isinstance(node, Sequence) and len(node.items) > shape.OBLIGATIONS_PER_RULE_MAX:
+        message = f"the rule has {len(node.items)} obligations, and {shape.OBLIGATIONS_PER_RULE_MAX} are the most"
+        reader.note(node, path, message, fix="put several values into one")
+        return ()
+    found: list[Duty] = []
+    keys: set[str] = set()
+    for item, item_path in reader.items(node, path):
+        members = reader.mapping(item, item_path, known=shape.OBLIGATION.known, required=shape.OBLIGATION.required)
+        key = reader.checked(
+            members.get("key"), f"{item_path}.key", _check_obligation_key, max_chars=shape.LABEL_MAX_CHARS
+        )
+        if key is not None and key in keys:
+            message = f"the rule has the obligation `{key}` twice"
+            reader.note(members["key"], f"{item_path}.key", message, fix="make one of them")
+        keys.add(key or "")
+        if isinstance(item, Mapping) and ("value" in members) == ("valueExpression" in members):
+            fix = "give the value, or the expression that makes it"
+            reader.note(item, item_path, "needs exactly one of `value` and `valueExpression`", fix=fix)
+            continue
+        expression = _program(
+            members.get("valueExpression"), f"{item_path}.valueExpression", ResultType.JSON, variables, reader
+        )
+        value = _constant(members["value"], f"{item_path}.value", reader) if "value" in members else None
+        if key is not None:
+            found.append(Duty(key, value, expression))
+    return tuple(found)
+
+
+def _constant(node: Node, path: str, reader: Reader) -> Json:
+    """Read a text, a number or a boolean that is the same whatever is decided."""
+    if isinstance(node, Scalar) and isinstance(node.value, str):
+        text = reader.text(node, path, max_chars=JSON_MAX_BYTES)
+        if text is not None and len(canonical(text)) > JSON_MAX_BYTES:
+            reader.note(node, path, f"has more than {JSON_MAX_BYTES} bytes as JSON")
+        return text
+    if not isinstance(node, Scalar) or node.value is None:
+        reader.note(node, path, "must be text, a number or a boolean", fix="use `valueExpression` for more")
+        return None
+    return node.value
 
 
 def _unique(node: Node | None, path: str, names: set[str], reader: Reader) -> str | None:
@@ -341,6 +452,13 @@ def _check_name(text: str) -> None:
     if _NAME.match(text) is None:
         raise ValueError(
             f"`{text[:80]}` is not a name; use at most {shape.NAME_MAX_CHARS} lower case letters, digits and dashes"
+        )
+
+
+def _check_obligation_key(text: str) -> None:
+    if _OBLIGATION_KEY.match(text) is None:
+        raise ValueError(
+            f"`{text[:80]}` is not the key of an obligation; use at most 128 letters, digits and `-`, `_`, `.`, `/`"
         )
 
 

@@ -131,7 +131,8 @@ class _Linter:
     def _unused(self) -> None:
         read: set[str] = set()
         everything = [one.text for one in self.conditions]
-        for _, (item, path) in self.rules:
+        for rule, (item, path) in self.rules:
+            everything += [duty.expression.text for duty in rule.duties if duty.expression is not None]
             everything += [t.text for name in ("when", "messageExpression") if (t := _text(item, name, path))]
         for text in everything:
             read |= all_variables_read(text, self.texts)

@@ -18,7 +18,10 @@ ROUNDS = 200
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The median time of one expression; `part` is `condition`, `when` or `message`; it was run `times` times."""
+    """The median time of one expression, run `times` times.
+
+    `part` is `condition`, `when`, `message` or `obligation KEY`.
+    """
 
     policy: str
     name: str
@@ -67,6 +70,9 @@ def _reached(
                 yield (name, rule.name, "when"), rule.when
             if rule.message_expression is not None and said.outcome == "true":
                 yield (name, rule.name, "message"), rule.message_expression
+            for duty in rule.duties:
+                if duty.expression is not None and said.outcome == "true":
+                    yield (name, rule.name, f"obligation {duty.key}"), duty.expression
 
 
 def _times(program: Program, warm: Program, inputs: JsonObject, *, now: datetime, rounds: int) -> Iterable[float]:

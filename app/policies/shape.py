@@ -7,7 +7,7 @@ editors. What only the loader can tell (expressions that compile, names that are
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.core.cel import EXPRESSION_MAX_CHARS
+from app.core.cel import EXPRESSION_MAX_CHARS, JSON_MAX_BYTES
 from app.core.decide import FIREWALL
 from app.core.glob import GLOB_MAX_CHARS
 from app.core.index import MESSAGE_MAX_CHARS
@@ -23,6 +23,11 @@ NAME_MAX_CHARS = 63
 LABEL_MAX_CHARS = 253
 GROUP_MAX_CHARS = 128
 PROPERTY_MAX_CHARS = 128
+# Kubernetes' rule for the key of a label: a prefix of 253 characters, a slash, a name of 63.
+LABEL_KEY_MAX_CHARS = 317
+# The key of an obligation is a word of the enforcement point's, often with a prefix: `audit/ticket`.
+OBLIGATION_KEY_PATTERN = "[A-Za-z0-9](?:[-_./A-Za-z0-9]{0,126}[A-Za-z0-9])?"
+OBLIGATIONS_PER_RULE_MAX = 16
 # A quorum of more people than this is a typing error.
 COUNT_MAX = 100
 DURATION_PATTERN = "(?=[0-9])(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?"
@@ -55,8 +60,8 @@ def _text(about: str, *, most: int, **more: object) -> JsonObject:
     return {"description": about, "type": "string", "pattern": r"\S", "maxLength": most, **more}
 
 
-def _list(about: str, of: JsonObject) -> JsonObject:
-    return {"description": about, "type": "array", "minItems": 1, "maxItems": ITEMS_MAX, "items": of}
+def _list(about: str, of: JsonObject, *, most: int = ITEMS_MAX) -> JsonObject:
+    return {"description": about, "type": "array", "minItems": 1, "maxItems": most, "items": of}
 
 
 def _reference(shape: str, about: str | None = None) -> JsonObject:
@@ -92,6 +97,14 @@ METADATA = Shape(
     required=("name",),
 )
 
+_INSTANT: JsonObject = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)$",
+}
+VALID_FROM: JsonObject = {"description": "Silent before this instant, for example `2026-03-01T00:00:00Z`.", **_INSTANT}
+VALID_UNTIL: JsonObject = {"description": "Silent from this instant on.", **_INSTANT}
+
 ENTITY = Shape(
     "entity",
     {
@@ -106,17 +119,28 @@ ENTITY = Shape(
                 "anyOf": [_glob("A glob for the property."), {"type": "number"}, {"type": "boolean"}]
             },
         },
+        "labels": {
+            "description": "Each must be in `properties.labels` and fit.",
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"pattern": r"\S", "maxLength": LABEL_KEY_MAX_CHARS},
+            "additionalProperties": _glob("A glob for the label; `*` for any text, none too."),
+        },
     },
     more={"minProperties": 1},
 )
 
+_LISTS: Mapping[str, JsonObject] = {
+    "subjects": _list("Who asks: one entry must fit.", _reference("entity")),
+    "actions": _list("Globs for the name of the action: one must fit.", _glob("A glob, for example `delete*`.")),
+    "resources": _list("What is changed: one entry must fit.", _reference("entity")),
+}
+
+EXCLUSION = Shape("exclusion", _LISTS, more={"minProperties": 1})
+
 MATCH = Shape(
     "match",
-    {
-        "subjects": _list("Who asks: one entry must fit.", _reference("entity")),
-        "actions": _list("Globs for the name of the action: one must fit.", _glob("A glob, for example `delete*`.")),
-        "resources": _list("What is changed: one entry must fit.", _reference("entity")),
-    },
+    {**_LISTS, "exclude": _list("What fits one of these is left out again.", _reference("exclusion"))},
     more={"minProperties": 1},
 )
 
@@ -176,6 +200,24 @@ APPROVAL = Shape(
     more=_ONE_KIND,
 )
 
+OBLIGATION = Shape(
+    "obligation",
+    {
+        "key": {
+            "description": "What has to be done, in the words of the enforcement point.",
+            "type": "string",
+            "pattern": f"^{OBLIGATION_KEY_PATTERN}$",
+        },
+        "value": {
+            "description": "A text, a number or a boolean.",
+            "anyOf": [_text("A text.", most=JSON_MAX_BYTES), {"type": "number"}, {"type": "boolean"}],
+        },
+        "valueExpression": _expression("CEL of any type that JSON has."),
+    },
+    required=("key",),
+    more={"oneOf": [{"required": ["value"]}, {"required": ["valueExpression"]}]},
+)
+
 RULE = Shape(
     "rule",
     {
@@ -185,6 +227,9 @@ RULE = Shape(
         "message": _text("What the proposer reads.", most=MESSAGE_MAX_CHARS),
         "messageExpression": _expression("CEL that gives the message; wins over `message`."),
         "approval": _reference("approval", "Who lifts a hold."),
+        "obligations": _list(
+            "What has to be done as well when this rule wins.", _reference("obligation"), most=OBLIGATIONS_PER_RULE_MAX
+        ),
     },
     required=("name", "effect"),
     more={
@@ -210,6 +255,8 @@ SPEC = Shape(
             "enum": [str(mode) for mode in Mode],
             "default": "enforce",
         },
+        "validFrom": VALID_FROM,
+        "validUntil": VALID_UNTIL,
         "match": _reference("match", "What the policy is about; cheap and indexed."),
         "matchConditions": _list("All must be true for the policy to speak.", _reference("condition")),
         "variables": _list("Named expressions, evaluated when they are first read.", _reference("variable")),
@@ -241,6 +288,17 @@ _NOW: JsonObject = {
     "pattern": r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$",
 }
 
+EXPECTED_OBLIGATION = Shape(
+    "expectedObligation",
+    {
+        "policy": _text("The policy that says so.", most=LABEL_MAX_CHARS),
+        "rule": _text("Its rule.", most=LABEL_MAX_CHARS),
+        "key": _text("What has to be done.", most=LABEL_MAX_CHARS),
+        "value": {"description": "Must be equal: any JSON value."},
+    },
+    required=("key",),
+)
+
 REASON = Shape(
     "reason",
     {
@@ -265,6 +323,12 @@ EXPECT = Shape(
             "minProperties": 1,
             "properties": dict(APPROVAL.members),
             "additionalProperties": False,
+        },
+        "obligations": {
+            "description": "All obligations, in order; `[]` for none.",
+            "type": "array",
+            "maxItems": ITEMS_MAX,
+            "items": _reference("expectedObligation"),
         },
     },
     required=("decision",),
@@ -297,6 +361,9 @@ TEST_SPEC = Shape(
 TEST = _document(TEST_KIND, "Questions to a directory of policies, and the answers.", spec="testSpec")
 
 KINDS: Mapping[str, tuple[Shape, ...]] = {
-    KIND: (POLICY, METADATA, SPEC, MATCH, ENTITY, CONDITION, VARIABLE, RULE, APPROVAL, QUORUM, GROUP),
-    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, QUORUM, GROUP),
+    KIND: (
+        *(POLICY, METADATA, SPEC, MATCH, EXCLUSION, ENTITY, CONDITION, VARIABLE),
+        *(RULE, OBLIGATION, APPROVAL, QUORUM, GROUP),
+    ),
+    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
 }

@@ -16,7 +16,7 @@ from app.policies import shape
 from app.policies.diagnostics import Diagnostic, PolicyErrors
 from app.policies.load import FILE_MAX_BYTES, yaml_files
 from app.policies.reader import Reader
-from app.policies.tree import Mapping, Node, Scalar, TreeError, documents
+from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents
 
 # A case that names no instant is decided on a Friday at noon: answers must not depend on the day of the test.
 NOW = "2026-03-13T12:00:00Z"
@@ -35,6 +35,7 @@ class Expectation:
     reasons: tuple[dict[str, Any], ...] | None = None
     message: str | None = None
     approval: dict[str, Any] | None = None
+    obligations: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,26 @@ class _SuiteReader:
             )
         message = reader.text(members.get("message"), f"{path}.message", max_chars=MESSAGE_MAX_CHARS)
         approval = self._approval(members["approval"], f"{path}.approval") if "approval" in members else None
-        return None if decision is None else Expectation(Effect(decision), reasons, message, approval)
+        obligations = None
+        if "obligations" in members:
+            obligations = tuple(
+                self._obligation(item, item_path)
+                for item, item_path in self._some(members["obligations"], f"{path}.obligations")
+            )
+        return None if decision is None else Expectation(Effect(decision), reasons, message, approval, obligations)
+
+    def _some(self, node: Node, path: str) -> Iterator[tuple[Node, str]]:
+        """Give the items of a list that may be empty: nothing is then what is expected."""
+        if isinstance(node, Sequence) and not node.items:
+            return iter(())
+        return self.reader.items(node, path)
+
+    def _obligation(self, node: Node, path: str) -> JsonObject:
+        expected = shape.EXPECTED_OBLIGATION
+        members = self.reader.mapping(node, path, known=expected.known, required=expected.required)
+        for name in ("policy", "rule", "key"):
+            self.reader.text(members.get(name), f"{path}.{name}", max_chars=shape.LABEL_MAX_CHARS)
+        return {name: item.plain() for name, item in members.items()}
 
     def _approval(self, node: Node, path: str) -> dict[str, Any] | None:
         members = self.reader.mapping(node, path, known=shape.APPROVAL.known)

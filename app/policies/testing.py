@@ -1,16 +1,17 @@
 """Run PolicyTest suites: each case through the core as the service would, and what every rule said on the way."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os.path import normpath
 from pathlib import Path
 from time import perf_counter
 
+from app.core.canonical import canonical
 from app.core.cel import bind
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet, Policy, Rule
 from app.core.normalise import normalise
-from app.core.types import JsonObject, Reason, Verdict
+from app.core.types import JsonObject, Obligation, Reason, Verdict
 from app.errors import FirewallError
 from app.policies.diagnostics import PolicyErrors
 from app.policies.document import declared_variables
@@ -171,6 +172,20 @@ def _failures(case: Case, verdict: Verdict) -> Iterable[str]:
         yield f"message: expected `{expect.message}` in one of {_spoken(verdict.reasons)}"
     if expect.approval is not None:
         yield from _approval_failures(expect.approval, verdict)
+    if expect.obligations is not None and not _same_obligations(expect.obligations, verdict.obligations):
+        wanted = _listed(expect.obligations)
+        yield f"obligations: expected {wanted}; got {_listed(asdict(one) for one in verdict.obligations)}"
+
+
+def _same_obligations(expected: tuple[JsonObject, ...], obligations: tuple[Obligation, ...]) -> bool:
+    return len(expected) == len(obligations) and all(
+        canonical({name: getattr(one, name) for name in wanted}) == canonical(wanted)
+        for wanted, one in zip(expected, obligations, strict=True)
+    )
+
+
+def _listed(obligations: Iterable[JsonObject]) -> str:
+    return ", ".join(f"`{canonical(one).decode()}`" for one in obligations) or "none"
 
 
 def _same_reasons(expected: tuple[JsonObject, ...], reasons: tuple[Reason, ...]) -> bool:

@@ -4,11 +4,14 @@ For tests of policies, coverage, explanations and measurements. The decision its
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import assert_never
 
 from app.core.cel import Bindings, EvaluationError, Program
 from app.core.index import CompiledPolicySet, Condition, Match, Policy, Rule
 from app.core.types import JsonObject
+from app.core.validity import Phase
 
 
 class Outcome(StrEnum):
@@ -31,8 +34,9 @@ class Said:
 class PolicyTrace:
     """One policy asked.
 
-    `unmatched` names the members of `match` that do not fit (`actions`, `resources`, `subjects`); only where it is
-    empty were the conditions asked, and only where those are all true the rules.
+    `unmatched` names the members of `match` that do not fit (`actions`, `resources`, `subjects`, and `exclude` where it
+    takes the mutation out); only where it is empty were the conditions asked, and only where those are all true the
+    rules.
     """
 
     policy: Policy
@@ -47,7 +51,7 @@ def trace(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[PolicyTrac
 
 
 def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:
-    unmatched = _unmatched(policy.match, bindings.inputs)
+    unmatched = _unmatched(policy.match, bindings.inputs) + _outside(policy, bindings.now)
     if unmatched:
         return PolicyTrace(policy, unmatched)
     conditions = tuple((condition, ask(condition.program, bindings)) for condition in policy.conditions)
@@ -68,10 +72,23 @@ def ask(program: Program | None, bindings: Bindings) -> Said:
     return Said(Outcome.TRUE if value is True else Outcome.FALSE)
 
 
+def _outside(policy: Policy, now: datetime) -> tuple[str, ...]:
+    match policy.validity.phase(now):
+        case Phase.PENDING:
+            return ("validFrom",)
+        case Phase.EXPIRED:
+            return ("validUntil",)
+        case Phase.CURRENT:
+            return ()
+        case phase:
+            assert_never(phase)
+
+
 def _unmatched(match: Match, inputs: JsonObject) -> tuple[str, ...]:
     parts = {
         "actions": Match(actions=match.actions),
         "resources": Match(resources=match.resources),
         "subjects": Match(subjects=match.subjects),
+        "exclude": Match(exclude=match.exclude),
     }
     return tuple(name for name, part in parts.items() if not part.matches(inputs))

@@ -18,7 +18,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal
-from app.core.types import Effect, Mutation, Reason
+from app.core.types import Effect, Mutation, Obligation, Reason
 from app.core.uuid7 import uuid7
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
 
@@ -39,6 +39,7 @@ class Decision(NamedTuple):
     decided_at: str
     approval: Mapping[str, Any] | None
     request_id: str | None
+    obligations: tuple[Obligation, ...] = ()
 
 
 class Exchange(Protocol):
@@ -52,7 +53,7 @@ class Exchange(Protocol):
     def authenticate(self) -> Coroutine[Any, Any, Principal]:
         """Step 2: who asks."""
 
-    def limit(self, principal: Principal) -> None:
+    def limit(self, principal: Principal) -> Coroutine[Any, Any, None]:
         """Step 3: whether they may ask now, and ask this at all."""
 
     def parse(self, body: bytes) -> Mutation:
@@ -106,7 +107,7 @@ class DecisionService:
         """
         body = await exchange.read()  # (1)
         principal = await exchange.authenticate()  # (2)
-        exchange.limit(principal)  # (3)
+        await exchange.limit(principal)  # (3)
         mutation = exchange.parse(body)  # (4)
         normalised = normalise(mutation)  # (5)
         now = self._clock()
@@ -138,5 +139,6 @@ class DecisionService:
                 decided_at=timestamp(now),
                 approval=verdict.approval,
                 request_id=mutation.request_id,
+                obligations=verdict.obligations,
             )
         )

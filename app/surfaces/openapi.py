@@ -8,8 +8,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.edge.authn import Authenticates
-from app.edge.context import client_address, context_of
+from app.core.quota import RouteClass
+from app.edge.gate import Gate
 from app.surfaces.problems import CONTENT_TYPE
 
 PATH: Final = "/openapi.json"
@@ -112,16 +112,13 @@ def install_openapi(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this assignment as the way to do it
 
 
-def openapi_router(app: FastAPI, *, authenticator: Authenticates) -> APIRouter:
+def openapi_router(app: FastAPI, *, gate: Gate) -> APIRouter:
     """`/openapi.json`, for callers with any valid credential: nobody is anonymous here but probes of health."""
     router = APIRouter()
 
     @router.get(PATH, include_in_schema=False)
     async def document(request: Request) -> Response:
-        scope = request.scope
-        context_of(scope).principal = await authenticator.authenticate(
-            scope["headers"], client_ip=client_address(scope)
-        )
+        await gate.admit(request.scope, RouteClass.READ)
         return Response(orjson.dumps(app.openapi()), media_type="application/json")
 
     return router

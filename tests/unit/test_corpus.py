@@ -42,7 +42,7 @@ def outcomes():
                 continue
             for rule in policy.rules:
                 try:
-                    said = rule.when is None or rule.when.evaluate(bindings)
+                    said: bool | str = rule.when is None or rule.when.evaluate(bindings) is True
                 except EvaluationError:
                     said = "error"
                 found[policy.name, rule.name].add(said)

@@ -2,6 +2,7 @@
 
 from app.core.cel.bindings import bind
 from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
     EXPRESSION_MAX_CHARS,
@@ -22,6 +23,7 @@ __all__ = [
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
+    "JSON_MAX_BYTES",
     "NESTING_MAX",
     "RESERVED_WORDS",
     "SCOPE",

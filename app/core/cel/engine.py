@@ -19,6 +19,7 @@ from app.core.cel.checked import MalformedTreeError, read_checked
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.plain import to_json
 from app.core.cel.program import (
     INPUT_NAMES,
     SCOPE,
@@ -32,6 +33,7 @@ from app.core.cel.program import (
 )
 from app.core.cel.tokens import position
 from app.core.cel.variables import check_shape, order
+from app.core.types import Json
 
 _EXTENSIONS = (
     "optional",  # `regex` needs it before itself
@@ -51,6 +53,13 @@ _RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+}
+_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)")
+_NEVER_JSON_FIXES = {
+    "BYTES": "write `base64.encode(...)`",
+    "TYPE<": "write `string(...)` around what the type is of",
+    "optional_type": "say what is given without a value: `.orValue(...)`",
+    "MAP<": "make the keys texts",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
@@ -72,12 +81,12 @@ class CompiledProgram:
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
 
-    def evaluate(self, bindings: Bindings) -> bool | str:
+    def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
         try:
-            answer: bool | str = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
         except EvaluationError:
             raise
         except FAIL as error:
@@ -99,13 +108,27 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
     """
     declared = variables or {}
     checked, ordered = _checked(text, declared)
-    wanted = _RESULTS[result]
     found = checked.return_type()
+    if result is ResultType.JSON:
+        if (never := _NEVER_JSON.search(str(found))) is not None:
+            fix = _NEVER_JSON_FIXES[never.group()]
+            raise ExpressionError(
+                (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
+            )
+        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text).run))
+    wanted = _RESULTS[result]
     if found != wanted:
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
     return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
+
+
+def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
+    def plain(*given: Any) -> Json:
+        return to_json(run(*given))
+
+    return plain
 
 
 def _generated(

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from app.core.types import JsonObject
+from app.core.types import Json, JsonObject
 
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
 INPUT_NAMES = ("subject", "action", "resource", "context", "change")
@@ -25,6 +25,7 @@ class ResultType(StrEnum):
 
     BOOL = "bool"
     STRING = "string"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class Program(Protocol):
         """The expression as its author wrote it."""
         ...
 
-    def evaluate(self, bindings: Bindings) -> bool | str:
-        """Evaluate once: a `bool` or a `str`, as the `ResultType` said when it was compiled.
+    def evaluate(self, bindings: Bindings) -> Json:
+        """Evaluate once: a `bool`, a `str` or any JSON value, as the `ResultType` said when it was compiled.
 
         Raises:
             EvaluationError: for every value and every failure that is not of that type.

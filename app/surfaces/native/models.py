@@ -120,6 +120,15 @@ class ReasonOut(_Wire):
     clause: Left[str] = None
 
 
+class ObligationOut(_Wire):
+    """What has to be done as well, because a rule that won says so."""
+
+    policy: str
+    rule: str
+    key: str
+    value: JsonValue
+
+
 class DecisionOut(_Wire):
     """A decision that is in the ledger."""
 
@@ -132,6 +141,9 @@ class DecisionOut(_Wire):
     receipt_hash: Digest = Field(description="RFC 9162 leaf hash")
     decided_at: str = Field(json_schema_extra={"format": "date-time"})
     approval: Left[dict[str, JsonValue]] = Field(default=None, description="what lifts a hold")
+    obligations: Left[list[ObligationOut]] = Field(
+        default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
+    )
     request_id: Left[str] = None
 
 

@@ -1,6 +1,6 @@
 """`POST /v1/decisions`: the native surface, answered in front of FastAPI and documented in it (ADR 0005)."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final, NamedTuple, Protocol
 
 from fastapi import APIRouter, Request
@@ -9,14 +9,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core import strict_json
 from app.core.principal import Principal, Role, require
+from app.core.quota import RouteClass
 from app.core.types import Mutation
-from app.edge.authn import Authenticates
 from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import RequestContext, client_address, context_of, deliver
 from app.edge.deadline import Deadline
-from app.edge.limits import TokenBuckets
+from app.edge.gate import Gate
 from app.errors import FirewallError, Kind
-from app.observability.metrics import LimitScope, Metrics
 from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
 from app.surfaces.native.wire import decision_to_wire, mutation_from_wire
@@ -62,18 +61,21 @@ class NativeExchange:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        principal = await self._endpoint.authenticator.authenticate(
+        principal = await self._endpoint.gate.authenticator.authenticate(
             self._scope["headers"], client_ip=client_address(self._scope)
         )
         self._context.principal = principal
         return principal
 
-    def limit(self, principal: Principal) -> None:
+    async def limit(self, principal: Principal) -> None:
         """Step 3: the rate first, so that a caller without the role cannot ask for ever."""
-        allowance = self._endpoint.buckets.take(principal.identity)
+        gate = self._endpoint.gate
+        allowance = gate.limits.take_now(principal, RouteClass.DECIDE) or await gate.limits.take(
+            principal, RouteClass.DECIDE
+        )
         self.limit_headers = allowance.headers()
         if not allowance.allowed:
-            self._endpoint.rejected()
+            gate.rejected()
             allowance.check()
         require(principal, Role.REQUESTER)
 
@@ -93,19 +95,15 @@ class DecisionEndpoint:
         self,
         service: Decides,
         *,
-        authenticator: Authenticates,
-        buckets: TokenBuckets,
-        metrics: Metrics,
+        gate: Gate,
         max_body_bytes: int,
         timeout_seconds: float,
     ) -> None:
         self._service = service
         self._deadline = Deadline(timeout_seconds)
-        self.authenticator = authenticator
-        self.buckets = buckets
+        self.gate = gate
         self.max_body_bytes = max_body_bytes
-        self.unknown_caller_headers = [buckets.policy_header]
-        self.rejected: Callable[[], None] = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
+        self.unknown_caller_headers = [gate.limits.policy_header(RouteClass.DECIDE)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a client that leaves while its decision is committed changes nothing."""

@@ -92,6 +92,8 @@ def decision_to_wire(decision: Decision) -> bytes:
     }
     if decision.approval is not None:
         members["approval"] = decision.approval
+    if decision.obligations:
+        members["obligations"] = decision.obligations
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
     return orjson.dumps(members)

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.core.principal import Role, require
-from app.edge.authn import Authenticates
-from app.edge.context import client_address, context_of
+from app.core.principal import Role
+from app.core.quota import RouteClass
+from app.edge.gate import Gate
 from app.errors import FirewallError
 from app.surfaces.openapi import SECURITY, problem_responses
 
@@ -167,7 +167,7 @@ class Detailed(BaseModel):
     components: dict[str, ComponentOut]
 
 
-def health_router(health: Health, *, authenticator: Authenticates) -> APIRouter:
+def health_router(health: Health, *, gate: Gate) -> APIRouter:
     """`/health` and its parts. All but `/health/detailed` answer anybody, and therefore say no more than they must."""
     router = APIRouter(tags=["health"])
 
@@ -208,10 +208,7 @@ def health_router(health: Health, *, authenticator: Authenticates) -> APIRouter:
     )
     async def detailed(request: Request) -> Response:
         """Status, latency and detail of each component; needs the role operator or admin."""
-        scope = request.scope
-        principal = await authenticator.authenticate(scope["headers"], client_ip=client_address(scope))
-        context_of(scope).principal = principal
-        require(principal, Role.OPERATOR, Role.ADMIN)
+        await gate.admit(request.scope, RouteClass.READ, Role.OPERATOR, Role.ADMIN)
         report = await health.report()
         components = {
             c.name: {"status": c.status, "latency_ms": c.latency_ms, "detail": c.detail} for c in report.components

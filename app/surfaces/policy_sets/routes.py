@@ -13,15 +13,14 @@ from starlette.types import Scope
 
 from app.core import strict_json
 from app.core.members import refuse_unknown
-from app.core.principal import Principal, Role, require
+from app.core.principal import Principal, Role
+from app.core.quota import RouteClass
 from app.core.types import JsonObject
-from app.edge.authn import Authenticates
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import CLIENT_CLOSED_REQUEST, client_address, context_of
-from app.edge.limits import TokenBuckets
+from app.edge.context import CLIENT_CLOSED_REQUEST
+from app.edge.gate import Gate
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import timestamp
-from app.observability.metrics import LimitScope, Metrics
 from app.policies.distribute import PolicySource
 from app.policies.load import FILE_MAX_BYTES, Checked, check_documents, check_text
 from app.policies.store import Activation, PolicySetStore, StoredSet
@@ -78,30 +77,19 @@ class PolicySetEndpoints:
         source: PolicySource,
         publishing: PublishService,
         activating: ActivateService,
-        authenticator: Authenticates,
-        buckets: TokenBuckets,
-        metrics: Metrics,
+        gate: Gate,
         timeout_seconds: float,
     ) -> None:
         self.store = store
         self.source = source
         self.publishing = publishing
         self.activating = activating
-        self._authenticator = authenticator
-        self._buckets = buckets
-        self._rejected = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
+        self._gate = gate
         self._timeout_seconds = timeout_seconds
 
-    async def caller(self, scope: Scope, role: Role, *others: Role) -> Principal:
-        """Steps 2 and 3: before the body is read, which may be larger here than elsewhere."""
-        principal = await self._authenticator.authenticate(scope["headers"], client_ip=client_address(scope))
-        context_of(scope).principal = principal
-        allowance = self._buckets.take((principal.method, principal.id))
-        if not allowance.allowed:
-            self._rejected()
-            allowance.check()
-        require(principal, role, *others)
-        return principal
+    async def author(self, scope: Scope) -> Principal:
+        """Who may change policies; before the body is read, which may be larger here than elsewhere."""
+        return await self._gate.admit(scope, RouteClass.ADMIN, Role.ADMIN)
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
@@ -118,7 +106,7 @@ class PolicySetEndpoints:
 
     async def reader(self, scope: Scope) -> Principal:
         """Who may read policies: not requesters, who could look up how to get past them."""
-        return await self.caller(scope, Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.APPROVER)
+        return await self._gate.admit(scope, RouteClass.READ, Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.APPROVER)
 
     def listed(self, stored: StoredSet) -> JsonObject:
         """A set as it is listed."""
@@ -153,7 +141,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
     )
     async def put(request: Request) -> Response:
         """Check the set whole and store it under its digest. It decides nothing until it is activated."""
-        principal = await endpoints.caller(request.scope, Role.ADMIN)
+        principal = await endpoints.author(request.scope)
         received = await _body(request, yaml=True, max_bytes=SET_BYTES_MAX)
         if received is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -291,7 +279,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
     )
     async def activate(request: Request, digest: DigestPath) -> Response:
         """Judged by the set in force, recorded in the ledger. To roll back, activate an earlier set."""
-        principal = await endpoints.caller(request.scope, Role.ADMIN)
+        principal = await endpoints.author(request.scope)
         received = await _body(request, yaml=False, max_bytes=REASON_BYTES_MAX)
         if received is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -14,12 +14,15 @@ from app.core.decide import (
     FIREWALL,
     INTERNAL_ERROR,
     MORE_REASONS,
+    OBLIGATIONS_MAX,
     REASONS_MAX,
     SHADOW_REASONS_MAX,
+    TOO_MANY_OBLIGATIONS,
     decide,
 )
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Policy, Rule
-from app.core.types import Effect, Mode, NormalisedMutation
+from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Duty, Policy, Rule
+from app.core.types import Effect, Mode, NormalisedMutation, Obligation
+from app.core.validity import Validity
 
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
 INPUTS = {
@@ -190,6 +193,86 @@ class TestApproval:
     def test_a_hold_that_nothing_could_lift_is_a_deny(self):
         verdict = judge(Policy("p", (Rule("r", Effect.HOLD),)))
         assert (verdict.effect, verdict.reasons[0].rule) == (Effect.DENY, INTERNAL_ERROR)
+
+
+class TestObligations:
+    def duty(self, key="k", value=None, text=None):
+        expression = compile_expression(text, result=ResultType.JSON) if text else None
+        return Duty(key, value, expression)
+
+    def verdict(self, effect, *duties, mode=Mode.ENFORCE):
+        return judge(Policy("p", (rule(effect=effect, duties=duties),), mode=mode), Policy("q", (rule(),)))
+
+    def test_those_of_the_rules_that_won_in_order(self):
+        verdict = judge(
+            Policy("b", (rule("z", duties=(self.duty(value=1),)), rule("no", when="false", duties=(self.duty(),)))),
+            Policy("a", (rule("y", duties=(self.duty("two", text="resource.id"), self.duty("one", value=True))),)),
+            Policy("c", (rule("s", duties=(self.duty(),)),), mode=Mode.SHADOW),
+        )
+        assert verdict.obligations == (
+            Obligation("a", "y", "two", "i"),
+            Obligation("a", "y", "one", True),
+            Obligation("b", "z", "k", 1),
+        )
+
+    def test_a_weaker_rule_obliges_nobody(self):
+        weak = Policy("a", (rule("weak", duties=(self.duty(),)),))
+        strong = Policy("b", (rule("strong", Effect.HOLD, duties=(self.duty(value="x"),)),))
+        assert judge(weak, strong).obligations == (Obligation("b", "strong", "k", "x"),)
+        assert judge(Policy("a", (rule(when="false", duties=(self.duty(),)),))).obligations == ()
+
+    @pytest.mark.parametrize("effect", [Effect.ALLOW, Effect.HOLD])
+    @pytest.mark.parametrize("text", ["resource.nothing", "dyn(b'x')", "'x'.replace('x', resource.nothing)"])
+    def test_one_without_a_value_denies(self, effect, text):
+        verdict = self.verdict(effect, self.duty(value=1), self.duty("broken", text=text))
+        assert (verdict.effect, verdict.obligations, verdict.approval) == (Effect.DENY, (), None)
+        (reason,) = verdict.reasons
+        assert (reason.rule, reason.clause) == ("r", "obligations[1].valueExpression")
+        assert reason.message.startswith("rule_error: the obligation `broken` has no value: ")
+
+    def test_a_deny_speaks_without_it(self):
+        verdict = self.verdict(Effect.DENY, self.duty("broken", text="resource.nothing"), self.duty(value=1))
+        assert (verdict.effect, verdict.obligations) == (Effect.DENY, (Obligation("p", "r", "k", 1),))
+        assert verdict.reasons[0].message == "r speaks"
+
+    def test_a_shadow_shows_the_failure_and_obliges_nobody(self):
+        verdict = self.verdict(Effect.ALLOW, self.duty("broken", text="resource.nothing"), mode=Mode.SHADOW)
+        assert (verdict.effect, verdict.obligations) == (Effect.ALLOW, ())
+        assert said(verdict)[1] == ("p", "r", Effect.DENY, Mode.SHADOW)
+
+    def test_an_engine_with_a_defect_denies_and_tells_nothing(self):
+        verdict = self.verdict(Effect.ALLOW, Duty("k", expression=Misbehaves("", ValueError("secret"))))
+        assert verdict.reasons[0].message == "rule_error: the obligation `k` has no value: `ValueError`"
+
+    def test_too_many_deny(self):
+        many = tuple(self.duty(f"k{i}") for i in range(16))
+        policies = [Policy(f"p{i}", (rule(duties=many),)) for i in range(4)]
+        assert len(judge(*policies).obligations) == OBLIGATIONS_MAX
+        verdict = judge(*policies, Policy("z", (rule(duties=(self.duty(),)),)))
+        assert said(verdict) == [(FIREWALL, TOO_MANY_OBLIGATIONS, Effect.DENY, Mode.ENFORCE)]
+        assert verdict.obligations == ()
+        denies = [Policy(f"p{i}", (rule(effect=Effect.DENY, duties=many),)) for i in range(5)]
+        assert len(judge(*denies).obligations) == OBLIGATIONS_MAX
+
+
+class TestValidity:
+    @pytest.mark.parametrize(
+        ("start", "end", "speaks"),
+        [
+            (None, None, True),
+            (NOW, None, True),
+            (NOW + dt.timedelta(microseconds=1), None, False),
+            (None, NOW, False),
+            (None, NOW + dt.timedelta(microseconds=1), True),
+        ],
+    )
+    def test_outside_of_it_a_policy_is_silent(self, start, end, speaks):
+        timed = Policy("p", (rule(effect=Effect.DENY),), validity=Validity(start, end))
+        assert judge(timed, Policy("q", (rule(),))).effect is (Effect.DENY if speaks else Effect.ALLOW)
+
+    def test_an_expired_policy_does_not_fail_either(self):
+        broken = Policy("p", (rule(),), conditions=(Condition("c", PROGRAMS["error"]),), validity=Validity(end=NOW))
+        assert judge(broken, Policy("q", (rule(),))).effect is Effect.ALLOW
 
 
 class TestBounds:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.glob import compile_glob
-from app.core.index import CompiledPolicySet, EntityPattern, Match, Policy, PropertyPattern, Rule
+from app.core.index import CompiledPolicySet, EntityPattern, LabelPattern, Match, Policy, PropertyPattern, Rule
 from app.core.types import Effect
 
 ALLOW = Rule(name="r", effect=Effect.ALLOW)
@@ -37,6 +37,51 @@ def pattern(type_=None, id_=None, **properties):
 def policy(name, *, subjects=(), actions=(), resources=()):
     match = Match(subjects=tuple(subjects), actions=tuple(map(compile_glob, actions)), resources=tuple(resources))
     return Policy(name=name, rules=(ALLOW,), match=match)
+
+
+def labelled(**labels):
+    return EntityPattern(labels=tuple(LabelPattern(key, compile_glob(text)) for key, text in labels.items()))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"tier": "gold"}, True),
+        ({"tier": "golden", "x": "y"}, True),
+        ({"tier": "silver"}, False),
+        ({"x": "gold"}, False),
+        ({"tier": 1}, False),
+        ({"tier": ["gold"]}, False),
+        ({}, False),
+        ([{"tier": "gold"}], False),
+        ("tier", False),
+        (None, False),
+    ],
+)
+def test_labels_are_texts_below_properties(labels, expected):
+    one = policy("p", resources=[labelled(tier="gold*")])
+    assert selected([one], properties={"labels": labels}) == (["p"] if expected else [])
+    assert selected([one], properties={}) == []
+
+
+@pytest.mark.parametrize(
+    ("mutation", "expected"),
+    [
+        ({}, True),
+        ({"action": "delete"}, True),
+        ({"action": "delete", "subject": "user"}, False),
+        ({"subject": "user"}, True),
+        ({"properties": {"labels": {"tier": "gold"}}}, False),
+        ({"properties": {"labels": {"tier": 1}}}, True),
+    ],
+)
+def test_what_fits_an_exclusion_is_left_out(mutation, expected):
+    exclude = (
+        Match(subjects=(pattern("user"),), actions=(compile_glob("delete"),)),
+        Match(resources=(labelled(tier="gold"),)),
+    )
+    one = Policy("p", (ALLOW,), match=Match(resources=(pattern("t"),), exclude=exclude))
+    assert selected([one], **mutation) == (["p"] if expected else [])
 
 
 def selected(policies, **mutation):

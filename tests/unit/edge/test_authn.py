@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwe, jws
 
+from app.core.quota import Limit
 from app.edge.authn import (
     MAX_KEYS_AGE_SECONDS,
     MAX_TOKEN_BYTES,
@@ -134,7 +135,7 @@ class Edge:
         self.store = store or Store(KEY)
         self.ring = ApiKeyRing(self.store.load, monotonic=self.clock, clock=self.clock)
         self.metrics = options.pop("metrics", None) or Metrics(version="0")
-        self.failures = TokenBuckets(per_minute=60, burst=5, clock_ns=lambda: int(self.clock.now * 1e9))
+        self.failures = TokenBuckets(Limit(60, 5), clock_ns=lambda: int(self.clock.now * 1e9))
         self.authenticator = Authenticator(
             api_keys=options.pop("api_keys", self.ring),
             jwt=jwt,

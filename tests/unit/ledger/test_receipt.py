@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.core.canonical import canonical
 from app.core.normalise import normalise
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
-from app.core.types import Effect, Mode, Mutation, Reason, Verdict
+from app.core.types import Effect, Mode, Mutation, Obligation, Reason, Verdict
 from app.errors import FirewallError, Kind
 from app.ledger import receipt as form
 from app.ledger.receipt import EntryKind, PendingDecision, build, build_decision, leaf_hash, parse, seal, seal_decision
@@ -195,6 +195,14 @@ def test_an_approval_of_any_mapping_is_recorded():
     verdict = Verdict(Effect.HOLD, (Reason("p", "r", Effect.HOLD, "ask"),), approval)
     record = json.loads(seal_decision(pending(verdict=verdict), salt=SALT).record)
     assert record["approval"] == {"anyOf": [{"group": "sre", "count": 2}], "groups": ["a", "b"]}
+
+
+def test_obligations_are_recorded_where_there_are_any():
+    without = json.loads(seal_decision(pending(), salt=SALT).record)
+    assert "obligations" not in without
+    verdict = Verdict(Effect.ALLOW, VERDICT.reasons, None, (Obligation("p", "r", "k", {"a": [1, None]}),))
+    record = json.loads(seal_decision(pending(verdict=verdict), salt=SALT).record)
+    assert record["obligations"] == [{"policy": "p", "rule": "r", "key": "k", "value": {"a": [1, None]}}]
 
 
 def test_what_is_no_json_is_a_defect_that_shows():

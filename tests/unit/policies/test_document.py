@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from app.core.types import Effect, Mode
+from app.policies import shape
 from app.policies.diagnostics import Severity
 from app.policies.document import read_policy
 from app.policies.reader import Reader
@@ -91,7 +92,7 @@ RULE = "rules: [{name: r, effect: allow, when: 'true'}]\n"
         ("rules: [x]", (1, 9, "spec.rules[0]", "must be an object, not text", None)),
         ("mode: enforce", (1, 1, "spec", "`rules` is missing", "add `rules`")),
         (RULE + "mdoe: enforce", (2, 1, "spec.mdoe", "unknown member `mdoe`", "did you mean `mode`?")),
-        (RULE + "zzz: 1", (2, 1, "spec.zzz", "unknown member `zzz`", "known are `mode`, `match`, `matchConditions`, `variables`, `rules`")),
+        (RULE + "zzz: 1", (2, 1, "spec.zzz", "unknown member `zzz`", "known are " + ", ".join(f"`{name}`" for name in shape.SPEC.known))),
         (RULE + "mode: Shadow", (2, 7, "spec.mode", "must be one of `enforce`, `shadow`, not `Shadow`", "did you mean `shadow`?")),
         (RULE + "mode: [x]", (2, 7, "spec.mode", "must be one of `enforce`, `shadow`, not a list", None)),
         (RULE + "match: {}", (2, 8, "spec.match", "is empty", "leave it out to match everything")),
@@ -103,6 +104,30 @@ RULE = "rules: [{name: r, effect: allow, when: 'true'}]\n"
         (RULE + "match: {actions: [' ']}", (2, 19, "spec.match.actions[0]", "is empty", None)),
         (RULE + "match: {resources: [{properties: {}}]}", (2, 34, "spec.match.resources[0].properties", "must be an object with at least one property", None)),
         (RULE + "match: {resources: [{properties: {a: [b]}}]}", (2, 38, "spec.match.resources[0].properties.a", "must be text, a number or a boolean", "use `matchConditions` for more")),
+        (RULE + "match: {resources: [{labels: {}}]}", (2, 30, "spec.match.resources[0].labels", "must be an object with at least one label", None)),
+        (RULE + "match: {resources: [{labels: [x]}]}", (2, 30, "spec.match.resources[0].labels", "must be an object with at least one label", None)),
+        (RULE + "match: {resources: [{labels: {a: 1}}]}", (2, 34, "spec.match.resources[0].labels.a", "must be text, not a whole number", "quote it")),
+        (RULE + "match: {resources: [{labels: {a: 'x**'}}]}", (2, 34, "spec.match.resources[0].labels.a", "`**` means no more than `*`, which crosses `/` already", "write `*`")),
+        (RULE + "match: {resources: [{labels: {' ': x}}]}", (2, 31, "spec.match.resources[0].labels", "the key of a label is empty", None)),
+        (RULE + "match: {resources: [{labels: {" + "a" * 318 + ": b}}]}", (2, 351, "spec.match.resources[0].labels", "the key of a label has more than 317 characters", None)),
+        (RULE + "match: {exclude: []}", (2, 18, "spec.match.exclude", "the list is empty", "leave the member out, or fill it")),
+        (RULE + "match: {exclude: [{}]}", (2, 19, "spec.match.exclude[0]", "is empty", "leave it out")),
+        (RULE + "match: {exclude: [{exclude: [{actions: [a]}]}]}", (2, 20, "spec.match.exclude[0].exclude", "unknown member `exclude`", "known are `subjects`, `actions`, `resources`")),
+        (RULE + "match: {exclude: [{actions: ['']}]}", (2, 30, "spec.match.exclude[0].actions[0]", "is empty", None)),
+        (RULE + "validFrom: 2026-03-01", (2, 12, "spec.validFrom", "`2026-03-01` is not an instant with an offset", "write it as `2026-03-13T12:00:00Z`")),
+        (RULE + "validUntil: [x]", (2, 13, "spec.validUntil", "must be text, not a list", "quote it")),
+        (RULE + "validUntil: 2026-03-01T00:00:00Z\nvalidFrom: 2026-03-01T01:00:00+01:00", (2, 13, "spec.validUntil", "ends before it starts: `validUntil` is not after `validFrom`", "correct one of them")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: []}]", (1, 61, "spec.rules[0].obligations", "the list is empty", "leave the member out, or fill it")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{value: 1}]}]", (1, 62, "spec.rules[0].obligations[0]", "`key` is missing", "add `key`")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k}]}]", (1, 62, "spec.rules[0].obligations[0]", "needs exactly one of `value` and `valueExpression`", "give the value, or the expression that makes it")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, value: 1, valueExpression: '1'}]}]", (1, 62, "spec.rules[0].obligations[0]", "needs exactly one of `value` and `valueExpression`", "give the value, or the expression that makes it")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: -k, value: 1}]}]", (1, 68, "spec.rules[0].obligations[0].key", "`-k` is not the key of an obligation", "use at most 128 letters, digits and `-`, `_`, `.`, `/`")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, value: null}]}]", (1, 78, "spec.rules[0].obligations[0].value", "must be text, a number or a boolean", "use `valueExpression` for more")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, value: [x]}]}]", (1, 78, "spec.rules[0].obligations[0].value", "must be text, a number or a boolean", "use `valueExpression` for more")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, value: '" + "é" * 2048 + "'}]}]", (1, 78, "spec.rules[0].obligations[0].value", "has more than 4096 bytes as JSON", None)),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, valueExpression: \"b'x'\"}]}]", (1, 89, "spec.rules[0].obligations[0].valueExpression", "the expression gives `bytes`, which JSON does not have", "write `base64.encode(...)`")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, value: 1}, {key: k, value: 2}]}]", (1, 88, "spec.rules[0].obligations[1].key", "the rule has the obligation `k` twice", "make one of them")),
+        ("rules: [{name: r, effect: allow, when: 'true', obligations: [" + "{key: k, value: 1}, " * 17 + "]}]", (1, 61, "spec.rules[0].obligations", "the rule has 17 obligations, and 16 are the most", "put several values into one")),
         (RULE + "match: {resources: [{properties: {a: null}}]}", (2, 38, "spec.match.resources[0].properties.a", "must be text, a number or a boolean", "use `matchConditions` for more")),
         (RULE + "match: {resources: [{properties: {" + "a" * 129 + ": b}}]}", (2, 166, "spec.match.resources[0].properties", "a property's name has more than 128 characters", None)),
         ("rules: [{name: R, effect: allow}]", (1, 16, "spec.rules[0].name", "`R` is not a name", "use at most 63 lower case letters, digits and dashes")),
@@ -246,3 +271,36 @@ def test_severity_of_the_warning():
         "apiVersion: mutationfirewall.io/v1\nkind: MutationPolicy\nmetadata: {name: p}\nspec: {rules: [{name: r, effect: allow}]}"
     )
     assert [d.severity for d in diagnostics] == [Severity.WARNING]
+
+
+def test_what_a_policy_says_beyond_its_rules():
+    policy, found = spec(
+        """\
+        validFrom: 2026-03-01T00:00:00Z
+        match:
+          resources: [{type: t, labels: {tier: "gold*", app.kubernetes.io/name: shop}}]
+          exclude: [{subjects: [{labels: {team: sre}}], actions: [scale]}, {resources: [{id: x}]}]
+        rules:
+          - name: r
+            effect: allow
+            obligations:
+              - {key: audit/level, value: full}
+              - {key: sample, value: 0.5}
+              - {key: redact, valueExpression: "['password'] + change.paths"}
+        """
+    )
+    assert found == []
+    assert (str(policy.validity.start), policy.validity.end) == ("2026-03-01 00:00:00+00:00", None)
+    (resource,) = policy.match.resources
+    assert [(label.key, label.glob.text) for label in resource.labels] == [
+        ("tier", "gold*"),
+        ("app.kubernetes.io/name", "shop"),
+    ]
+    first, second = policy.match.exclude
+    assert ([glob.text for glob in first.actions], first.subjects[0].labels[0].key) == (["scale"], "team")
+    assert (second.resources[0].id.text, second.exclude) == ("x", ())
+    assert [(duty.key, duty.value, duty.expression is not None) for duty in policy.rules[0].duties] == [
+        ("audit/level", "full", False),
+        ("sample", 0.5, False),
+        ("redact", None, True),
+    ]

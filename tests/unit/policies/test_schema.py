@@ -24,10 +24,15 @@ GOOD: dict[str, Any] = {
     "metadata": {"name": "p", "labels": {"team": "sre"}},
     "spec": {
         "mode": "shadow",
+        "validFrom": "2026-03-01T00:00:00Z",
+        "validUntil": "2026-04-01T00:00:00.5+02:00",
         "match": {
             "subjects": [{"type": "agent"}],
             "actions": ["update", "patch*"],
-            "resources": [{"type": "a/b", "id": "x*", "properties": {"e": "p", "n": 1, "b": True}}],
+            "resources": [
+                {"type": "a/b", "id": "x*", "properties": {"e": "p", "n": 1, "b": True}, "labels": {"l": "g*"}}
+            ],
+            "exclude": [{"subjects": [{"id": "s"}], "actions": ["a"]}, {"resources": [{"labels": {"l": "x"}}]}],
         },
         "matchConditions": [{"name": "c", "expression": "true"}],
         "variables": [{"name": "v", "expression": "1"}],
@@ -43,7 +48,12 @@ GOOD: dict[str, Any] = {
                     "executeWithin": "1h30m",
                 },
             },
-            {"name": "d", "effect": "deny", "messageExpression": "'no'"},
+            {
+                "name": "d",
+                "effect": "deny",
+                "messageExpression": "'no'",
+                "obligations": [{"key": "a/b", "value": "t"}, {"key": "n", "valueExpression": "change.paths"}],
+            },
         ],
     },
 }
@@ -133,6 +143,10 @@ def test_what_is_valid_is_refused_only_for_what_a_schema_cannot_say(place, value
                 "declared",
                 "used twice",
                 "between a second",
+                "is not an instant",
+                "ends before",
+                "gives",
+                "twice",
                 "not `",
                 "bool",
                 "string",

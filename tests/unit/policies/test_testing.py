@@ -82,6 +82,25 @@ def test_what_passes_and_what_fails(here):
     assert found.failed[1].failures == ("approval: expected one, but the decision is `allow`",)
 
 
+def test_obligations_are_compared(here):
+    obliging = POLICY.replace(
+        'when: "change.after.size <= 2"}',
+        'when: "change.after.size <= 2", obligations: [{key: a, value: 1}, {key: b, valueExpression: change.after}]}',
+    )
+    (here / "policies" / "sizes.yaml").write_text(obliging)
+    found = tried(
+        here,
+        case("all", 1, "{decision: allow, obligations: [{policy: sizes, rule: small, key: a, value: 1}, {key: b}]}"),
+        case("value", 1, "{decision: allow, obligations: [{key: a, value: 1.0}, {key: b, value: {size: 1}}]}"),
+        case("none", 3, "{decision: hold, obligations: []}"),
+        case("too few", 1, "{decision: allow, obligations: []}"),
+        case("another", 1, "{decision: allow, obligations: [{key: a, value: true}, {key: b}]}"),
+    )
+    assert [bool(result.failures) for result in found.results] == [False, False, False, True, True]
+    (words,) = found.failed[0].failures
+    assert words.startswith('obligations: expected none; got `{"key":"a","policy":"sizes"')
+
+
 def test_coverage(here):
     (coverage,) = tried(here, case("a", 1, "{decision: allow}"), case("b", 3, "{decision: hold}")).coverage
     assert [(rule.rule.name, rule.missing) for rule in coverage.rules] == [

@@ -307,6 +307,43 @@ class TestSecrets:
         assert "MFW_HTTP__PORT_FILE" in problems(GOOD | {"MFW_HTTP__PORT_FILE": "/x"})
 
 
+class TestLimits:
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"REPLICAS": "1"},
+            {"REPLICAS": "6", "REDIS_URL": f"rediss://mfw:{PASSWORD}@redis:6379/0"},
+            {"REPLICAS": "6", "REDIS_URL": f"redis://:{PASSWORD}@localhost:6379"},
+            {"REDIS_URL": "unix:///run/redis.sock"},
+            {"ROLES": "requester:decide=1000/2000, admin:read=60/10"},
+        ],
+    )
+    def test_what_production_accepts(self, values):
+        settings = Settings.load(GOOD | {f"MFW_LIMITS__{name}": value for name, value in values.items()})
+        assert len(settings.limits.role_limits) == 2 * ("ROLES" in values)
+
+    @pytest.mark.parametrize(
+        ("values", "variable", "detail"),
+        [
+            ({"REPLICAS": "2"}, "REDIS_URL", "each of 2 replicas has buckets of its own"),
+            ({"REDIS_URL": "http://redis"}, "REDIS_URL", "is no Redis URL"),
+            ({"REDIS_URL": "rediss://redis:port"}, "REDIS_URL", "is no Redis URL"),
+            ({"REDIS_URL": f"redis://:{PASSWORD}@redis:6379"}, "REDIS_URL", "plain text"),
+            ({"REDIS_URL": "rediss://redis:6379"}, "REDIS_URL", "has no password"),
+            ({"REDIS_URL": "rediss://:changeme@redis:6379"}, "REDIS_URL", "the password"),
+            ({"ROLES": "boss:decide=1/1"}, "ROLES", "`boss` is no role"),
+            ({"ROLES": "admin:decide=fast"}, "ROLES", "is not `ROLE:CLASS=PER_MINUTE/BURST`"),
+        ],
+    )
+    def test_what_production_refuses(self, values, variable, detail):
+        found = problems(GOOD | {f"MFW_LIMITS__{name}": value for name, value in values.items()})
+        assert found.keys() == {f"MFW_LIMITS__{variable}"}
+        assert detail in found[f"MFW_LIMITS__{variable}"].detail
+
+    def test_a_laptop_may_have_several_replicas_without_redis(self):
+        Settings.load(GOOD | {"MFW_ENVIRONMENT": "development", "MFW_LIMITS__REPLICAS": "3"})
+
+
 class TestDatabase:
     @pytest.mark.parametrize(
         "url",
@@ -605,6 +642,7 @@ class TestReference:
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
             "MFW_AUTH__JWT__SECRET",
+            "MFW_LIMITS__REDIS_URL",
         }
 
 

@@ -11,11 +11,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from app.core.quota import Limit, RouteClass
 from app.core.types import Effect, Reason
 from app.edge.authn import ApiKeyRing, Authenticator
 from app.edge.body import ClientDisconnectedError
 from app.edge.context import ContextMiddleware
-from app.edge.limits import TokenBuckets
+from app.edge.gate import Gate
+from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 from app.persistence.api_keys import generate
@@ -52,7 +54,7 @@ class Steps:
     async def decide(self, exchange: Exchange) -> bytes:
         body = await exchange.read()
         principal = await exchange.authenticate()
-        exchange.limit(principal)
+        await exchange.limit(principal)
         exchange.parse(body)
         if self.error is not None:
             raise self.error
@@ -74,11 +76,12 @@ class Service:
     def __init__(self, *, burst: int = 50, timeout_seconds: float = 30) -> None:
         self.steps = Steps()
         authenticator = Authenticator(api_keys=ApiKeyRing(load), jwt=None, failures=TokenBuckets(), metrics=METRICS)
+        limits = RateLimits(
+            {RouteClass.DECIDE: Limit(250, burst)}, make=lambda _, limit: TokenBuckets(limit, clock_ns=lambda: 0)
+        )
         self.endpoint = DecisionEndpoint(
             self.steps,
-            authenticator=authenticator,
-            buckets=TokenBuckets(per_minute=250, burst=burst, clock_ns=lambda: 0),
-            metrics=METRICS,
+            gate=Gate(authenticator, limits=limits, metrics=METRICS),
             max_body_bytes=2000,
             timeout_seconds=timeout_seconds,
         )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from app.core.types import Effect, Mode, Reason
+from app.core.types import Effect, Mode, Obligation, Reason
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
@@ -240,6 +240,16 @@ def test_a_hold_says_what_would_lift_it() -> None:
     assert body["request_id"] == "r-1"
     assert body["reasons"][0]["clause"] == "a > b"
     assert body["reasons"][1] == {"policy": "q", "rule": "s", "effect": "deny", "mode": "shadow", "message": "n"}
+
+
+def test_obligations_are_written_where_there_are_any() -> None:
+    obligations = (Obligation("p", "r", "redact", ["a", {"b": 1.5}]), Obligation("p", "r", "level", None))
+    body = orjson.loads(decision_to_wire(decision(obligations=obligations)))
+    assert body["obligations"] == [
+        {"policy": "p", "rule": "r", "key": "redact", "value": ["a", {"b": 1.5}]},
+        {"policy": "p", "rule": "r", "key": "level", "value": None},
+    ]
+    DecisionOut.model_validate(body)
 
 
 @given(

@@ -10,8 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.core.quota import Limit, RouteClass
 from app.edge.authn import ApiKeyRing, Authenticator
-from app.edge.limits import TokenBuckets
+from app.edge.gate import Gate
+from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 from app.persistence.api_keys import generate
@@ -52,8 +54,10 @@ class Service:
         self.health = Health(checks, version="1.2.3", monotonic=lambda: self.now, changed=self.told.append, **options)
         self.health.started = started
         authenticator = Authenticator(api_keys=ApiKeyRing(load), jwt=None, failures=TokenBuckets(), metrics=METRICS)
+        limits = RateLimits({RouteClass.READ: Limit(60, 5)}, make=lambda _, limit: TokenBuckets(limit))
+        gate = Gate(authenticator, limits=limits, metrics=METRICS)
         self.api = FastAPI()
-        self.api.include_router(health_router(self.health, authenticator=authenticator))
+        self.api.include_router(health_router(self.health, gate=gate))
         install_problem_handlers(self.api)
 
     async def get(self, path: str, *, role: str | None = None) -> tuple[int, Any]:

@@ -1,0 +1,35 @@
+"""Steps 2 and 3 of every route that is not the hot path: who asks, how often, and whether they may ask this."""
+
+from starlette.types import Scope
+
+from app.core.principal import Principal, Role, require
+from app.core.quota import RouteClass
+from app.edge.authn import Authenticates
+from app.edge.context import client_address, context_of
+from app.edge.limits import RateLimits
+from app.observability.metrics import LimitScope, Metrics
+
+
+class Gate:
+    """One gate for all surfaces, so that no route has a way round it."""
+
+    def __init__(self, authenticator: Authenticates, *, limits: RateLimits, metrics: Metrics) -> None:
+        self.authenticator = authenticator
+        self.limits = limits
+        self.rejected = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
+
+    async def admit(self, scope: Scope, route: RouteClass, *roles: Role) -> Principal:
+        """Return the caller, who has one of `roles` (any caller will do where none is named).
+
+        The rate comes first: a caller without the role cannot ask for ever. Raises FirewallError: what step 2 raises,
+        RATE_LIMITED, FORBIDDEN.
+        """
+        principal = await self.authenticator.authenticate(scope["headers"], client_ip=client_address(scope))
+        context_of(scope).principal = principal
+        allowance = await self.limits.take(principal, route)
+        if not allowance.allowed:
+            self.rejected()
+            allowance.check()
+        if roles:
+            require(principal, *roles)
+        return principal
