@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.core.cel import Bindings, EvaluationError, Program, bind, one_line
+from app.core.cel import Bindings, EvaluationError, Program, bind, metered, one_line
 from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Duty, Policy, Rule
 from app.core.types import Effect, Json, JsonObject, Mode, NormalisedMutation, Obligation, Reason, Verdict
 from app.core.validity import ALWAYS, Phase
@@ -66,6 +66,8 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
     if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
         return []
+    if policy.metered:
+        bindings = metered(bindings)
     failures: list[_Spoken] = []
     for position, condition in enumerate(policy.conditions):
         holds = _evaluate(condition.program, bindings)

@@ -1,10 +1,10 @@
 """Policy sets as the decision core knows them: immutable, compiled, and indexed by what they can match (step 6)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from app.core.cel import Program, one_line
+from app.core.cel import Program, can_exceed, one_line
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
 from app.core.validity import ALWAYS, Validity
@@ -156,7 +156,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One compiled policy. `reasons` are what its rules say when they speak, unless an expression says it better."""
+    """One compiled policy. `reasons` are what its rules say when they speak, unless an expression says it better.
+
+    `metered`: its expressions and their variables together can cost more than a policy may.
+    """
 
     name: str
     rules: tuple[Rule, ...]
@@ -166,10 +169,20 @@ class Policy:
     labels: Mapping[str, str] = field(default_factory=dict)
     validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
+    metered: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         reasons = tuple(Reason(self.name, rule.name, rule.effect, _said(rule), self.mode) for rule in self.rules)
         object.__setattr__(self, "reasons", reasons)
+        object.__setattr__(self, "metered", can_exceed(self.programs()))
+
+    def programs(self) -> Iterator[Program]:
+        """Give every expression that asking the policy can evaluate."""
+        for condition in self.conditions:
+            yield condition.program
+        for rule in self.rules:
+            own = (rule.when, rule.message_expression, *(duty.expression for duty in rule.duties))
+            yield from (program for program in own if program is not None)
 
     def exact_types(self) -> tuple[str, ...] | None:
         """Give the only resource types this policy can match, None if a pattern leaves them open."""

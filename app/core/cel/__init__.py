@@ -1,7 +1,9 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
-from app.core.cel.bindings import bind
-from app.core.cel.engine import check_variable, compile_expression
+from app.core.cel.bindings import bind, metered
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX
+from app.core.cel.engine import can_exceed, check_variable, compile_expression, estimate_of
+from app.core.cel.estimate import Estimate
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -25,18 +27,24 @@ __all__ = [
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
+    "POLICY_STEPS_MAX",
     "RESERVED_WORDS",
     "SCOPE",
+    "STEPS_MAX",
     "VARIABLES_PER_EXPRESSION_MAX",
     "VARIABLE_NAME",
     "Bindings",
+    "Estimate",
     "EvaluationError",
     "ExpressionError",
     "Problem",
     "Program",
     "ResultType",
     "bind",
+    "can_exceed",
     "check_variable",
     "compile_expression",
+    "estimate_of",
+    "metered",
     "one_line",
 ]

@@ -1,33 +1,41 @@
 """The values of one request as programs read them: the inputs as they are, and variables computed when first read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from app.core.cel.budget import STEPS_MAX
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge
+from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.instants import timestamp_of
+from app.core.cel.program import Bindings
 from app.core.cel.values import BudgetError, CelError
 from app.core.types import JsonObject
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself."""
+    """One lazily evaluated value; equal only to itself. `reads` are the variables that it may evaluate in turn."""
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    estimate: Estimate = field(default=UNKNOWN, repr=False)
+    reads: "tuple[Variable, ...]" = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBindings:
-    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time."""
+    """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time.
+
+    `allowance` is what the policy that is asked has left to spend; None where it cannot spend too much.
+    """
 
     inputs: JsonObject
     now: datetime
     values: dict[Variable, Any] = field(default_factory=dict)
     failures: dict[Variable, tuple[type[CelError | BudgetError], str]] = field(default_factory=dict)
+    allowance: Budget | None = None
 
 
 def bind(inputs: JsonObject, *, now: datetime) -> RequestBindings:
@@ -36,6 +44,16 @@ def bind(inputs: JsonObject, *, now: datetime) -> RequestBindings:
     `inputs` has exactly the keys of `INPUT_NAMES`, each with a JSON object; it must not change while it is used.
     """
     return RequestBindings(inputs, now)
+
+
+def metered(bindings: Bindings) -> Bindings:
+    """Give the bindings under which one policy pays for all of its expressions, and for the variables it reads.
+
+    It evaluates its variables for itself: what it has left must not depend on who read them before.
+    """
+    if not isinstance(bindings, RequestBindings):
+        return bindings
+    return replace(bindings, values={}, failures={}, allowance=[POLICY_STEPS_MAX])
 
 
 def load(bindings: RequestBindings, variable: Variable) -> Any:
@@ -49,8 +67,13 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
     if failure is not None:
         kind, text = failure
         raise kind(text)
+    budget = [STEPS_MAX]
     try:
-        value = variable.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+        try:
+            value = variable.run(bindings, bindings.inputs, bindings.values, budget)
+        finally:
+            if bindings.allowance is not None:
+                charge(bindings.allowance, budget)
     except FAIL as error:
         bindings.failures[variable] = (CelError, said(error))
         raise
@@ -65,4 +88,4 @@ def _now(bindings: RequestBindings, *_: Any) -> Any:
     return timestamp_of(bindings.now)
 
 
-NOW = Variable("now", _now)
+NOW = Variable("now", _now, Estimate(0, 0, 0))

@@ -5,7 +5,7 @@ an expression should have given; no request reaches it. Nothing outside this pac
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -14,8 +14,9 @@ from typing import Any
 from cel_expr_python import cel
 
 from app.core.cel.bindings import NOW, RequestBindings, Variable
-from app.core.cel.budget import STEPS_MAX
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, charge, policy_too_expensive
 from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
@@ -80,13 +81,18 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    estimate: Estimate = field(default=UNKNOWN, repr=False, compare=False)
+    reads: tuple[Variable, ...] = field(default=(), repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
+        budget, allowance = [STEPS_MAX], bindings.allowance
+        if allowance is not None and allowance[0] < 0:
+            raise policy_too_expensive()
         try:
-            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
         except EvaluationError:
             raise
         except FAIL as error:
@@ -95,7 +101,34 @@ class CompiledProgram:
             text = f"`{type(error).__name__}`"
         else:
             return answer
+        finally:
+            if allowance is not None:
+                charge(allowance, budget)
         raise EvaluationError(text)
+
+
+def estimate_of(program: Program) -> Estimate:
+    """Say what a program may cost, without the variables that it reads."""
+    return program.estimate if isinstance(program, CompiledProgram) else UNKNOWN
+
+
+def can_exceed(programs: Iterable[Program]) -> bool:
+    """Tell whether a policy of these programs can spend more than `POLICY_STEPS_MAX`, their variables included.
+
+    Only `metered` bindings hold it to that; a policy that cannot exceed it needs none.
+    """
+    most = 0
+    seen: set[Variable] = set()
+    for program in programs:
+        most += min(estimate_of(program).most, STEPS_MAX)
+        waiting = list(program.reads) if isinstance(program, CompiledProgram) else []
+        while waiting:
+            variable = waiting.pop()
+            if variable not in seen:
+                seen.add(variable)
+                most += min(variable.estimate.most, STEPS_MAX)
+                waiting += variable.reads
+    return most > POLICY_STEPS_MAX
 
 
 def compile_expression(text: str, *, result: ResultType, variables: Mapping[str, str] | None = None) -> Program:
@@ -115,13 +148,15 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        return CompiledProgram(text, _giving_json(_generated(checked, ordered, declared, text).run))
+        generated = _generated(checked, ordered, declared, text)
+        return CompiledProgram(text, _giving_json(generated.run), generated.estimate, generated.reads)
     wanted = _RESULTS[result]
     if found != wanted:
         raise ExpressionError(
             (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
         )
-    return CompiledProgram(text, _generated(checked, ordered, declared, text, wanted=_KINDS[result]).run)
+    generated = _generated(checked, ordered, declared, text, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, generated.estimate, generated.reads)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -164,7 +199,7 @@ def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run),
+        variable=Variable(name, generated.run, generated.estimate, generated.reads),
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from app.core.cel import operators, texts
-from app.core.cel.bindings import load
+from app.core.cel.bindings import Variable, load
 from app.core.cel.budget import STEPS_MAX, Budget, spend
 from app.core.cel.checked import (
     Call,
@@ -31,6 +31,8 @@ from app.core.cel.checked import (
     Node,
     Select,
 )
+from app.core.cel.estimate import UNKNOWN, Estimate, estimate, fixed_length, is_bind
+from app.core.cel.estimate import weight as step_weight
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
 from app.core.cel.functions import FUNCTIONS, PATTERNS, ZONED, Function, Kind
 from app.core.cel.instants import zone
@@ -102,7 +104,10 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A function `run(bindings, inputs, values, budget)`, its source, and what is known of its result."""
+    """A function `run(bindings, inputs, values, budget)`, its source, and what is known of its result and its cost.
+
+    `reads` has the variables that it may evaluate; they are not part of its `estimate`.
+    """
 
     source: str
     run: Callable[..., Any]
@@ -110,6 +115,8 @@ class Generated:
     element: Kind
     fails: bool
     constant: Any
+    estimate: Estimate = UNKNOWN
+    reads: tuple[Variable, ...] = ()
 
 
 def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind.ANY) -> Generated:
@@ -119,9 +126,15 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     other kind is an error of the evaluation.
 
     Raises:
-        UnsupportedError: a part of it is not known here; `node` says which.
+        UnsupportedError: a part of it is not known here, or it is certain to cost too much; `node` says which.
     """
-    return _Generator(scope).function(checked.root, wanted)
+    generator = _Generator(scope)
+    generated = generator.function(checked.root, wanted)
+    cost = estimate(checked.root, generator.constants)
+    if cost.least > STEPS_MAX:
+        message = f"the expression takes at least {cost.least} steps whatever the input, and {STEPS_MAX} are the most"
+        raise UnsupportedError(checked.root.id, message, "make the lists and texts that stand in it shorter")
+    return replace(generated, estimate=cost)
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -222,6 +235,7 @@ _RUNTIME: dict[str, Any] = {
 class _Generator:
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
+        self.constants = {n: known.constant for n, known in scope.items() if known.constant is not operators.MISSING}
         self._locals: dict[str, Code] = {}
         self._lazy: dict[str, str] = {}
         self._namespace: dict[str, Any] = dict(_RUNTIME)
@@ -242,7 +256,9 @@ class _Generator:
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
         source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
-        return Generated(source, _function(source, self._namespace), code.kind, code.element, code.fails, code.constant)
+        run = _function(source, self._namespace)
+        reads = tuple(value for value in self._namespace.values() if isinstance(value, Variable))
+        return Generated(source, run, code.kind, code.element, code.fails, code.constant, reads=reads)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -745,7 +761,7 @@ class _Generator:
                 Call(function="hasValue", arguments=(target,)),
                 Call(function="optional.of", arguments=(Comprehension() as bind,)) | (Comprehension() as bind),
                 Call(function="optional.none"),
-            ) if _is_bind(bind):
+            ) if is_bind(bind):
                 pass
             case _:
                 return None
@@ -776,13 +792,13 @@ class _Generator:
     # --- loops ------------------------------------------------------------------------------------------------------
 
     def _comprehension(self, node: Comprehension) -> Code:
-        if _is_bind(node):
+        if is_bind(node):
             return self._bind(node)
         if self._too_deep():
             return self._in_function(lambda: self._comprehension(node))
         over = self._value(node.over)
         fixed = self._fixed(node.over)
-        weight = self._weight(node.step)
+        weight = step_weight(node.step, self._fixed)
         items = over.text if fixed is not None and over.atom else self._fresh("r")
         variables = [self._fresh("x")]
         kinds = [over.element if over.kind is Kind.LIST else Kind.ANY]
@@ -934,37 +950,7 @@ class _Generator:
 
         Going over it is paid for with what stands around it; the length of an expression bounds the rest.
         """
-        match node:
-            case ListLiteral(elements=elements):
-                return len(elements)
-            case Identifier(name=name) if name not in self._locals:
-                found = self._scope.get(name.removeprefix("."))
-                return len(found.constant) if found is not None and isinstance(found.constant, list) else None
-            case _:
-                return None
-
-    def _weight(self, node: Node) -> int:
-        """Count the nodes that one turn of a loop evaluates; loops in it that can be long pay for themselves."""
-        match node:
-            case Constant():
-                return 0
-            case Identifier() | MessageLiteral():
-                return 1
-            case Select(operand=operand):
-                return 1 + self._weight(operand)
-            case Call(arguments=arguments):
-                return 1 + sum(map(self._weight, arguments))
-            case ListLiteral(elements=elements):
-                return 1 + sum(map(self._weight, elements))
-            case MapLiteral(entries=entries):
-                return 1 + sum(self._weight(entry.key) + self._weight(entry.value) for entry in entries)
-            case Comprehension(over=over, initial=initial, step=step, result=result):
-                turns = self._fixed(over) or 0
-                return (
-                    1 + self._weight(over) + self._weight(initial) + self._weight(result) + turns * self._weight(step)
-                )
-            case _:
-                assert_never(node)
+        return fixed_length(node, self.constants, self._locals)
 
     def _too_deep(self) -> bool:
         return self._blocks >= _BLOCKS_MAX
@@ -1045,15 +1031,6 @@ def _equal_to(constant: Code, other: Code, known: str, name: str, *, negated: bo
             return None
 
 
-def _is_bind(node: Comprehension) -> bool:
-    return (
-        isinstance(node.condition, Constant)
-        and node.condition.value is False
-        and isinstance(node.step, Identifier)
-        and node.step.name == node.accumulator
-    )
-
-
 def _read_first(node: Node, name: str) -> bool:
     """Tell whether a value is read in any case, before anything else that can fail."""
     match node:
@@ -1065,7 +1042,7 @@ def _read_first(node: Node, name: str) -> bool:
             return False
         case Call(arguments=(first, *_)):
             return _read_first(first, name)
-        case Comprehension() if not _is_bind(node):
+        case Comprehension() if not is_bind(node):
             return _read_first(node.over, name)
         case _:
             return False
