@@ -23,6 +23,7 @@ from app.edge.limits import Buckets, RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
@@ -32,10 +33,12 @@ from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.shared_buckets import SharedBucketStore
 from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
+from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.decide import DecisionService
 from app.service.publish import PublishService
+from app.service.sign import SignService
 from app.settings import LimitSettings, LogLevel, Settings
 from app.settings import PolicySource as Source
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
@@ -152,16 +155,24 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     keys = _key_ring(settings, ApiKeyStore(engine, observer=observer))
     authenticator = _authenticator(settings, keys, metrics)
     store = PolicySetStore(engine, observer=observer)
-    source = _policy_source(settings, store, dsn, metrics)
+    signers = RequiredSigners.of(settings.policies.signers, required=settings.policies.signatures_required)
+    source = _policy_source(settings, store, dsn, metrics, signers)
     metrics.watch_policy_set(age=lambda: source.age, lag=lambda: source.lag, stale=lambda: float(source.stale))
     entropy, counted = EntropyPool(), _counter(metrics)
     service = DecisionService(
         source.current,
         ledger=ledger,
+        budgets=BudgetLedger(
+            engine,
+            deadline=settings.ledger.deadline_seconds,
+            concurrent_max=max(1, database.pool_size // 2),
+            observer=observer,
+        ),
         clock=partial(datetime.now, UTC),
         entropy=entropy,
         engine=ENGINE,
         counted=counted,
+        exhausted=lambda mode: metrics.budgets_exhausted[mode].inc(),
     )
 
     async def check_database() -> CheckResult:
@@ -247,7 +258,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     policy_sets = PolicySetEndpoints(
         store=store,
         source=source,
-        publishing=PublishService(store),
+        publishing=PublishService(store, signers=signers),
+        signing=SignService(store, signers=signers),
         activating=ActivateService(
             store,
             source=source,
@@ -257,6 +269,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             entropy=entropy,
             engine=ENGINE,
             counted=counted,
+            signers=signers,
         ),
         gate=gate,
         timeout_seconds=settings.http.request_timeout_seconds,
@@ -303,7 +316,9 @@ def _settled_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _policy_source(settings: Settings, store: PolicySetStore, dsn: str, metrics: Metrics) -> PolicySource:
+def _policy_source(
+    settings: Settings, store: PolicySetStore, dsn: str, metrics: Metrics, signers: RequiredSigners
+) -> PolicySource:
     policies, database = settings.policies, settings.database
 
     def changed(taken: SetInForce) -> None:
@@ -321,6 +336,7 @@ def _policy_source(settings: Settings, store: PolicySetStore, dsn: str, metrics:
                 copies=policies.cache_directory,
                 poll_seconds=policies.poll_seconds,
                 max_lag_seconds=policies.max_lag_seconds,
+                signers=signers,
                 changed=changed,
                 failed=failed,
             )
@@ -335,6 +351,7 @@ def _policy_source(settings: Settings, store: PolicySetStore, dsn: str, metrics:
                 directory,
                 poll_seconds=policies.poll_seconds,
                 max_lag_seconds=policies.max_lag_seconds,
+                signers=signers,
                 changed=changed,
                 failed=failed,
             )

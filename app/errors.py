@@ -23,6 +23,7 @@ class Kind(StrEnum):
     TIMEOUT = "timeout"  # a dependency did not answer within its limit
     INVALID_SETTINGS = "invalid-settings"
     INVALID_POLICY = "invalid-policy"
+    INVALID_SIGNATURE = "invalid-signature"  # signatures that do not hold, or too few of them
     SCHEMA_MISMATCH = "schema-mismatch"
 
 

@@ -30,8 +30,8 @@ PREFIX: Final = "MFW_"
 NESTED: Final = "__"
 FILE_SUFFIX: Final = "_FILE"
 
-# Read by `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
-CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY"})
+# Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
+CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset({"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES"})
 
@@ -52,6 +52,10 @@ HMAC_SECRET_BYTES_MIN: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 RSA_BITS_MIN: Final = 2048
 # Below eight different characters, 16 of them carry fewer than 48 bits: a machine did not draw this.
 DISTINCT_CHARACTERS_MIN: Final = 8
+# The one signer of a setting that gives no names.
+SIGNER_NAME: Final = "signer"
+# Each signature is tried with the key of each signer; and nobody knows more people who all may change everything.
+SIGNERS_MAX: Final = 32
 # What is left of a secret once well-known words, digits in order and punctuation are taken out.
 UNCOMMON_CHARACTERS_MIN: Final = 8
 
@@ -64,6 +68,8 @@ _COMMON_WORDS: Final = (
 )  # fmt: skip
 _RUNS: Final = "0123456789012345678909876543210987654321abcdefghijklmnopqrstuvwxyzzyxwvutsrqponmlkjihgfedcba"
 
+# As they stand in messages, in problems and in the names of files.
+_SIGNER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # libpq's modes in which a connection is encrypted or fails; `prefer` (the default) falls back to plain text in silence.
 _ENCRYPTED: Final = frozenset({"require", "verify-ca", "verify-full"})
@@ -176,6 +182,44 @@ def _keys(value: object) -> object:
         return json.loads(value)
     except (ValueError, RecursionError):
         raise ValueError("starts like a JSON object but is none") from None
+
+
+def _signers(value: object) -> object:
+    """Public keys of signers: a PEM block, a JSON object of name to PEM block, or where these lie as files.
+
+    A path may stand wherever a PEM block may. A directory holds one `NAME.pem` for each signer.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        given = _keys(value)
+    elif _is_path(value) and Path(value).is_dir():
+        files = sorted(file for file in Path(value).glob("*.pem") if not file.name.startswith("."))
+        if not files:
+            raise ValueError(f"the directory `{_shown(value)}` has no `NAME.pem` in it")
+        given = {file.stem: str(file) for file in files}
+    else:
+        given = {SIGNER_NAME: value}
+    if not isinstance(given, dict):
+        return given
+    found: dict[object, object] = {}
+    unreadable: list[str] = []
+    for name, key in given.items():
+        found[name] = key
+        if isinstance(key, str) and _is_path(key):
+            try:
+                with Path(key).open("rb") as file:
+                    found[name] = file.read(SECRET_FILE_BYTES_MAX).decode()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or "not a file of UTF-8 text"
+                unreadable.append(f"`{_shown(key)}` ({reason.lower()})")
+    if unreadable:
+        raise ValueError(f"names files that cannot be read: {', '.join(unreadable)}")
+    return found
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "./", "../")) and "-----BEGIN" not in text
 
 
 def _no_blank(value: object) -> object:
@@ -401,7 +445,26 @@ class PolicySettings(_Section):
         Path | None,
         Field(
             description="where to keep the last set from the database, to start with while PostgreSQL is away; "
-            "whoever can write there can change the policies"
+            "whoever can write there can change the policies, unless signatures are required"
+        ),
+    ] = None
+    signers: Annotated[
+        dict[str, str],
+        NoDecode,
+        BeforeValidator(_signers),
+        Field(
+            description="Ed25519 public keys of those who sign policy sets: a PEM block, a JSON object of name to PEM "
+            "block, or a path, also of a directory with a `NAME.pem` for each"
+        ),
+    ] = Field(default_factory=dict)
+    signatures_required: Annotated[
+        int | None,
+        _DefaultText("all signers"),
+        Field(
+            ge=0,
+            le=SIGNERS_MAX,
+            description="how many of the signers must have signed a set before it comes into force; "
+            "0 verifies and shows signatures and requires none",
         ),
     ] = None
 
@@ -601,7 +664,7 @@ def _walk(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[Variable]:
             meaning=field.description or "",
             production=next((item.text for item in field.metadata if isinstance(item, _Production)), ""),
             secret=secret,
-            from_file=secret or name == "public_keys",
+            from_file=secret or name in {"public_keys", "signers"},
         )
 
 
@@ -820,6 +883,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
     yield from _policy_rules(settings.policies)
+    yield from _signer_rules(settings.policies)
     yield from _limit_rules(settings.limits, production=production)
     if not production:
         return
@@ -843,6 +907,46 @@ def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
             )
         case _:
             pass
+
+
+def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
+    if not policies.signers:
+        if policies.signatures_required:
+            yield SettingsProblem(
+                "MFW_POLICIES__SIGNATURES_REQUIRED",
+                "nobody is named who could sign",
+                "name them with MFW_POLICIES__SIGNERS, or unset it",
+            )
+        return
+    # Imported here, as above: most environments name no signers.
+    from app.core import ed25519
+
+    name = "MFW_POLICIES__SIGNERS"
+    owners: dict[str, str] = {}
+    if len(policies.signers) > SIGNERS_MAX:
+        yield SettingsProblem(name, f"names more than {SIGNERS_MAX} signers", "name fewer")
+    for signer, pem in policies.signers.items():
+        if not _SIGNER_NAME.fullmatch(signer):
+            yield SettingsProblem(
+                name, f"`{_shown(signer)}` is no name of a signer", "use letters, digits and `.`, `_`, `@`, `-`"
+            )
+        try:
+            key = ed25519.key_id(ed25519.public_key(pem))
+        except FirewallError as error:
+            yield SettingsProblem(name, f"the key of `{_shown(signer)}` {error.detail}", str(error.fix))
+            continue
+        if key in owners:
+            # One person would count as two.
+            yield SettingsProblem(
+                name, f"`{_shown(owners[key])}` and `{_shown(signer)}` have the same key", "name each key once"
+            )
+        owners.setdefault(key, signer)
+    if policies.signatures_required is not None and policies.signatures_required > len(policies.signers):
+        yield SettingsProblem(
+            "MFW_POLICIES__SIGNATURES_REQUIRED",
+            f"`{policies.signatures_required}` is more than there are signers ({len(policies.signers)})",
+            "name more signers, or require fewer",
+        )
 
 
 def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[SettingsProblem]:

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import typer
 
-from app.cli import policy_sets_commands  # noqa: F401 - registers its commands
+from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
-from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
 from app.core.principal import Role
 
@@ -113,6 +113,7 @@ def decide(
         bool, typer.Option("--local", help="Decide in this process, with no service. Nothing is recorded: a rehearsal.")
     ] = False,
     policies: Annotated[Path | None, typer.Option(help="Directory of the policy files, with --local.")] = None,
+    used: Used = None,
     as_json: Json = False,
 ) -> None:
     """Ask for a decision about one mutation.
@@ -127,18 +128,21 @@ def decide(
             url=url,
             api_key=api_key,
             timeout=timeout,
-            policies=_local_policies(policies, local=local),
+            policies=_local_policies(policies, used, local=local),
+            used=used or (),
             as_json=as_json,
         )
         raise typer.Exit(code)
 
 
-def _local_policies(policies: Path | None, *, local: bool) -> Path | None:
+def _local_policies(policies: Path | None, used: list[str] | None, *, local: bool) -> Path | None:
     """The directory to decide by in this process, None to ask a service."""
     if local and policies is None:
         raise typer.BadParameter("--local needs --policies DIR, for example `--policies policies/starter`")
     if policies is not None and not local:
         raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
+    if used and not local:
+        raise typer.BadParameter("--budget goes with --local; a service counts for itself")
     return policies
 
 

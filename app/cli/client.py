@@ -18,7 +18,16 @@ SERVICE_BYTES_MAX: Final = 1_048_576
 # A policy set with its documents has half of this; it guards against an address that is no firewall at all.
 ANSWER_BYTES_MAX: Final = 16_777_216
 # What a problem may say beyond a sentence, and `--json` passes on.
-_FURTHER: Final = ("errors", "decision", "decision_id", "ledger_index", "policy_set", "reasons", "approval")
+_FURTHER: Final = (
+    "errors",
+    "decision",
+    "decision_id",
+    "ledger_index",
+    "policy_set",
+    "reasons",
+    "approval",
+    "signatures",
+)
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -150,6 +159,8 @@ def _exit_of_status(status: int) -> ExitCode:
         case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.GATEWAY_TIMEOUT:
             return ExitCode.TRY_AGAIN
         case HTTPStatus.BAD_REQUEST | HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+            return ExitCode.BAD_DATA
+        case HTTPStatus.UNPROCESSABLE_ENTITY:
             return ExitCode.BAD_DATA
         case _:
             return ExitCode.FAILED

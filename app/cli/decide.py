@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,16 +18,24 @@ STYLES: Final = {Effect.ALLOW: "bold green", Effect.DENY: "bold red", Effect.HOL
 
 
 def run_decide(
-    file: str, *, url: str, api_key: str | None, timeout: float, policies: Path | None, as_json: bool
+    file: str,
+    *,
+    url: str,
+    api_key: str | None,
+    timeout: float,
+    policies: Path | None,
+    used: Sequence[str] = (),
+    as_json: bool,
 ) -> ExitCode:
     """Decide, show the answer, and give the exit code that says the effect.
 
-    `policies` names a directory to decide by in this process; None asks the service at `url`. Raises `FirewallError`
+    `policies` names a directory to decide by in this process, with `used` of its budgets; None asks the service at
+    `url`. Raises `FirewallError`
     and `Refused`.
     """
     body = read_mutation(file)
     if policies is not None:
-        answer, raw = decide_here(body, policies=policies), None
+        answer, raw = decide_here(body, policies=policies, used=used), None
     else:
         raw = ask(body, url=url, api_key=api_key, timeout=timeout)
         answer = _decision(raw, url=url)
@@ -62,12 +70,14 @@ def read_mutation(file: str) -> bytes:
     return body
 
 
-def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
+def decide_here(body: bytes, *, policies: Path, used: Sequence[str] = ()) -> dict[str, Any]:
     """Steps 1 and 4 to 8 in this process; the answer has no id and no ledger index, because nothing is recorded."""
     from dataclasses import asdict
     from datetime import UTC, datetime
 
+    from app.cli.budgets import read_used
     from app.core import strict_json
+    from app.core.budgets import to_answer
     from app.core.decide import decide
     from app.core.normalise import normalise
     from app.policies.load import load_directory
@@ -76,7 +86,8 @@ def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
     policy_set = load_directory(policies)
     normalised = normalise(mutation_from_wire(strict_json.parse(body).tree))
     now = datetime.now(UTC)
-    verdict = decide(policy_set, normalised, now)
+    verdict = decide(policy_set, normalised, now, read_used(used, policy_set=policy_set))
+    budgets = to_answer(verdict.budgets)
     return {
         "recorded": False,
         "decision": verdict.effect.value,
@@ -95,6 +106,7 @@ def decide_here(body: bytes, *, policies: Path) -> dict[str, Any]:
         "mutation_digest": normalised.digest,
         "decided_at": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         **({"approval": dict(verdict.approval)} if verdict.approval is not None else {}),
+        **({"budgets": budgets} if budgets else {}),
         **({"obligations": [asdict(one) for one in verdict.obligations]} if verdict.obligations else {}),
     }
 
@@ -150,6 +162,9 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     facts.show_header = False
     if answer.get("approval"):
         facts.add_row("approval", plain(json.dumps(answer["approval"])))
+    for budget in answer.get("budgets", ()):
+        used = f"{budget['used']} of {budget['limit']} used in {budget['window']}"
+        facts.add_row("budget", plain(f"{budget['policy']}/{budget['budget']}: {used}"))
     for member, words in (
         ("id", "decision"),
         ("ledger_index", "ledger index"),

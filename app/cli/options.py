@@ -17,4 +17,12 @@ ApiKey = Annotated[
 ]
 Timeout = Annotated[float, typer.Option(min=0.1, max=300, help="Seconds to wait for the answer.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the ledger.")]
+Used = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="POLICY/BUDGET=USED",
+        help="How much of a budget to take for used (default: nothing); may be given several times.",
+    ),
+]
 DEFAULT_URL = "http://127.0.0.1:8080"

@@ -15,7 +15,9 @@ from app.cli.authoring.check import show
 from app.cli.client import call
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, console, plain, table, write_json
+from app.core import dsse
 from app.core.canonical import canonical
+from app.core.dsse import Envelope
 from app.errors import FirewallError
 from app.policies.diagnostics import INVALID, Diagnostic, PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_files
@@ -47,14 +49,22 @@ class Service:
         return answer
 
 
-def run_push(paths: Sequence[Path], *, service: Service, note: str | None, as_json: bool) -> None:
-    """Check files here, with their places, then store them there. Raises `PolicyErrors`, `Refused`."""
+def run_push(
+    paths: Sequence[Path], *, service: Service, note: str | None, signature: Path | None = None, as_json: bool
+) -> None:
+    """Check files here, with their places, then store them and their signatures there.
+
+    Raises `PolicyErrors`, `Refused`.
+    """
     checked = _checked(paths)
     directory = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path()
     if checked.policy_set is None:
         if not as_json:
             show(checked.diagnostics, directory=directory, sources=checked.sources)
         raise PolicyErrors(checked.diagnostics)
+    envelopes = _signatures(
+        signature, directory=paths[0] if len(paths) == 1 else None, digest=checked.policy_set.digest
+    )
     head = b'{"documents":' + checked.content
     body = head + (b"}" if note is None else b',"note":' + json.dumps(note).encode() + b"}")
     try:
@@ -65,6 +75,13 @@ def run_push(paths: Sequence[Path], *, service: Service, note: str | None, as_js
             found = [_diagnostic(one) for one in error.extra.get("errors", ()) if isinstance(one, dict)]
             show(found, directory=Path(), sources={})
         raise
+    # Without signers there, only who named a file wants to hear that it is of no use.
+    known = answer.get("signatures", {})
+    if signature is not None or known.get("signed") or known.get("missing"):
+        for one in envelopes:
+            signed = service.ask(f"{PATH}/{_text(answer, 'digest')}/signatures", dsse.tree_of(one))
+            known = {member: signed[member] for member in known if member in signed}
+        answer["signatures"] = known
     if as_json:
         write_json(answer | {"diagnostics": [asdict(one) for one in checked.diagnostics]})
         return
@@ -72,10 +89,36 @@ def run_push(paths: Sequence[Path], *, service: Service, note: str | None, as_js
     out = console()
     out.print(plain(f"{_text(answer, 'policies')} policies, {_text(answer, 'rules')} rules are stored as"))
     out.print(plain(_text(answer, "digest")))
+    if names := [_text(one, "name") for one in _listed(known, "signed")]:
+        out.print(plain(f"signed by {', '.join(names)}"))
     if answer.get("active") is True:
         out.print("and are in force")
+    elif known.get("enough") is False:
+        names = [_text(one, "name") for one in _listed(known, "missing")]
+        out.print(plain(f"not signed by {', '.join(names)}; {_text(known, 'required')} signatures are required"))
+        where = paths[0] if len(paths) == 1 and paths[0].is_dir() else "DIR"
+        out.print(plain(f"next: mfw policies sign {where} --key FILE, and push again"))
     else:
         out.print(plain(f"next: mfw policies activate {_text(answer, 'digest')} --reason '...'"))
+
+
+def _signatures(file: Path | None, *, directory: Path | None, digest: str) -> tuple[Envelope, ...]:
+    """The envelopes to send: of the file that was named, else of the one beside the policies. Raises `Refused`."""
+    from app.cli.signing import read_envelopes
+    from app.policies.signatures import FILE_NAME, claims
+
+    if file is None:
+        if directory is None or not directory.is_dir() or not (directory / FILE_NAME).exists():
+            return ()
+        file = directory / FILE_NAME
+    found = read_envelopes(file)
+    if not any(digest in claims(one) for one in found):
+        raise Refused(
+            ExitCode.BAD_DATA,
+            f"`{file}` has no signature of `{digest}`, which is what the policies are now",
+            fix="sign them again: `mfw policies sign DIR --key FILE`, or remove the file",
+        )
+    return found
 
 
 def run_activate(digest: str, *, reason: str, service: Service, as_json: bool) -> None:
@@ -126,7 +169,7 @@ def _show_reasons(reasons: object) -> None:
     console(stderr=True).print(listing)
 
 
-def run_force(digest: str, *, reason: str, as_json: bool) -> None:
+def run_force(digest: str, *, reason: str, unsafe_unsigned: bool = False, as_json: bool) -> None:
     """Put a stored set into force past the one that is, in the database of the settings. Raises `FirewallError`."""
     import asyncio
     import os
@@ -139,10 +182,14 @@ def run_force(digest: str, *, reason: str, as_json: bool) -> None:
     from app.cli.keys import named_database
     from app.persistence import revision
     from app.persistence.engine import create_engine
+    from app.policies.signatures import RequiredSigners
     from app.policies.store import Activation, PolicySetStore
     from app.service.force import force
+    from app.settings import Settings
 
     digest = _digest(digest)
+    policies = Settings.load(rules_for={"policies"}).policies
+    signers = RequiredSigners.of(policies.signers, required=policies.signatures_required)
     try:
         operator = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container: a number for a user
@@ -160,6 +207,8 @@ def run_force(digest: str, *, reason: str, as_json: bool) -> None:
                 clock=partial(datetime.now, UTC),
                 entropy=secrets.token_bytes,
                 engine=f"mutation-firewall/{version('mutation-firewall')}",
+                signers=signers,
+                unsafe_unsigned=unsafe_unsigned,
             )
         finally:
             await engine.dispose()
@@ -170,6 +219,11 @@ def run_force(digest: str, *, reason: str, as_json: bool) -> None:
         write_json({"sequence": made.sequence, "digest": made.digest, "ledger_index": made.ledger_index})
     else:
         console().print(plain(f"in force, unjudged: {made.digest}; ledger entry {made.ledger_index} says so"))
+        if unsafe_unsigned:
+            console(stderr=True).print(
+                "replicas that require signatures do not follow until they have them, or until they are started with "
+                "other settings"
+            )
 
 
 def run_history(*, limit: int, service: Service, as_json: bool) -> None:
@@ -284,7 +338,11 @@ def _digest_of(documents: Sequence[Any]) -> str | None:
 
 
 def _items(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    items = answer.get("items")
+    return _listed(answer, "items")
+
+
+def _listed(answer: Mapping[str, Any], member: str) -> list[dict[str, Any]]:
+    items = answer.get(member)
     return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
 
 

@@ -24,16 +24,25 @@ def policies_push(
     paths: Annotated[list[Path], typer.Argument(help="A directory of policy files, or the files.")],
     *,
     note: Annotated[str | None, typer.Option(help="Where the set comes from, for those who list it.")] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `mfw policies sign` wrote (default: policy-set.dsse.json in the directory, if it is there)."
+        ),
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Check policies here and store them in a service as one set. It decides nothing until it is activated."""
+    """Check policies here and store them in a service as one set. It decides nothing until it is activated.
+
+    Pushed again, a set stays as it is, and takes further signatures.
+    """
     from app.cli.policy_sets import run_push
 
     with reporting(as_json=as_json):
-        run_push(paths, service=_service(url, api_key, timeout), note=note, as_json=as_json)
+        run_push(paths, service=_service(url, api_key, timeout), note=note, signature=signature, as_json=as_json)
 
 
 @policies.command(
@@ -94,7 +103,18 @@ def policies_rollback(
 
 @policies.command("force", epilog="Example: `mfw policies force sha256:... --reason 'locked out'`")
 def policies_force(
-    digest: Annotated[str, typer.Argument(help="A stored set.")], *, reason: Reason, as_json: Json = False
+    digest: Annotated[str, typer.Argument(help="A stored set.")],
+    *,
+    reason: Reason,
+    unsafe_unsigned: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-unsigned",
+            help="Also without the signatures that MFW_POLICIES__SIGNERS requires. The ledger says so, and replicas "
+            "with such a setting follow only when it is changed or the signatures come.",
+        ),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Break the glass: put a stored set into force without asking the one that is.
 
@@ -104,7 +124,7 @@ def policies_force(
     from app.cli.policy_sets import run_force
 
     with reporting(as_json=as_json):
-        run_force(digest, reason=reason, as_json=as_json)
+        run_force(digest, reason=reason, unsafe_unsigned=unsafe_unsigned, as_json=as_json)
 
 
 @policies.command("export", epilog="Example: `mfw policies export sha256:... -o policies-in-force`")

@@ -4,21 +4,24 @@ The rule of combination, in full:
 
 1. A policy speaks only while it is valid, if its `match` fits and all its `matchConditions` are true. One that is false
    silences it, even when another fails; if none is false and one fails, that failure speaks as a deny (`rule_error`).
-2. Every rule of a speaking policy is evaluated. True: it asks for its effect. False: it is silent. Failed: it asks for
-   deny, whatever its own effect (`rule_error`).
+2. Every rule of a speaking policy is evaluated, and every freeze whose window is open. True: it asks for its effect.
+   False: it is silent. Failed: it asks for deny, whatever its own effect (`rule_error`).
 3. deny > hold > allow; if nothing speaks, the default is deny.
 4. A policy in shadow is evaluated and its reasons are recorded, but 3 does not see it, nor its failures.
 5. The obligations of all rules that won are in the verdict. A rule that allows or holds and whose obligation cannot be
    computed has failed (2); one that denies speaks without it.
+6. A budget of a speaking policy that this mutation would use, and that has no room, asks for its effect like a rule.
+   One that nobody counted asks for deny, unless a policy denies anyway: it could not change that, and is left out.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
 from app.core.cel import Bindings, EvaluationError, Program, bind, metered, one_line
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Duty, Policy, Rule
-from app.core.types import Effect, Json, JsonObject, Mode, NormalisedMutation, Obligation, Reason, Verdict
+from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
+from app.core.types import BudgetUse, Effect, Json, JsonObject, Mode, NormalisedMutation, Obligation, Reason, Verdict
 from app.core.validity import ALWAYS, Phase
 
 # Who speaks where no policy does; no policy can have this name.
@@ -44,25 +47,50 @@ class _Spoken(NamedTuple):
     reason: Reason
     failed: bool = False
     approval: Approval | None = None
+    uncounted: bool = False
     obligations: tuple[Obligation, ...] = ()
 
 
-def decide(policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime) -> Verdict:
+class _Meter(NamedTuple):
+    """What is known of budgets, and those that were asked for on the way."""
+
+    counters: Counters
+    uses: list[BudgetUse]
+
+
+def decide(
+    policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime, counters: Counters = NOT_COUNTED
+) -> Verdict:
     """Judge one mutation under one policy set at one instant.
 
-    `now` is aware and in UTC. Never raises: what goes wrong in here is a deny that says so, and tells no more, for an
-    unknown failure may quote anything.
+    `now` is aware and in UTC. `counters` say how much of each budget is used, counted for the uses that a verdict
+    without them names (`Verdict.uncounted`): one that is not there denies. Never raises: what goes wrong in here is a
+    deny that says so, and tells no more, for an unknown failure may quote anything.
     """
     try:
         bindings = bind(normalised.inputs, now=now)
-        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings)]
-        return _combine(spoken, normalised.inputs)
+        meter = _Meter(counters, [])
+        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, meter)]
+        if not meter.uses:
+            return _combine(spoken, normalised.inputs)
+        return _metered(spoken, normalised.inputs, meter.uses)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
 
 
-def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
+def _metered(spoken: list[_Spoken], inputs: JsonObject, uses: list[BudgetUse]) -> Verdict:
+    """Combine where budgets have a say. Those that nobody counted are left out where that cannot change the effect."""
+    known = [use for use in uses if use.used is not None]
+    if len(known) != len(uses):
+        without = _combine([word for word in spoken if not word.uncounted], inputs)
+        # A default deny may still become a hold.
+        if without.effect is Effect.DENY and without.reasons[0].policy != FIREWALL:
+            return without._replace(budgets=tuple(known))
+    return _combine(spoken, inputs)._replace(budgets=tuple(uses))
+
+
+def _ask(policy: Policy, bindings: Bindings, meter: _Meter) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
     if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
         return []
@@ -80,14 +108,47 @@ def _ask(policy: Policy, bindings: Bindings) -> Iterable[_Spoken]:
         return failures
     spoken: list[_Spoken] = []
     for rule, reason in zip(policy.rules, policy.reasons, strict=True):
+        frozen = None if rule.window is None else rule.window.end(bindings.now)
+        if rule.window is not None and frozen is None:
+            continue
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
+            if frozen is not None:
+                spoken.append(_Spoken(_frozen(reason, frozen), approval=rule.approval))
+                continue
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
             word = _Spoken(said, approval=rule.approval)
             spoken.append(word if not rule.duties else _obliging(word, policy, rule, bindings))
         elif holds is not False:
             spoken.append(_failure(policy, rule.name, holds, "when"))
+    for position, budget in enumerate(policy.budgets):
+        limited = _budget(policy, budget, bindings, meter, clause=f"budgets[{position}]")
+        if limited is not None:
+            spoken.append(limited)
     return spoken
+
+
+def _budget(policy: Policy, budget: Budget, bindings: Bindings, meter: _Meter, *, clause: str) -> _Spoken | None:
+    """Ask one budget: it is silent while there is room."""
+    holds = True if budget.when is None else _evaluate(budget.when, bindings)
+    if holds is False:
+        return None
+    if holds is not True:
+        return _failure(policy, budget.name, holds, f"{clause}.when")
+    try:
+        use = counted(concerned(policy, budget, bindings), meter.counters)
+    except EvaluationError as error:
+        return _failure(policy, budget.name, str(error), clause)
+    except Exception as error:  # noqa: BLE001 - as for a rule
+        return _failure(policy, budget.name, f"`{type(error).__name__}`", clause)
+    meter.uses.append(use)
+    if use.has_room:
+        return None
+    if use.used is None:
+        unknown = _failure(policy, budget.name, "how much of this budget is used is not known", clause)
+        return unknown._replace(uncounted=True)
+    message = exhausted_message(budget, use)
+    return _Spoken(Reason(policy.name, budget.name, budget.effect, message, policy.mode), approval=budget.approval)
 
 
 def _evaluate(program: Program, bindings: Bindings) -> bool | str:
@@ -133,6 +194,13 @@ def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reaso
     except Exception:  # noqa: BLE001 - the effect stands without its explanation
         return reason
     return Reason(reason.policy, reason.rule, reason.effect, text, reason.mode) if text else reason
+
+
+def _frozen(reason: Reason, end: datetime) -> Reason:
+    """Give the reason of a freeze with what its reader wants to know: when to come back."""
+    until = f"; the window ends at {end.isoformat().replace('+00:00', 'Z')}"
+    message = one_line(reason.message, MESSAGE_MAX_CHARS - len(until)) + until
+    return Reason(reason.policy, reason.rule, reason.effect, message, reason.mode)
 
 
 def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, assert_never
 
-from app.core.cel import Program, can_exceed, one_line
+from app.core.candidates import Candidates, Indexed, Names
+from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line
+from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
 from app.core.validity import ALWAYS, Validity
@@ -31,6 +34,12 @@ class PropertyPattern:
         # JSON knows one kind of number, but true is not 1.
         return found == self.value and isinstance(found, bool) == isinstance(self.value, bool)
 
+    @property
+    def need(self) -> Need | None:
+        """The same as a need, None where it is not one of a constant."""
+        key = key_of(self.value) if self.glob is None else self.glob.literal
+        return None if key is None else Need(frozenset({key}), missing=True)
+
 
 @dataclass(frozen=True, slots=True)
 class LabelPattern:
@@ -43,6 +52,11 @@ class LabelPattern:
         """Tell whether the label is there and fits."""
         found = labels.get(self.key)
         return isinstance(found, str) and self.glob.matches(found)
+
+    @property
+    def need(self) -> Need | None:
+        """The same as a need, None where a pattern leaves the text open."""
+        return None if self.glob.literal is None else Need(frozenset({self.glob.literal}), missing=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,21 @@ class EntityPattern:
                     return False
         return True
 
+    def needs(self, entity: str) -> dict[Path, Need | None]:
+        """Give what it needs of the input `entity`, by path: None where a pattern leaves the value open."""
+        found: dict[Path, Need | None] = {}
+        for member, glob in (("type", self.type), ("id", self.id)):
+            if glob is not None:
+                found[entity, member] = None if glob.literal is None else _need(glob.literal)
+        for pattern in self.properties:
+            path = (entity, "properties", pattern.name)
+            # Two patterns for one property are no single need.
+            found[path] = pattern.need if path not in found else None
+        for label in self.labels:
+            below = (entity, "properties", "labels", label.key)
+            found[below] = label.need if below not in found else None
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -105,12 +134,72 @@ class Match:
             and (not self.subjects or _fits(inputs["subject"], self.subjects))
         )
 
+    def needs(self) -> Needs:
+        """Give what must hold in order that it fits."""
+        return _all_of(_any_of(alternatives) for alternatives in self._alternatives())
+
+    def fits_names(self, names: Names) -> bool:
+        """Tell whether a mutation with these names can fit."""
+        subject, action, resource = names
+        return (
+            (not self.actions or _fits(action, self.actions))
+            and (not self.resources or _may_fit(resource, self.resources))
+            and (not self.subjects or _may_fit(subject, self.subjects))
+        )
+
+    def settled(self, met: frozenset[Path], named: frozenset[Path] = frozenset()) -> bool:
+        """Tell whether a mutation that meets the needs at `met`, and whose names at `named` can fit, is certain to."""
+        if self.exclude:
+            return False
+        for alternatives in self._alternatives():
+            paths = {path for needs in alternatives for path in needs}
+            if not paths <= met | named:
+                return False
+            # "a with b, or c with d" is more than "a or c" and "b or d".
+            if len(alternatives) > 1 and (len(paths) > 1 or not all(alternatives)):
+                return False
+            if any(need is None and path not in named for needs in alternatives for path, need in needs.items()):
+                return False
+        return True
+
+    def _alternatives(self) -> list[list[dict[Path, Need | None]]]:
+        """Give, for each member that restricts, what each of its entries needs."""
+        members: list[list[dict[Path, Need | None]]] = [
+            [{("action", "name"): None if glob.literal is None else _need(glob.literal)} for glob in self.actions],
+            [pattern.needs("resource") for pattern in self.resources],
+            [pattern.needs("subject") for pattern in self.subjects],
+        ]
+        return [entries for entries in members if entries]
+
+
+def _need(constant: str) -> Need:
+    return Need(frozenset({constant}), missing=False)
+
+
+def _all_of(several: Iterable[Needs]) -> Needs:
+    found: Needs = {}
+    for needs in several:
+        found = both(found, needs)
+    return found
+
+
+def _any_of(several: Iterable[Mapping[Path, Need | None]]) -> Needs:
+    found: Needs | None = None
+    for needs in several:
+        known = {path: need for path, need in needs.items() if need is not None}
+        found = known if found is None else either(found, known)
+    return found or {}
+
 
 def _fits(found: Any, patterns: Iterable[Glob | EntityPattern]) -> bool:
     for pattern in patterns:  # noqa: SIM110 - `any` makes a generator each time
         if pattern.matches(found):
             return True
     return False
+
+
+def _may_fit(name: str, patterns: Iterable[EntityPattern]) -> bool:
+    return any(pattern.type is None or pattern.type.matches(name) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +232,10 @@ class Duty:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds."""
+    """One predicate with an effect; `when` is None for a rule that always speaks. `approval` is there iff it holds.
+
+    With a `window` it is a freeze, and speaks only while one of its windows is open.
+    """
 
     name: str
     effect: Effect
@@ -152,13 +244,43 @@ class Rule:
     message_expression: Program | None = None
     approval: Approval | None = None
     duties: tuple[Duty, ...] = ()
+    window: Window | None = None
+
+
+class Per(StrEnum):
+    """Whose budget it is: each subject, each resource, or each text that an expression gives, has one of its own."""
+
+    SUBJECT = "subject"
+    RESOURCE = "resource"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much may be allowed in a sliding window: `limit` mutations, or with `distinct` so many different values.
+
+    `key` is there iff `per` is KEY, `approval` iff `effect` is hold; `effect` is never allow.
+    """
+
+    name: str
+    per: Per
+    limit: int
+    window: str
+    window_seconds: int
+    effect: Effect = Effect.DENY
+    key: Program | None = None
+    distinct: Program | None = None
+    when: Program | None = None
+    message: str | None = None
+    approval: Approval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One compiled policy. `reasons` are what its rules say when they speak, unless an expression says it better.
+    """One compiled policy, its freezes behind its rules.
 
-    `metered`: its expressions and their variables together can cost more than a policy may.
+    `reasons` are what its rules say when they speak, unless an expression says it better. `metered`: its expressions
+    and their variables together can cost more than a policy may.
     """
 
     name: str
@@ -167,6 +289,7 @@ class Policy:
     match: Match = field(default_factory=Match)
     conditions: tuple[Condition, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
     validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
     metered: bool = field(init=False, repr=False, compare=False)
@@ -183,29 +306,27 @@ class Policy:
         for rule in self.rules:
             own = (rule.when, rule.message_expression, *(duty.expression for duty in rule.duties))
             yield from (program for program in own if program is not None)
+        for budget in self.budgets:
+            yield from (program for program in (budget.when, budget.key, budget.distinct) if program is not None)
 
-    def exact_types(self) -> tuple[str, ...] | None:
-        """Give the only resource types this policy can match, None if a pattern leaves them open."""
-        found: list[str] = []
-        for pattern in self.match.resources:
-            if pattern.type is None or pattern.type.literal is None:
-                return None
-            found.append(pattern.type.literal)
-        return tuple(found) or None
+    def needs(self) -> Needs:
+        """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.
 
-    def exact_actions(self) -> tuple[str, ...] | None:
-        """Give the only actions this policy can match, None if a pattern leaves them open."""
-        found: list[str] = []
-        for glob in self.match.actions:
-            if glob.literal is None:
-                return None
-            found.append(glob.literal)
-        return tuple(found) or None
+        INVARIANT: all a policy can say comes from a condition that fails and from a rule. What else can make it speak
+        must be looked at here.
+        """
+        conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
+        found = both(self.match.needs(), conditions)
+        # A condition that fails speaks, whatever the rules say.
+        if all(condition.program.lifted.sure for condition in self.conditions):
+            found = both(found, _any_of(rule.when.lifted.needs if rule.when is not None else {} for rule in self.rules))
+        return {path: need for path, need in found.items() if need.constants is not None}
 
 
 def _said(rule: Rule) -> str:
     """Give the message of a rule: its text, else a sentence of ours."""
-    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or _default_message(rule.effect)
+    default = _default_message(rule.effect) if rule.window is None else "changes are frozen"
+    return one_line(rule.message or "", MESSAGE_MAX_CHARS) or default
 
 
 def _default_message(effect: Effect) -> str:
@@ -223,12 +344,11 @@ def _default_message(effect: Effect) -> str:
 class CompiledPolicySet:
     """An immutable collection of policies, named by the digest of their content.
 
-    The index maps resource type and action to the policies that can match them, so that the cost of a decision follows
-    the policies that can match, not those that exist. Policies whose types or actions are patterns are in every
-    bucket that they could belong to; `select` tests `match` itself before it answers, the index only leaves out.
+    An index of what policies need leaves out those that have nothing to say, so that the cost of a decision follows the
+    policies that can match, not those that exist.
     """
 
-    __slots__ = ("_by_type", "_other", "digest", "policies")
+    __slots__ = ("_candidates", "digest", "policies")
 
     def __init__(self, policies: Iterable[Policy], *, digest: str) -> None:
         """Index the policies, sorted by name.
@@ -242,9 +362,7 @@ class CompiledPolicySet:
             raise ValueError("a policy set without policies would deny everything without saying why")
         if len({policy.name for policy in self.policies}) != len(self.policies):
             raise ValueError("two policies have the same name")
-        types = sorted({name for policy in self.policies for name in policy.exact_types() or ()})
-        self._by_type = {name: _Bucket(p for p in self.policies if _can_match(p, name)) for name in types}
-        self._other = _Bucket(p for p in self.policies if p.exact_types() is None)
+        self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in self.policies)
 
     @property
     def rules(self) -> tuple[tuple[Policy, Rule], ...]:
@@ -252,27 +370,5 @@ class CompiledPolicySet:
         return tuple((policy, rule) for policy in self.policies for rule in policy.rules)
 
     def select(self, inputs: JsonObject) -> tuple[Policy, ...]:
-        """Give the policies whose `match` fits, sorted by name; their conditions and rules are still to be asked."""
-        bucket = self._by_type.get(inputs["resource"]["type"], self._other)
-        candidates = bucket.by_action.get(inputs["action"]["name"], bucket.other)
-        return tuple([policy for policy in candidates if policy.match.matches(inputs)])
-
-
-class _Bucket:
-    """The policies of one resource type (or of all types no policy names), by action."""
-
-    __slots__ = ("by_action", "other")
-
-    def __init__(self, policies: Iterable[Policy]) -> None:
-        members = tuple(policies)
-        exact = {policy.name: policy.exact_actions() for policy in members}
-        actions = {action for names in exact.values() for action in names or ()}
-        self.other = tuple(p for p in members if exact[p.name] is None)
-        self.by_action = {
-            action: tuple(p for p in members if (only := exact[p.name]) is None or action in only) for action in actions
-        }
-
-
-def _can_match(policy: Policy, resource_type: str) -> bool:
-    only = policy.exact_types()
-    return only is None or resource_type in only
+        """Give the policies to ask, sorted by name: their `match` fits, and all others would say nothing."""
+        return self._candidates.select(inputs)

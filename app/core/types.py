@@ -72,6 +72,31 @@ class Reason:
     clause: str | None = None
 
 
+class BudgetUse(NamedTuple):
+    """A budget that a mutation would use: at most `limit` uses, or different values, in the last `window_seconds`.
+
+    `key` says whose budget it is and `value` which value is counted (None where uses are), each as SHA-256 of 32 bytes.
+    `used` is what was counted before this mutation, None where nobody counted; `seen` means that its value was
+    counted already. `window` is the policy's own text.
+    """
+
+    policy: str
+    budget: str
+    mode: Mode
+    key: bytes
+    value: bytes | None
+    limit: int
+    window: str
+    window_seconds: int
+    used: int | None = None
+    seen: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more use stays within the limit; never where nobody counted."""
+        return self.used is not None and (self.seen or self.used < self.limit)
+
+
 @dataclass(frozen=True, slots=True)
 class Obligation:
     """What the enforcement point must do as well: a rule that won says so. `value` is any JSON value."""
@@ -87,10 +112,17 @@ class Verdict(NamedTuple):
 
     `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
     it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `obligations` are
-    those of every rule that won, in the order of policies and rules.
+    those of every rule that won, in the order of policies and rules. `budgets` are those that this mutation would use.
+    Where nobody counted one of them the answer is no, for now: count them and decide again.
     """
 
     effect: Effect
     reasons: tuple[Reason, ...]
     approval: Mapping[str, Any] | None = None
     obligations: tuple[Obligation, ...] = ()
+    budgets: tuple[BudgetUse, ...] = ()
+
+    @property
+    def uncounted(self) -> tuple[BudgetUse, ...]:
+        """The budgets that have to be counted before this verdict is one."""
+        return tuple([use for use in self.budgets if use.used is None]) if self.budgets else ()

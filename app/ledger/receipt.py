@@ -16,6 +16,7 @@ from uuid import UUID
 
 import orjson
 
+from app.core.budgets import to_record
 from app.core.canonical import canonical
 from app.core.principal import Principal
 from app.core.types import Effect, JsonObject, Mode, Mutation, Verdict
@@ -154,6 +155,8 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "decision": verdict.effect,
             "reasons": verdict.reasons,
             "approval": verdict.approval,
+            # Inputs as well: a decision is made again with what it saw of its budgets.
+            **({"budgets": budgets} if (budgets := to_record(verdict.budgets)) else {}),
             # Left out where there are none: the form of a record changes by what is new in it alone.
             **({"obligations": verdict.obligations} if verdict.obligations else {}),
         }

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import FirewallError, Kind
+from app.ledger.append import WRITE
 from app.ledger.receipt import SealedEntry
-from app.persistence.tables import ledger_entries, ledger_head, ledger_records
 
 # As in append.py: nothing is acknowledged that is not on disk. For this transaction only; the connection is of a pool.
 _DURABLE = sa.text(
@@ -25,24 +25,9 @@ async def append_within(connection: AsyncConnection, entries: Sequence[SealedEnt
     FirewallError (UNAVAILABLE) where the ledger has no head.
     """
     await connection.execute(_DURABLE)
-    count = len(entries)
-    # The head's row lock, held until the commit, makes indexes gapless across processes.
-    taken = (
-        sa.update(ledger_head).values(next_index=ledger_head.c.next_index + count).returning(ledger_head.c.next_index)
-    )
-    after = await connection.scalar(taken)
-    if after is None:
+    # The writer's own statement: one round trip, and the head is held from here on and not from any earlier.
+    columns = tuple(list(column) for column in zip(*entries, strict=True))
+    first: int | None = (await connection.exec_driver_sql(WRITE, columns)).scalar()
+    if first is None:
         raise FirewallError(Kind.UNAVAILABLE, "the ledger has no head; restore the database")
-    first = int(after) - count
-    await connection.execute(
-        sa.insert(ledger_entries),
-        [
-            {"idx": idx, "id": entry.id, "kind": str(entry.kind), "receipt": entry.receipt}
-            for idx, entry in enumerate(entries, start=first)
-        ],
-    )
-    await connection.execute(
-        sa.insert(ledger_records),
-        [{"idx": idx, "salt": entry.salt, "record": entry.record} for idx, entry in enumerate(entries, start=first)],
-    )
     return first

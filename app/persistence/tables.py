@@ -128,6 +128,26 @@ policy_set_activations = Table(
     Index("policy_set_activations_ledger_id_key", "ledger_id", unique=True),
 )
 
+# INVARIANT: rows are inserted and never changed (a trigger). A row proves nothing by being here: whoever relies on a
+# signature verifies it again, with keys that are not in this database.
+policy_set_signatures = Table(
+    "policy_set_signatures",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    # SHA-256 of the public key, in hex.
+    Column("keyid", Text, primary_key=True),
+    # Part of the key, so that a row which somebody made up never stands in the way of the good one.
+    Column("signature", LargeBinary, primary_key=True),
+    # The in-toto statement that was signed; with the signature it makes the DSSE envelope.
+    Column("payload", LargeBinary, nullable=False),
+    Column("added_by", Text, nullable=False),
+    Column("added_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    ForeignKeyConstraint(["digest"], ["policy_sets.digest"], name="policy_set_signatures_digest_fkey"),
+    CheckConstraint("keyid ~ '^[0-9a-f]{64}$'", name="keyid"),
+    CheckConstraint("octet_length(signature) = 64", name="signature"),
+    CheckConstraint("octet_length(payload) BETWEEN 2 AND 65536", name="payload"),
+)
+
 # What allowed mutations took from budgets. Not append-only: rows go when no window looks back at them any more, and the
 # ledger, written by the same transaction, keeps the decision. INVARIANT: who writes here holds the lock of the key.
 budget_uses = Table(

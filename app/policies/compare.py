@@ -100,25 +100,41 @@ def _policy(name: str, before: Document, after: Document) -> Iterator[Difference
         for item in old.variables.keys() & new.variables.keys()
         if signature(old.variables[item]) != signature(new.variables[item])
     }
-    for rule in sorted(old.rules.keys() | new.rules.keys()):
-        yield from _rule(name, rule, old, new, changed)
+    for part, kind in (("rules", shape.RULE), ("freezes", shape.FREEZE), ("budgets", shape.BUDGET)):
+        was, now = old.rules[part], new.rules[part]
+        for rule in sorted(was.keys() | now.keys()):
+            variables = _Variables(new.variables, changed)
+            yield from _rule(name, f"{part}.{rule}", was.get(rule), now.get(rule), kind.known, variables)
 
 
-def _rule(policy: str, rule: str, old: "_Meaning", new: "_Meaning", changed: set[str]) -> Iterator[Difference]:
-    part = f"rules.{rule}"
-    one, other = old.rules.get(rule), new.rules.get(rule)
+@dataclass(frozen=True, slots=True)
+class _Variables:
+    """The variables of the later policy, and the names of those that changed."""
+
+    texts: Mapping[str, str]
+    changed: set[str]
+
+
+def _rule(
+    policy: str,
+    part: str,
+    one: dict[str, Any] | None,
+    other: dict[str, Any] | None,
+    known: Iterable[str],
+    variables: _Variables,
+) -> Iterator[Difference]:
     if one is None or other is None:
         change = Change.ADDED if one is None else Change.REMOVED
         yield Difference(policy, part, change, "", _summary(one), _summary(other))
         return
-    for member in shape.RULE.known[1:]:
+    for member in known:
         was, now = one.get(member), other.get(member)
         if _meaning(member, was) != _meaning(member, now):
             yield Difference(policy, part, Change.CHANGED, member, _written(was), _written(now))
-    texts = [other.get("when"), other.get("messageExpression")]
+    texts = [other.get(member) for member in ("when", "messageExpression", "key", "distinct")]
     texts += [item.get("valueExpression") for item in other.get("obligations", ())]
-    read = {name for text in texts for name in _read(text, new.variables)}
-    for variable in sorted(read & changed):
+    read = {name for text in texts for name in _read(text, variables.texts)}
+    for variable in sorted(read & variables.changed):
         yield Difference(policy, part, Change.CHANGED, f"variables.{variable}", None, None)
 
 
@@ -151,14 +167,24 @@ class _Meaning:
             "matchConditions": {item["name"]: item["expression"] for item in spec.get("matchConditions", ())},
             "variables": self.variables,
         }
-        self.rules: dict[str, dict[str, Any]] = {item["name"]: item for item in spec["rules"]}
+        self.rules: dict[str, dict[str, dict[str, Any]]] = {
+            "rules": {item["name"]: item for item in spec.get("rules", ())},
+            **{
+                part: {item["name"]: {"effect": "deny", **item} for item in spec.get(part, ())}
+                for part in ("freezes", "budgets")
+            },
+        }
 
 
 def _meaning(member: str, value: Any) -> Any:
     """Give a member of a rule in a form in which equal meaning is equal."""
     if member == "when":
         return signature(value if value is not None else "true")
-    if member == "messageExpression":
+    if member == "schedule" and value is not None:
+        return value.split()
+    if member in {"duration", "window"} and value is not None:
+        return _seconds(value)
+    if member in {"messageExpression", "key", "distinct"}:
         return signature(value) if value is not None else None
     if member == "approval" and value is not None:
         clocks = {"expiresAfter": shape.EXPIRES_AFTER, "executeWithin": shape.EXECUTE_WITHIN}
@@ -191,7 +217,10 @@ def _seconds(text: str) -> int:
 
 
 def _summary(rule: Mapping[str, Any] | None) -> str | None:
-    return None if rule is None else f"{rule['effect']} when {_written(rule.get('when', 'true'))}"
+    if rule is None:
+        return None
+    beyond = f" beyond {rule['limit']} in {rule['window']}" if "limit" in rule else ""
+    return f"{rule['effect']}{beyond} when {_written(rule.get('when', 'true'))}"
 
 
 def _written(value: Any) -> str | None:

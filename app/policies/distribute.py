@@ -2,7 +2,8 @@
 
     (1) notice    a notification, or the poll interval is over
     (2) read      the last activation, or the files
-    (3) check     compile off the request path; an error anywhere refuses the set whole, and the set in force stays
+    (3) check     who signed it, where signers are named; compile off the request path; an error anywhere refuses the
+                  set whole, and the set in force stays
     (4) swap      one assignment: a request that has begun keeps the set that it read
     (5) keep      the last good copy on the local disk
 
@@ -12,10 +13,12 @@ INVARIANT: what is in force was checked whole; nothing that fails here takes it 
 import asyncio
 import contextlib
 import logging
+import os
 import random
+import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,12 +27,16 @@ from typing import Any, Final, NamedTuple
 
 import asyncpg
 
+from app.core import dsse
+from app.core.dsse import Envelope
 from app.core.index import CompiledPolicySet
 from app.errors import FirewallError, Kind
 from app.persistence.engine import DATABASE_ERRORS
 from app.policies import last_good
 from app.policies.diagnostics import PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_documents, fingerprint
+from app.policies.signatures import FILE_NAME as SIGNATURES
+from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import CHANNEL, Latest, PolicySetStore
 
 # Seconds. Without notifications an activation is seen within this time.
@@ -55,6 +62,7 @@ class Failure(StrEnum):
     REFUSED = "refused"  # it has errors, or is damaged
     UNREADABLE = "unreadable"  # the database or the directory did not answer
     COPY = "copy"  # the last good copy could not be written or read
+    UNSIGNED = "unsigned"  # too few of those who must have signed it did
 
 
 class SourceState(StrEnum):
@@ -63,6 +71,9 @@ class SourceState(StrEnum):
     CURRENT = "current"
     DOUBTFUL = "doubtful"  # in force and good, but perhaps not what it should be
     BEHIND = "behind"  # for too long
+
+
+_FAILURES: Final = {Kind.INVALID_POLICY: Failure.REFUSED, Kind.INVALID_SIGNATURE: Failure.UNSIGNED}
 
 
 class SourceReport(NamedTuple):
@@ -77,7 +88,8 @@ class SetInForce:
     """A compiled set and how it came here.
 
     `content` are the bytes that its digest is of. `sequence` is its activation's, None from a directory. `since` is
-    when this process took it, `taken` the same by the monotonic clock. `stale`: from the last good copy, unconfirmed.
+    when this process took it, `taken` the same by the monotonic clock. `signed` says who signed it, None where nobody
+    is named who could. `stale`: from the last good copy, unconfirmed.
     """
 
     policy_set: CompiledPolicySet
@@ -86,6 +98,7 @@ class SetInForce:
     since: datetime
     taken: float
     stale: bool = False
+    signed: Signed | None = None
 
     @property
     def digest(self) -> str:
@@ -96,8 +109,8 @@ class SetInForce:
 class PolicySource(ABC):
     """The set in force, and the task that follows it. Belongs to the event loop that `start` ran in.
 
-    `changed` is told of each set that comes into force here, `failed` of each look that came to nothing. Times are in
-    seconds.
+    `signers` are those who must have signed a set. `changed` is told of each set that comes into force here, `failed`
+    of each look that came to nothing. Times are in seconds.
     """
 
     name: str
@@ -107,6 +120,7 @@ class PolicySource(ABC):
         *,
         poll_seconds: float = POLL_SECONDS,
         max_lag_seconds: float = MAX_LAG_SECONDS,
+        signers: RequiredSigners = NOBODY,
         changed: Callable[[SetInForce], None] = lambda _: None,
         failed: Callable[[Failure], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -115,6 +129,7 @@ class PolicySource(ABC):
     ) -> None:
         self._poll_seconds = poll_seconds
         self._max_lag = max_lag_seconds
+        self._signers = signers
         self._on_change = changed
         self._on_failure = failed
         self._monotonic = monotonic
@@ -173,6 +188,8 @@ class PolicySource(ABC):
         else:
             one = self._in_force
             words = [f"{len(one.policy_set.policies)} policies, {one.digest}, from the {self.name}"]
+            if one.signed is not None and one.signed.signers:
+                words.append(f"signed by {', '.join(signer.name for signer in one.signed.signers)}")
         if self.stale:
             words.append("from the last good copy, not confirmed yet")
         if lag:
@@ -199,8 +216,7 @@ class PolicySource(ABC):
             try:
                 await self._look()
             except FirewallError as error:
-                refused = error.kind is Kind.INVALID_POLICY
-                self._fail(Failure.REFUSED if refused else Failure.UNREADABLE, str(error))
+                self._fail(_FAILURES.get(error.kind, Failure.UNREADABLE), str(error))
             except Exception:  # noqa: BLE001 - INVARIANT: following outlives whatever happens to one look
                 _log.exception("policy set not followed")
                 self._fail(Failure.UNREADABLE, "an internal error; the log has it")
@@ -229,17 +245,37 @@ class PolicySource(ABC):
             self._wake.clear()
             await self.refresh()
 
-    def _swap(self, checked: Checked, *, sequence: int | None, stale: bool = False) -> SetInForce:
+    def _verified(self, digest: str, envelopes: Iterable[Envelope]) -> Signed | None:
+        """Step (3), first half: who signed a set, None where nobody is named who could.
+
+        Raises FirewallError (INVALID_SIGNATURE) where too few of those who must have signed it did.
+        """
+        if not self._signers.signers:
+            return None
+        signed = self._signers.verify(digest, envelopes)
+        signed.check()
+        return signed
+
+    def _swap(
+        self, checked: Checked, *, signed: Signed | None, sequence: int | None, stale: bool = False
+    ) -> SetInForce:
         """Step (4). Raises PolicyErrors where the set is refused."""
         if checked.policy_set is None:
             raise PolicyErrors(checked.diagnostics)
-        taken = SetInForce(checked.policy_set, checked.content, sequence, self._now(), self._monotonic(), stale)
+        taken = SetInForce(checked.policy_set, checked.content, sequence, self._now(), self._monotonic(), stale, signed)
         self._in_force = taken
         swapped, self._swapped = self._swapped, asyncio.Event()
         swapped.set()
         self._on_change(taken)
         warnings = sum(one.severity is Severity.WARNING for one in checked.diagnostics)
-        fields = {"digest": taken.digest, "sequence": sequence, "source": self.name, "warnings": warnings}
+        fields: dict[str, Any] = {
+            "digest": taken.digest,
+            "sequence": sequence,
+            "source": self.name,
+            "warnings": warnings,
+        }
+        if signed is not None:
+            fields["signers"] = [one.name for one in signed.signers]
         _log.info("policy set in force", extra={"fields": fields})
         return taken
 
@@ -259,11 +295,15 @@ class DirectorySource(PolicySource):
     name = "directory"
 
     def __init__(self, path: Path, **options: Any) -> None:
-        """Load the directory now. Raises PolicyErrors; afterwards a set that is refused leaves the one before."""
+        """Load the directory now; afterwards a set that is refused leaves the one before.
+
+        Raises PolicyErrors, FirewallError (INVALID_SIGNATURE).
+        """
         super().__init__(**options)
         self._path = path
         self._seen = _fingerprint(path)
-        self._swap(check_directory(path), sequence=None)
+        checked, signed = self._check()
+        self._swap(checked, signed=signed, sequence=None)
 
     @property
     def lag(self) -> float:
@@ -274,19 +314,72 @@ class DirectorySource(PolicySource):
         seen = await asyncio.to_thread(_fingerprint, self._path)
         if seen is not None and seen == self._seen:
             return
-        checked = await asyncio.to_thread(check_directory, self._path)
-        # Not remembered when it changed while it was read, so that the next look reads it again.
-        self._seen = seen if seen == await asyncio.to_thread(_fingerprint, self._path) else None
-        if checked.policy_set is None or self._in_force is None or checked.policy_set.digest != self._in_force.digest:
-            self._swap(checked, sequence=None)
+        self._seen = None
+        try:
+            checked, signed = await asyncio.to_thread(self._check)
+        finally:
+            # Not remembered when it changed while it was read, so that the next look reads it again.
+            self._seen = seen if seen == await asyncio.to_thread(_fingerprint, self._path) else None
+        held = self._in_force
+        if held is None or checked.policy_set is None or checked.policy_set.digest != held.digest:
+            self._swap(checked, signed=signed, sequence=None)
+        else:
+            self._in_force = replace(held, signed=signed)
         self._problem = None
+
+    def _check(self) -> tuple[Checked, Signed | None]:
+        """Step (3): the signatures last, for only a set that loads has a digest."""
+        checked = check_directory(self._path)
+        if checked.policy_set is None or not self._signers.signers:
+            return checked, None
+        return checked, self._verified(checked.policy_set.digest, _beside(self._path))
 
 
 def _fingerprint(path: Path) -> str | None:
     try:
-        return fingerprint(path)
+        return f"{fingerprint(path)} {_state(path / SIGNATURES)}"
     except OSError:
         return None  # `check_directory` says why
+
+
+def _state(file: Path) -> tuple[int, int, int, int] | None:
+    """Whatever changes when a file does; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _beside(path: Path) -> tuple[Envelope, ...]:
+    """The envelope beside the policies, if there is one.
+
+    Raises FirewallError (INVALID_SIGNATURE) for a file that is none. Does not check: where a link leads. Whoever put
+    the file there, only its signatures count.
+    """
+    try:
+        # Not blocking: what is no file at all might never end.
+        descriptor = os.open(path / SIGNATURES, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _not_read("it is not a regular file")
+            content = file.read(dsse.ENVELOPE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise _not_read((error.strerror or "unknown reason").lower()) from error
+    try:
+        return (dsse.read(content),)
+    except FirewallError as error:
+        raise _not_read(error.detail) from error
+
+
+def _not_read(reason: str) -> FirewallError:
+    return FirewallError(
+        Kind.INVALID_SIGNATURE,
+        f"`{SIGNATURES}` beside the policies has no signatures in it: {reason}",
+        fix="write it with `mfw policies sign DIR --key FILE`",
+    )
 
 
 class DatabaseSource(PolicySource):
@@ -365,10 +458,15 @@ class DatabaseSource(PolicySource):
         self._problem = None
 
     async def _take(self, latest: Latest) -> None:
+        # (3) Signatures first: nothing is compiled that nobody vouches for. A set that lacks one is looked at again at
+        # each poll, for the signature may still come.
+        known = [one.keyid for one in self._signers.signers]
+        stored = await self._store.signatures(latest.digest, keyids=known)
+        signed = await asyncio.to_thread(self._verified, latest.digest, [one.envelope for one in stored])
         _, documents = await self._store.get(latest.digest)
-        checked = await asyncio.to_thread(check_documents, documents)  # (3)
+        checked = await asyncio.to_thread(check_documents, documents)
         try:
-            taken = self._swap(checked, sequence=latest.sequence)
+            taken = self._swap(checked, signed=signed, sequence=latest.sequence)
         except PolicyErrors:
             self._refused = latest.sequence
             raise
@@ -385,6 +483,7 @@ class DatabaseSource(PolicySource):
                 digest=taken.digest,
                 sequence=taken.sequence,
                 documents=taken.content,
+                envelopes=() if taken.signed is None else taken.signed.envelopes,
             )
         except OSError as error:
             reason = (error.strerror or type(error).__name__).lower()
@@ -396,8 +495,9 @@ class DatabaseSource(PolicySource):
             kept = await asyncio.to_thread(last_good.recall, directory)
             if kept is None:
                 return
+            signed = self._verified(kept.digest, kept.envelopes)
             checked = await asyncio.to_thread(check_documents, kept.documents)
-            self._swap(checked, sequence=kept.sequence, stale=True)
+            self._swap(checked, signed=signed, sequence=kept.sequence, stale=True)
         except FirewallError as error:
             self._fail(Failure.COPY, str(error))
 

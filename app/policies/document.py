@@ -1,7 +1,8 @@
 """A document of kind MutationPolicy: from its tree to a compiled policy of the core (docs/policies.md)."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from app.core.canonical import canonical
@@ -17,6 +18,7 @@ from app.core.cel import (
     compile_expression,
 )
 from app.core.decide import FIREWALL
+from app.core.freeze import SCHEDULE_MAX_CHARS, check_schedule, window
 from app.core.glob import GLOB_MAX_CHARS, Glob, compile_glob
 from app.core.index import (
     MESSAGE_MAX_CHARS,
@@ -32,8 +34,11 @@ from app.core.index import (
 )
 from app.core.types import Effect, Json, Mode
 from app.core.validity import ALWAYS, Validity, parse_instant
+from app.core.zones import zone_names
 from app.policies import shape
+from app.policies.budgets import Parts, read_budgets
 from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.durations import check_duration, seconds
 from app.policies.reader import Reader, join
 from app.policies.tree import Mapping, Node, Scalar, Sequence
 
@@ -41,8 +46,6 @@ _NAME = re.compile(f"{shape.NAME_PATTERN}\\Z")
 _OBLIGATION_KEY = re.compile(f"{shape.OBLIGATION_KEY_PATTERN}\\Z")
 # "Any of (both of ..., all of ...)" is two levels; nobody can vote by what nobody can read.
 _APPROVAL_DEPTH_MAX = 4
-_DURATION = re.compile(f"{shape.DURATION_PATTERN}\\Z")
-_DURATION_MAX_SECONDS = 366 * 24 * 3600
 
 
 def read_policy(root: Node, reader: Reader) -> Policy | None:
@@ -104,6 +107,8 @@ def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, 
 
 def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Policy:
     members = reader.mapping(node, "spec", known=shape.SPEC.known, required=shape.SPEC.required)
+    if isinstance(node, Mapping) and not {"rules", "freezes", "budgets"} & members.keys():
+        reader.note(node, "spec", "`rules` is missing", fix="add `rules`")
     mode = reader.choice(members.get("mode"), "spec.mode", tuple(Mode)) or Mode.ENFORCE
     validity = read_validity(members, "spec", reader)
     match = read_match(members["match"], reader) if "match" in members else Match()
@@ -119,6 +124,17 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         for item, path in reader.items(members.get("rules"), "spec.rules")
         if (rule := _rule(item, path, variables, names, reader)) is not None
     ]
+    rules += [
+        freeze
+        for item, path in reader.items(members.get("freezes"), "spec.freezes")
+        if (freeze := _freeze(item, path, variables, names, reader)) is not None
+    ]
+    parts = Parts(
+        name=lambda item, path: _unique(item, path, names, reader),
+        program=lambda item, path, result: _program(item, path, result, variables, reader),
+        approval=lambda item, path: _approval(item, path, reader),
+    )
+    budgets = read_budgets(members.get("budgets"), reader, parts=parts)
     return Policy(
         name=name,
         rules=tuple(rules),
@@ -126,6 +142,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         match=match,
         conditions=tuple(conditions),
         labels=labels,
+        budgets=budgets,
         validity=validity,
     )
 
@@ -294,12 +311,7 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
     if effect in {Effect.DENY, Effect.HOLD} and not {"message", "messageExpression"} & members.keys():
         fix = "add `message`: what the proposer can do instead"
         reader.note(node, path, f"a rule that says `{effect}` needs a `message` or a `messageExpression`", fix=fix)
-    if effect == Effect.HOLD and "approval" not in members:
-        fix = "add `approval: {anyOf: [{group: NAME, count: 1}]}`"
-        reader.note(node, path, "a rule that says `hold` needs `approval`", fix=fix)
-    if effect is not None and effect != Effect.HOLD and "approval" in members:
-        fix = "remove it, or make the effect `hold`"
-        reader.note(members["approval"], f"{path}.approval", f"no approval lifts a rule that says `{effect}`", fix=fix)
+    _approval_if_held(node, path, effect, members, reader)
     if name is None or effect is None:
         return None
     return Rule(
@@ -311,6 +323,40 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
         approval=approval,
         duties=duties,
     )
+
+
+def _freeze(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Rule | None:
+    members = reader.mapping(node, path, known=shape.FREEZE.known, required=shape.FREEZE.required)
+    name = _unique(members.get("name"), f"{path}.name", names, reader)
+    effects = (Effect.DENY, Effect.HOLD)
+    effect = reader.choice(members.get("effect"), f"{path}.effect", effects) or Effect.DENY
+    when = _program(members.get("when"), f"{path}.when", ResultType.BOOL, variables, reader)
+    message = reader.text(members.get("message"), f"{path}.message", max_chars=MESSAGE_MAX_CHARS)
+    schedule = reader.checked(members.get("schedule"), f"{path}.schedule", check_schedule, max_chars=SCHEDULE_MAX_CHARS)
+    zone = reader.checked(members.get("timeZone"), f"{path}.timeZone", _check_zone, max_chars=shape.LABEL_MAX_CHARS)
+    duration = reader.checked(
+        members.get("duration"), f"{path}.duration", check_duration, max_chars=shape.LABEL_MAX_CHARS
+    )
+    approval = _approval(members["approval"], f"{path}.approval", reader) if "approval" in members else None
+    _approval_if_held(node, path, effect, members, reader)
+    if name is None or schedule is None or zone is None or duration is None:
+        return None
+    span = timedelta(seconds=seconds(duration))
+    return Rule(
+        name=name,
+        effect=Effect(effect),
+        when=when,
+        message=message,
+        approval=approval,
+        window=window(schedule, time_zone=zone, duration=span),
+    )
+
+
+def _check_zone(text: str) -> None:
+    if text not in zone_names():
+        near = get_close_matches(text, zone_names(), n=1)
+        fix = f"did you mean `{near[0]}`?" if near else "write a name such as `Europe/Berlin`, or `UTC`"
+        raise ValueError(f"there is no time zone `{text[:64]}`; {fix}")
 
 
 def _duties(node: Node | None, path: str, variables: dict[str, str], reader: Reader) -> tuple[Duty, ...]:
@@ -353,6 +399,15 @@ def _constant(node: Node, path: str, reader: Reader) -> Json:
         reader.note(node, path, "must be text, a number or a boolean", fix="use `valueExpression` for more")
         return None
     return node.value
+
+
+def _approval_if_held(node: Node, path: str, effect: str | None, members: dict[str, Node], reader: Reader) -> None:
+    if effect == Effect.HOLD and "approval" not in members:
+        fix = "add `approval: {anyOf: [{group: NAME, count: 1}]}`"
+        reader.note(node, path, "a rule that says `hold` needs `approval`", fix=fix)
+    if effect is not None and effect != Effect.HOLD and "approval" in members:
+        fix = "remove it, or make the effect `hold`"
+        reader.note(members["approval"], f"{path}.approval", f"no approval lifts a rule that says `{effect}`", fix=fix)
 
 
 def _unique(node: Node | None, path: str, names: set[str], reader: Reader) -> str | None:
@@ -398,7 +453,7 @@ def _approval(node: Node, path: str, reader: Reader) -> Approval | None:
     execute = _duration(members.get("executeWithin"), f"{path}.executeWithin", shape.EXECUTE_WITHIN, reader)
     if tree is None or expires is None or execute is None:
         return None
-    return Approval(tree, expires, _seconds(expires), execute, _seconds(execute))
+    return Approval(tree, expires, seconds(expires), execute, seconds(execute))
 
 
 def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, depth: int) -> dict[str, Any] | None:
@@ -431,21 +486,7 @@ def _quorum(node: Node, path: str, members: dict[str, Node], reader: Reader, *, 
 
 
 def _duration(node: Node | None, path: str, default: str, reader: Reader) -> str | None:
-    return default if node is None else reader.checked(node, path, _check_duration, max_chars=shape.LABEL_MAX_CHARS)
-
-
-def _check_duration(text: str) -> None:
-    if _DURATION.match(text) is None:
-        raise ValueError(f"`{text[:40]}` is not a duration; write hours, minutes and seconds, for example `168h`")
-    if not 1 <= _seconds(text) <= _DURATION_MAX_SECONDS:
-        raise ValueError(f"`{text}` is not between a second and a year; write for example `168h`")
-
-
-def _seconds(text: str) -> int:
-    match = _DURATION.match(text)
-    assert match is not None  # noqa: S101 - `_check_duration` has seen it
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return default if node is None else reader.checked(node, path, check_duration, max_chars=shape.LABEL_MAX_CHARS)
 
 
 def _check_name(text: str) -> None:

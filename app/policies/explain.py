@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from app.core.budgets import Assumed, Counters
 from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
 from app.core.decide import decide
 from app.core.index import Rule
@@ -78,8 +79,12 @@ class Explanation:
     policies: tuple[ExplainedPolicy, ...]
 
 
-def explain(checked: Checked, normalised: NormalisedMutation, *, now: datetime) -> Explanation:
+def explain(
+    checked: Checked, normalised: NormalisedMutation, *, now: datetime, counters: Counters | None = None
+) -> Explanation:
     """Explain one decision. `checked` has a policy set; nothing here changes or decides anything.
+
+    `counters` say how much of which budget is used: nothing, unless they are given.
 
     Raises:
         ValueError: the set was refused.
@@ -94,7 +99,7 @@ def explain(checked: Checked, normalised: NormalisedMutation, *, now: datetime) 
     shown = _Values(normalised.inputs, now)
     found = trace(checked.policy_set, shown.bindings)
     return Explanation(
-        decide(checked.policy_set, normalised, now),
+        decide(checked.policy_set, normalised, now, Assumed() if counters is None else counters),
         tuple(_policy(one, texts[one.policy.name], shown) for one in found),
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Final
 
 import orjson
 
-from app.core import strict_json
+from app.core import dsse, strict_json
+from app.core.dsse import Envelope
 from app.core.types import Json
 from app.errors import FirewallError, Kind
 from app.policies.store import documents_of
@@ -22,17 +24,20 @@ FILE_BYTES_MAX: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the file says; the digest was checked against the documents."""
+    """What the file says; the digest was checked against the documents, the signatures were not."""
 
     digest: str
     sequence: int
     documents: list[Json]
+    envelopes: tuple[Envelope, ...] = ()
 
 
-def keep(directory: Path, *, digest: str, sequence: int, documents: bytes) -> None:
+def keep(directory: Path, *, digest: str, sequence: int, documents: bytes, envelopes: Iterable[Envelope] = ()) -> None:
     """Write the set, whole or not at all, readable by this user alone. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    head = orjson.dumps({"version": VERSION, "digest": digest, "sequence": sequence})
+    signed = [dsse.tree_of(one) for one in envelopes]
+    members = {"version": VERSION, "digest": digest, "sequence": sequence}
+    head = orjson.dumps(members | ({"signatures": signed} if signed else {}))
     # The process id: two processes may share the directory.
     temporary = directory / f".{FILE_NAME}.{os.getpid()}"
     with suppress(FileNotFoundError):
@@ -54,7 +59,7 @@ def recall(directory: Path) -> Kept | None:
     """Read the set back, None where none was kept.
 
     Raises FirewallError (INVALID_POLICY) for a file that is damaged, or that another user could have written. Does not
-    check: that it is the set that is in force by now, or that it compiles.
+    check: that it is the set that is in force by now, that it compiles, or who signed it.
     """
     try:
         with (directory / FILE_NAME).open("rb") as file:
@@ -71,10 +76,16 @@ def recall(directory: Path) -> Kept | None:
     try:
         tree = strict_json.parse(content).tree
         version, digest, sequence, documents = (tree[m] for m in ("version", "digest", "sequence", "documents"))
-        if version != VERSION or not isinstance(sequence, int) or not isinstance(documents, list):
+        signed = tree.get("signatures", [])
+        if (
+            version != VERSION
+            or not isinstance(sequence, int)
+            or not all(isinstance(m, list) for m in (documents, signed))
+        ):
             raise _unusable(directory, "it has another form")
+        envelopes = tuple(dsse.of_tree(one) for one in signed)
         start = content.index(b',"documents":') + len(b',"documents":')
-        return Kept(str(digest), sequence, documents_of(content[start:-1], digest=str(digest)))
+        return Kept(str(digest), sequence, documents_of(content[start:-1], digest=str(digest)), envelopes)
     except (KeyError, TypeError, ValueError, FirewallError) as error:
         raise _unusable(directory, "it is damaged") from error
 

@@ -112,7 +112,7 @@ class _Linter:
         self.conditions = [
             text for item, path in _items(spec, "matchConditions") if (text := _text(item, "expression", path))
         ]
-        self.rules = list(zip(policy.rules, _items(spec, "rules"), strict=True))
+        self.rules = list(zip(policy.rules, (*_items(spec, "rules"), *_items(spec, "freezes")), strict=True))
 
     def run(self) -> None:
         """Note everything."""
@@ -134,6 +134,8 @@ class _Linter:
         for rule, (item, path) in self.rules:
             everything += [duty.expression.text for duty in rule.duties if duty.expression is not None]
             everything += [t.text for name in ("when", "messageExpression") if (t := _text(item, name, path))]
+        for item, path in _items(self.spec, "budgets"):
+            everything += [t.text for name in ("key", "when", "distinct") if (t := _text(item, name, path))]
         for text in everything:
             read |= all_variables_read(text, self.texts)
         for name, one in self.variables.items():
@@ -216,7 +218,7 @@ class _Linter:
         )
 
     def _unconditional(self, rule: Rule) -> bool:
-        return rule.when is None or constant(rule.when.text, self.texts) is True
+        return rule.window is None and (rule.when is None or constant(rule.when.text, self.texts) is True)
 
     def _shadowed(self) -> None:
         always = [rule for rule, _ in self.rules if self._unconditional(rule)]
@@ -233,10 +235,10 @@ class _Linter:
                 )
 
     def _duplicates(self) -> None:
-        seen: dict[tuple[Effect, tuple[str, ...], str], str] = {}
+        seen: dict[tuple[Effect, tuple[str, ...], str, str], str] = {}
         for rule, (item, path) in self.rules:
             when = rule.when.text if rule.when is not None else "true"
-            key = (rule.effect, signature(when), repr(rule.approval))
+            key = (rule.effect, signature(when), repr(rule.approval), repr(rule.window))
             first = seen.setdefault(key, rule.name)
             if first != rule.name:
                 self._note(

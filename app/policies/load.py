@@ -275,8 +275,8 @@ def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rule
 
 def _rules(root: Node) -> int:
     spec = root.items.get("spec") if isinstance(root, Mapping) else None
-    rules = spec.items.get("rules") if isinstance(spec, Mapping) else None
-    return len(rules.items) if isinstance(rules, Sequence) else 0
+    listed = [spec.items.get(name) for name in ("rules", "freezes", "budgets")] if isinstance(spec, Mapping) else []
+    return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 
 def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:

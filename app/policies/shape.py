@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from app.core.cel import EXPRESSION_MAX_CHARS, JSON_MAX_BYTES
 from app.core.decide import FIREWALL
+from app.core.freeze import SCHEDULE_MAX_CHARS
 from app.core.glob import GLOB_MAX_CHARS
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, JsonObject, Mode
@@ -36,6 +37,12 @@ EXPIRES_AFTER = "168h"
 EXECUTE_WITHIN = "1h"
 # Longer lists are written by programs, and checking grows faster than a list; a policy has a handful of rules.
 ITEMS_MAX = 1_000
+# Each use within the window is a row that is counted: more is a matter for the rate limit.
+BUDGET_LIMIT_MAX = 10_000
+# What a test may assume.
+BUDGET_USED_MAX = 1_000_000
+# Rows are kept for as long as the window looks back.
+BUDGET_WINDOW_MAX_SECONDS = 31 * 24 * 3600
 # A name of a test case is a sentence.
 CASE_NAME_MAX_CHARS = 200
 
@@ -247,6 +254,72 @@ RULE = Shape(
     },
 )
 
+FREEZE = Shape(
+    "freeze",
+    {
+        "name": _name("Unique among the rules and conditions of the policy."),
+        "schedule": _text(
+            "When a window opens: minute, hour, day of the month, month, day of the week.", most=SCHEDULE_MAX_CHARS
+        ),
+        "timeZone": _text("Whose clock the schedule reads, for example `Europe/Berlin`.", most=LABEL_MAX_CHARS),
+        "duration": {
+            "description": "How long it stays open, for example `62h`.",
+            "type": "string",
+            "pattern": f"^{DURATION_PATTERN}$",
+        },
+        "effect": {
+            "description": "What the freeze asks for while a window is open.",
+            "enum": [str(Effect.DENY), str(Effect.HOLD)],
+            "default": str(Effect.DENY),
+        },
+        "when": _expression("CEL that gives a bool; left out, everything the policy speaks about is frozen."),
+        "message": _text("What the proposer reads; the end of the window is added.", most=MESSAGE_MAX_CHARS),
+        "approval": _reference("approval", "Who lifts a hold."),
+    },
+    required=("name", "schedule", "timeZone", "duration"),
+    more={
+        "if": {"required": ["effect"], "properties": {"effect": {"const": "hold"}}},
+        "then": {"required": ["approval"]},
+        "else": {"not": {"required": ["approval"]}},
+    },
+)
+
+BUDGET = Shape(
+    "budget",
+    {
+        "name": _name("Unique among the rules, conditions and budgets of the policy."),
+        "per": {"description": "Each of these has a budget of its own.", "enum": ["subject", "resource"]},
+        "key": _expression("CEL that gives a text: each text has a budget of its own; instead of `per`."),
+        "when": _expression("CEL that gives a bool; left out, every mutation that the policy speaks about counts."),
+        "distinct": _expression("CEL that gives a text: different texts are counted, not mutations."),
+        "limit": {
+            "description": "How many may be allowed in the window.",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": BUDGET_LIMIT_MAX,
+        },
+        "window": {
+            "description": "How far back uses count, at most 31 days, for example `1h`.",
+            "type": "string",
+            "pattern": f"^{DURATION_PATTERN}$",
+        },
+        "effect": {
+            "description": "What the budget asks for when it is used up.",
+            "enum": ["deny", "hold"],
+            "default": "deny",
+        },
+        "message": _text("What the proposer reads when it is used up; the numbers follow.", most=MESSAGE_MAX_CHARS),
+        "approval": _reference("approval", "Who lifts a hold."),
+    },
+    required=("name", "limit", "window"),
+    more={
+        "oneOf": [{"required": ["per"]}, {"required": ["key"]}],
+        "if": {"required": ["effect"], "properties": {"effect": {"const": "hold"}}},
+        "then": {"required": ["approval"]},
+        "else": {"not": {"required": ["approval"]}},
+    },
+)
+
 SPEC = Shape(
     "spec",
     {
@@ -261,8 +334,10 @@ SPEC = Shape(
         "matchConditions": _list("All must be true for the policy to speak.", _reference("condition")),
         "variables": _list("Named expressions, evaluated when they are first read.", _reference("variable")),
         "rules": _list("Every one is asked.", _reference("rule")),
+        "freezes": _list("Windows in which changes are denied or held.", _reference("freeze")),
+        "budgets": _list("How much may be allowed in a sliding window.", _reference("budget")),
     },
-    required=("rules",),
+    more={"anyOf": [{"required": ["rules"]}, {"required": ["freezes"]}, {"required": ["budgets"]}]},
 )
 
 
@@ -334,6 +409,20 @@ EXPECT = Shape(
     required=("decision",),
 )
 
+COUNT = Shape(
+    "count",
+    {
+        "used": {
+            "description": "Uses, or different values, within the window.",
+            "type": "integer",
+            "minimum": 0,
+            "maximum": BUDGET_USED_MAX,
+        },
+        "seen": {"description": "Whether the value of this mutation is among them.", "type": "boolean"},
+    },
+    required=("used",),
+)
+
 CASE = Shape(
     "case",
     {
@@ -342,6 +431,12 @@ CASE = Shape(
         "file": _text("A JSON file with the mutation, relative to this file.", most=4096),
         "edit": _list("RFC 6902 operations on the mutation.", {"type": "object"}),
         "now": {"description": "The instant of the decision.", **_NOW},
+        "budgets": {
+            "description": "How much of a budget (`POLICY/BUDGET`) is used; what is not named is unused.",
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": _reference("count"),
+        },
         "expect": _reference("expect"),
     },
     required=("name", "expect"),
@@ -363,7 +458,7 @@ TEST = _document(TEST_KIND, "Questions to a directory of policies, and the answe
 KINDS: Mapping[str, tuple[Shape, ...]] = {
     KIND: (
         *(POLICY, METADATA, SPEC, MATCH, EXCLUSION, ENTITY, CONDITION, VARIABLE),
-        *(RULE, OBLIGATION, APPROVAL, QUORUM, GROUP),
+        *(RULE, OBLIGATION, FREEZE, BUDGET, APPROVAL, QUORUM, GROUP),
     ),
-    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
+    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, COUNT, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
 }

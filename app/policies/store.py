@@ -5,7 +5,7 @@ more activation.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,14 +18,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.core.dsse import Envelope, Signature
 from app.core.types import Json
 from app.errors import FirewallError, Kind
 from app.persistence.engine import Observer, Unobserved, transaction
-from app.persistence.tables import policy_set_activations, policy_sets
+from app.persistence.tables import policy_set_activations, policy_set_signatures, policy_sets
+from app.policies.signatures import PAYLOAD_TYPE
 
 # Replicas listen here; the payload is the activation's sequence, and means no more than "look now".
 CHANNEL: Final = "mfw_policy_sets"
 TEXT_CHARACTERS_MAX: Final = 1000
+# Of one set. A signer has one, unless other tools signed other statements; rows beyond this were made up by somebody.
+SIGNATURES_MAX: Final = 1000
 
 _OPERATION: Final = "policy_sets"
 
@@ -55,6 +59,20 @@ class Activation:
     activated_at: datetime
     ledger_id: UUID
     ledger_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSignature:
+    """A signature as it was stored: an envelope with one signature in it, which proves nothing until it is verified."""
+
+    envelope: Envelope
+    added_by: str
+    added_at: datetime
+
+    @property
+    def keyid(self) -> str:
+        """The key that is said to have made it."""
+        return self.envelope.signatures[0].keyid
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +146,44 @@ class PolicySetStore:
         if row is None:
             raise _unknown(digest)
         return _stored(row), documents_of(row.documents, digest=digest)
+
+    async def sign(self, digest: str, envelopes: Iterable[Envelope], *, added_by: str) -> int:
+        """Store envelopes of one signature each, and tell how many are new.
+
+        Raises FirewallError (NOT_FOUND). Does not check: the signatures, which whoever calls has verified.
+        """
+        rows = [
+            {
+                "digest": digest,
+                "keyid": one.signatures[0].keyid,
+                "signature": one.signatures[0].signature,
+                "payload": one.payload,
+                "added_by": added_by,
+            }
+            for one in envelopes
+        ]
+        async with self._transaction() as connection:
+            known = sa.select(sa.exists().where(policy_sets.c.digest == digest))
+            if not await connection.scalar(known):
+                raise _unknown(digest)
+            if not rows:
+                return 0
+            statement = insert(policy_set_signatures).values(rows).on_conflict_do_nothing()
+            return len((await connection.execute(statement.returning(policy_set_signatures.c.keyid))).all())
+
+    async def signatures(self, digest: str, *, keyids: Collection[str]) -> tuple[StoredSignature, ...]:
+        """What is stored as signatures of a set by these keys, the earliest first; nothing of it is verified."""
+        if not keyids:
+            return ()
+        columns = policy_set_signatures.c
+        statement = (
+            sa.select(policy_set_signatures)
+            .where(columns.digest == digest, columns.keyid.in_(keyids))
+            .order_by(columns.added_at, columns.keyid, columns.signature)
+            .limit(SIGNATURES_MAX)
+        )
+        async with self._transaction() as connection:
+            return tuple(_signature(row) for row in await connection.execute(statement))
 
     async def list(self, *, limit: int, before: int | None = None) -> tuple[StoredSet, ...]:
         """Up to `limit` sets, the latest first; `before` is the number to go on from."""
@@ -263,6 +319,11 @@ def _stored(row: "sa.Row[Any]") -> StoredSet:
         created_by=row.created_by,
         created_at=row.created_at,
     )
+
+
+def _signature(row: "sa.Row[Any]") -> StoredSignature:
+    envelope = Envelope(PAYLOAD_TYPE, row.payload, (Signature(row.keyid, row.signature),))
+    return StoredSignature(envelope, row.added_by, row.added_at)
 
 
 def _activation(row: "sa.Row[Any]") -> Activation:

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from app.core import patch, strict_json
+from app.core.budgets import Assumed
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, Json, JsonObject, Mode, Mutation
 from app.errors import FirewallError
 from app.policies import shape
+from app.policies.budgets import read_counts
 from app.policies.diagnostics import Diagnostic, PolicyErrors
 from app.policies.load import FILE_MAX_BYTES, yaml_files
 from app.policies.reader import Reader
@@ -48,6 +50,7 @@ class Case:
     mutation: Mutation
     now: datetime
     expect: Expectation
+    budgets: Assumed = field(default_factory=Assumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ class _SuiteReader:
         seen.add(name or "")
         instant = self._instant(members.get("now"), f"{path}.now") or now
         body = self._body(node, path, members)
+        budgets = read_counts(members.get("budgets"), f"{path}.budgets", reader)
         expect = self._expect(members["expect"], f"{path}.expect") if "expect" in members else None
         if name is None or body is None or expect is None:
             return None
@@ -180,7 +184,7 @@ class _SuiteReader:
         except FirewallError as error:
             reader.note(node, path, f"the mutation is refused: {error.detail} at `{error.pointer}`", fix=error.fix)
             return None
-        return Case(name, node.line, body, mutation, instant, expect)
+        return Case(name, node.line, body, mutation, instant, expect, budgets)
 
     def _body(self, node: Node, path: str, members: dict[str, Node]) -> dict[str, Any] | None:
         if ("mutation" in members) == ("file" in members):

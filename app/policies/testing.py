@@ -13,6 +13,7 @@ from app.core.index import CompiledPolicySet, Policy, Rule
 from app.core.normalise import normalise
 from app.core.types import JsonObject, Obligation, Reason, Verdict
 from app.errors import FirewallError
+from app.policies.budgets import unknown_budgets
 from app.policies.diagnostics import PolicyErrors
 from app.policies.document import declared_variables
 from app.policies.expressions import constant
@@ -134,7 +135,10 @@ class _Directory:
             normalised = normalise(case.mutation)
         except FirewallError as error:
             return Result(suite, case, None, (f"the mutation is refused: {error}",), perf_counter() - start)
-        verdict = decide(self.policy_set, normalised, case.now)
+        if unknown := unknown_budgets(case.budgets, self.policy_set):
+            names = ", ".join(f"`{name}`" for name in unknown)
+            return Result(suite, case, None, (f"budgets: there is no budget {names}",), perf_counter() - start)
+        verdict = decide(self.policy_set, normalised, case.now, case.budgets)
         for policy in trace(self.policy_set, bind(normalised.inputs, now=case.now)):
             for rule, said in policy.rules:
                 self.said[policy.policy.name, rule.name][said.outcome] += 1
@@ -152,7 +156,7 @@ class _Directory:
                 RuleCoverage(
                     policy,
                     rule,
-                    rule.when is None or constant(rule.when.text, texts[policy.name]) is True,
+                    rule.window is None and (rule.when is None or constant(rule.when.text, texts[policy.name]) is True),
                     self.said[policy.name, rule.name],
                 )
                 for policy, rule in self.policy_set.rules

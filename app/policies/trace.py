@@ -57,8 +57,15 @@ def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:
     conditions = tuple((condition, ask(condition.program, bindings)) for condition in policy.conditions)
     if any(said.outcome is not Outcome.TRUE for _, said in conditions):
         return PolicyTrace(policy, (), conditions)
-    rules = tuple((rule, ask(rule.when, bindings)) for rule in policy.rules)
+    rules = tuple((rule, _ask(rule, bindings)) for rule in policy.rules)
     return PolicyTrace(policy, (), conditions, rules)
+
+
+def _ask(rule: Rule, bindings: Bindings) -> Said:
+    """Ask a rule, or a freeze, which is silent outside of its windows."""
+    if rule.window is not None and rule.window.end(bindings.now) is None:
+        return Said(Outcome.FALSE)
+    return ask(rule.when, bindings)
 
 
 def ask(program: Program | None, bindings: Bindings) -> Said:

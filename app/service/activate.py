@@ -1,9 +1,10 @@
 """Putting a policy set into force: a mutation like any other, judged by the set that is in force before it.
 
     (1) catch up   with what other replicas activated
-    (2) compile    the set, again, by this release
+    (2) check      who signed the set, where signers are named; compile it, again, by this release
     (3) judge      subject: who asks; action: activate; resource: the set; change: from which to which
     (4) record     the decision; and if it is an allow, in one transaction: decision, activation, the set in force
+                   (where a budget has a say it is counted, and 3 is done again, in this transaction)
     (5) follow     this replica takes the set before it answers
 
 The first activation ever has nothing to judge it, and needs the role admin alone.
@@ -13,23 +14,28 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
+from app.core.budgets import NOT_COUNTED, Counters
 from app.core.canonical import digest as digest_of
 from app.core.decide import decide
 from app.core.normalise import normalise
 from app.core.principal import Principal, Role, require
-from app.core.types import Effect, Json, Mutation, Reason, Verdict
+from app.core.types import Effect, Json, Mutation, NormalisedMutation, Reason, Verdict
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, PendingDecision, SealedEntry, seal, seal_decision
+from app.ledger.spend import settle_within
 from app.ledger.within import append_within
 from app.policies.distribute import PolicySource, SetInForce
 from app.policies.load import check_documents
+from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
 from app.service.decide import UUID_ENTROPY_BYTES, Ledger
+from app.service.sign import described, signatures_of, signers_of
 
 RESOURCE_TYPE: Final = "policy-set"
 ACTION: Final = "activate"
@@ -68,6 +74,7 @@ class ActivateService:
         entropy: Callable[[int], bytes],
         engine: str,
         counted: Counted,
+        signers: RequiredSigners = NOBODY,
     ) -> None:
         self._store = store
         self._source = source
@@ -77,13 +84,15 @@ class ActivateService:
         self._entropy = entropy
         self._engine = engine
         self._counted = counted
+        self._signers = signers
 
     async def activate(self, digest: str, *, principal: Principal, reason: str) -> Activated:
         """Put a stored set into force for all replicas.
 
-        Raises FirewallError: FORBIDDEN without the role admin or when the set in force denies it, CONFLICT when it
-        holds it, when another set came into force meanwhile, or when the set has errors under this release; NOT_FOUND
-        for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE and TIMEOUT for the database.
+        Raises FirewallError: FORBIDDEN without the role admin, without the signatures that are required, or when the
+        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set
+        has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
+        and TIMEOUT for the database.
         """
         require(principal, Role.ADMIN)
         check_text(reason, "reason", required=True)
@@ -107,7 +116,15 @@ class ActivateService:
         if held is not None and held.digest == digest:
             (last,) = await self._store.history(limit=1)
             return Activated(last, created=False, decision_id=None)
-        checked = await asyncio.to_thread(check_documents, documents)  # (2)
+        signed = await signatures_of(digest, store=self._store, signers=self._signers)  # (2)
+        if not signed.enough:
+            raise FirewallError(
+                Kind.FORBIDDEN,
+                f"the set has {signed.shortfall}",
+                fix=signed.fix,
+                extra={"signatures": described(signed)},
+            )
+        checked = await asyncio.to_thread(check_documents, documents)
         if checked.policy_set is None or checked.policy_set.digest != digest:
             raise FirewallError(
                 Kind.CONFLICT,
@@ -115,44 +132,75 @@ class ActivateService:
                 fix="correct the policies and push them again",
             )
         now = self._clock()
-        decision: SealedEntry | None = None
+        question = None
         if held is not None:
-            decision = await self._judged(held, digest, documents, principal=principal, reason=reason, now=now)
-        members = {"policy_set": digest}
-        if held is not None and decision is not None:
-            members |= {"previous": held.digest, "decision_id": str(decision.id)}
-        entry = seal(
-            EntryKind.ACTIVATION,
-            id=uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
-            at=now,
-            principal=principal,
-            members=members,
-            record={"engine": self._engine, "reason": reason, **members},
-            salt=self._entropy(SALT_BYTES),
-        )
-        entries = [entry] if decision is None else [decision, entry]
+            question = await self._question(
+                held, digest, documents, principal=principal, reason=reason, now=now, signed=signed
+            )
+        decided = None if question is None else self._judge(question, NOT_COUNTED)
+        if question is not None and decided is not None and not decided[0].uncounted:
+            await self._unless_allowed(question, *decided)
+        activation_id = uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES))
+        settled: list[SealedEntry] = []
 
         async def append(connection: Any) -> int:
+            decision = None
+            if question is not None and decided is not None:
+                verdict, decision = decided
+                if uncounted := verdict.uncounted:
+                    verdict, decision = await settle_within(
+                        connection, uncounted, now=now, judge=partial(self._judge, question)
+                    )
+                    if verdict.effect is not Effect.ALLOW:
+                        raise _Refused(verdict, decision)
+                settled.append(decision)
+            members = {"policy_set": digest}
+            if held is not None and decision is not None:
+                members |= {"previous": held.digest, "decision_id": str(decision.id)}
+            entry = seal(
+                EntryKind.ACTIVATION,
+                id=activation_id,
+                at=now,
+                principal=principal,
+                members=members,
+                record={"engine": self._engine, "reason": reason, **signers_of(signed), **members},
+                salt=self._entropy(SALT_BYTES),
+            )
+            entries = [entry] if decision is None else [decision, entry]
             return await append_within(connection, entries) + len(entries) - 1
 
-        made = await self._store.activate(  # (4)
-            digest,
-            previous=None if held is None else held.digest,
-            reason=reason,
-            activated_by=principal.id,
-            activated_at=now,
-            ledger_id=entry.id,
-            append=append,
-        )
-        if decision is not None:
+        try:
+            made = await self._store.activate(  # (4)
+                digest,
+                previous=None if held is None else held.digest,
+                reason=reason,
+                activated_by=principal.id,
+                activated_at=now,
+                ledger_id=activation_id,
+                append=append,
+            )
+        except _Refused as refused:
+            if question is None:
+                raise
+            await self._unless_allowed(question, refused.verdict, refused.entry)
+            raise
+        if settled:
             self._counted(Effect.ALLOW)
         await self._source.refresh()  # (5)
-        return Activated(made, created=True, decision_id=None if decision is None else str(decision.id))
+        return Activated(made, created=True, decision_id=str(settled[0].id) if settled else None)
 
-    async def _judged(
-        self, held: SetInForce, digest: str, documents: list[Json], *, principal: Principal, reason: str, now: datetime
-    ) -> SealedEntry:
-        """Step (3): the sealed allow, not recorded yet; anything else is recorded here and raised."""
+    async def _question(
+        self,
+        held: SetInForce,
+        digest: str,
+        documents: list[Json],
+        *,
+        principal: Principal,
+        reason: str,
+        now: datetime,
+        signed: Signed,
+    ) -> "_Question":
+        """Step (3), first half: the activation as a mutation."""
         before = await asyncio.to_thread(lambda: _by_name(orjson.loads(held.content)))
         after = await asyncio.to_thread(_by_name, documents)
         mutation = Mutation(
@@ -171,31 +219,57 @@ class ActivateService:
                     "added": sorted(after.keys() - before.keys()),
                     "removed": sorted(before.keys() - after.keys()),
                     "changed": sorted(name for name in after.keys() & before.keys() if after[name] != before[name]),
+                    **({"signers": [one.name for one in signed.signers]} if self._signers.signers else {}),
                 },
             },
             context={"surface": "policy-sets", "rollback": await self._store.was_active(digest)},
             rationale=reason,
         )
-        normalised = normalise(mutation)
-        verdict = decide(held.policy_set, normalised, now)
+        return _Question(held, principal, mutation, normalise(mutation), now)
+
+    def _judge(self, question: "_Question", counters: Counters) -> tuple[Verdict, SealedEntry]:
+        """Step (3), second half: the verdict and its sealed entry, not recorded yet."""
+        verdict = decide(question.held.policy_set, question.normalised, question.now, counters)
         sealed = seal_decision(
             PendingDecision(
-                id=uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
-                decided_at=now,
-                principal=principal,
-                mutation=mutation,
-                mutation_digest=normalised.digest,
-                policy_set=held.digest,
+                id=uuid7(question.now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
+                decided_at=question.now,
+                principal=question.principal,
+                mutation=question.mutation,
+                mutation_digest=question.normalised.digest,
+                policy_set=question.held.digest,
                 verdict=verdict,
                 engine=self._engine,
             ),
             salt=self._entropy(SALT_BYTES),
         )
+        return verdict, sealed
+
+    async def _unless_allowed(self, question: "_Question", verdict: Verdict, sealed: SealedEntry) -> None:
+        """Record and raise what is not an allow."""
         if verdict.effect is not Effect.ALLOW:
             index = await self._ledger.append(sealed)
             self._counted(verdict.effect)
-            raise _not_allowed(verdict, sealed, index=index, judge=held.digest)
-        return sealed
+            raise _not_allowed(verdict, sealed, index=index, judge=question.held.digest)
+
+
+class _Question(NamedTuple):
+    """What the set in force is asked."""
+
+    held: SetInForce
+    principal: Principal
+    mutation: Mutation
+    normalised: NormalisedMutation
+    now: datetime
+
+
+class _Refused(Exception):  # noqa: N818 - no error: it takes a verdict out of a transaction that is to leave nothing
+    """The budgets were counted, and the verdict is not an allow."""
+
+    def __init__(self, verdict: Verdict, entry: SealedEntry) -> None:
+        super().__init__()
+        self.verdict = verdict
+        self.entry = entry
 
 
 def _by_name(documents: list[Json]) -> dict[str, str]:

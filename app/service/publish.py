@@ -7,12 +7,16 @@ from typing import Final
 
 from app.core.principal import Principal
 from app.errors import FirewallError, Kind
-from app.policies.diagnostics import Diagnostic, PolicyErrors
+from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.load import Checked
+from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import PolicySetStore, StoredSet, check_text
+from app.service.sign import signatures_of
 
 # An answer names this many findings at most; nobody reads more before the next try.
 ERRORS_MAX: Final = 1_000
+# The code of the one finding that is not about what stands in the documents.
+UNSIGNED: Final = "unsigned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +26,15 @@ class Published:
     stored: StoredSet
     created: bool
     diagnostics: tuple[Diagnostic, ...]
+    signed: Signed
 
 
 class PublishService:
     """Stores policy sets."""
 
-    def __init__(self, store: PolicySetStore) -> None:
+    def __init__(self, store: PolicySetStore, *, signers: RequiredSigners = NOBODY) -> None:
         self._store = store
+        self._signers = signers
         # Compiling holds the interpreter for much of its time: one at a time, or decisions would wait for all of them.
         self._compiling = asyncio.Lock()
 
@@ -47,11 +53,21 @@ class PublishService:
             policy_set.digest,
             documents=checked.content,
             policies=len(policy_set.policies),
-            rules=len(policy_set.rules),
+            # A set may do nothing but limit.
+            rules=len(policy_set.rules) + sum(len(policy.budgets) for policy in policy_set.policies),
             created_by=principal.id,
             note=note,
         )
-        return Published(stored, created, checked.diagnostics)
+        signed = await signatures_of(stored.digest, store=self._store, signers=self._signers)
+        return Published(stored, created, (*checked.diagnostics, *_unsigned(signed)), signed)
+
+
+def _unsigned(signed: Signed) -> tuple[Diagnostic, ...]:
+    """The warning that a set cannot be activated yet."""
+    if signed.enough:
+        return ()
+    message = f"it has {signed.shortfall}: it is stored, and cannot be activated yet"
+    return (Diagnostic("", 0, 0, "", message, signed.fix, Severity.WARNING, UNSIGNED),)
 
 
 def refused(diagnostics: tuple[Diagnostic, ...]) -> FirewallError:

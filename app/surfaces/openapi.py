@@ -34,6 +34,7 @@ _WHEN: Final = {
     409: "The request conflicts with the present state.",
     413: "The body is too large.",
     415: "The body is not uncompressed `application/json`.",
+    422: "The signatures do not hold.",
     429: "Too many requests; `Retry-After` says when to come back.",
     500: "An internal error; nothing was allowed.",
     503: "A dependency is unavailable, or the service is overloaded; nothing was allowed.",

@@ -65,6 +65,8 @@ def status_and_title(kind: Kind) -> tuple[int, str]:
             return 503, "the settings are invalid"
         case Kind.INVALID_POLICY:
             return 503, "the policies are invalid"
+        case Kind.INVALID_SIGNATURE:
+            return 422, "the signatures do not hold"
         case Kind.SCHEMA_MISMATCH:
             return 503, "the database schema does not fit"
         case _:

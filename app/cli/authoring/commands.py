@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.authoring.formats import Format
-from app.cli.options import Json
+from app.cli.options import Json, Used
 from app.cli.output import reporting
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Directory of the policy files.")]
@@ -123,6 +123,7 @@ def policies_explain(
     policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
     now: Now = None,
     everything: Annotated[bool, typer.Option("--all", help="Show the policies that do not match, too.")] = False,
+    used: Used = None,
     as_json: Json = False,
 ) -> None:
     """Show why a mutation is decided as it is: which policies match, what each expression read and what it said.
@@ -132,7 +133,9 @@ def policies_explain(
     from app.cli.authoring.explaining import run_explain
 
     with reporting(as_json=as_json):
-        raise typer.Exit(run_explain(file, policies=policies, now=now, everything=everything, as_json=as_json))
+        raise typer.Exit(
+            run_explain(file, policies=policies, now=now, everything=everything, used=used or (), as_json=as_json)
+        )
 
 
 @policies.command(

@@ -8,6 +8,7 @@ from app.cli.authoring.inputs import read_instant, read_normalised, read_policie
 from app.cli.decide import STYLES
 from app.cli.exits import ExitCode
 from app.cli.output import console, plain, write_json
+from app.core.budgets import Assumed
 from app.core.decide import decide
 from app.core.types import Verdict
 from app.policies.compare import Change, Decided, Difference, compare
@@ -26,7 +27,9 @@ def run_diff(
     decided: list[Decided] = []
     for file in files:
         mutation = read_normalised(file)
-        decided.append(Decided(file, decide(old_set, mutation, instant), decide(new_set, mutation, instant)))
+        # Nothing is known of budgets here: both sides are asked as if none was ever used.
+        verdicts = [decide(policy_set, mutation, instant, Assumed()) for policy_set in (old_set, new_set)]
+        decided.append(Decided(file, *verdicts))
     changed = [one for one in decided if one.differs]
     if as_json:
         write_json(

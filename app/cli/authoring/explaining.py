@@ -1,9 +1,11 @@
 """`mfw policies explain`: a decision as a tree of everything that was asked."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli.authoring.inputs import read_instant, read_normalised, read_policies
+from app.cli.budgets import read_used
 from app.cli.decide import STYLES
 from app.cli.exits import ExitCode
 from app.cli.output import console, plain, write_json
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 _OUTCOMES = {Outcome.TRUE: "bold green", Outcome.FALSE: "dim", Outcome.ERROR: "bold red"}
 
 
-def run_explain(file: str, *, policies: Path, now: str | None, everything: bool, as_json: bool) -> ExitCode:
+def run_explain(
+    file: str, *, policies: Path, now: str | None, everything: bool, used: Sequence[str] = (), as_json: bool
+) -> ExitCode:
     """Show why a mutation is decided as it is."""
-    checked, _ = read_policies(policies, as_json=as_json)
-    found = explain(checked, read_normalised(file), now=read_instant(now))
+    checked, policy_set = read_policies(policies, as_json=as_json)
+    counters = read_used(used, policy_set=policy_set)
+    found = explain(checked, read_normalised(file), now=read_instant(now), counters=counters)
     if as_json:
         write_json(_json(found))
     else:
@@ -43,6 +48,13 @@ def _show(found: Explanation, *, everything: bool) -> None:
             root.add(Text.assemble(("policy ", "dim"), (policy.name, "dim"), (f"  {words}", "dim")))
     if silent and not everything:
         root.add(Text(f"{len(silent)} more policies do not match (--all shows them)", style="dim"))
+    for use in found.verdict.budgets:
+        style = "green" if use.has_room else "red"
+        shadow = "  shadow: decides nothing" if use.mode is Mode.SHADOW else ""
+        words = f"{use.used} of {use.limit} used in {use.window}"
+        root.add(
+            Text.assemble(("budget ", "dim"), (f"{use.policy}/{use.budget}", "bold"), "  ", (words, style), shadow)
+        )
     answer = root.add(Text.assemble(("combined: ", "bold"), combination(found)))
     for reason in found.verdict.reasons:
         shadow = " (shadow)" if reason.mode is Mode.SHADOW else ""
@@ -59,7 +71,8 @@ def _policy(root: "Tree", policy: ExplainedPolicy) -> None:
     from rich.text import Text
 
     shadow = ("  shadow: decides nothing", "yellow") if policy.mode is Mode.SHADOW else ""
-    silent = "" if policy.rules else ("  silenced by its conditions", "dim")
+    speaks = all(condition.said.outcome is Outcome.TRUE for condition in policy.conditions)
+    silent = "" if speaks else ("  silenced by its conditions", "dim")
     node = root.add(Text.assemble(("policy ", "dim"), (policy.name, "bold"), "  matches", shadow, silent))
     for condition in policy.conditions:
         _asked(node, "condition", condition)
@@ -111,6 +124,10 @@ def _json(found: Explanation) -> dict[str, object]:
                 "message": reason.message,
             }
             for reason in found.verdict.reasons
+        ],
+        "budgets": [
+            {"policy": use.policy, "budget": use.budget, "used": use.used, "limit": use.limit, "window": use.window}
+            for use in found.verdict.budgets
         ],
         "policies": [
             {

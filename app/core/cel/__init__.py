@@ -4,6 +4,7 @@ from app.core.cel.bindings import bind, metered
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX
 from app.core.cel.engine import can_exceed, check_variable, compile_expression, estimate_of
 from app.core.cel.estimate import Estimate
+from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
@@ -27,6 +28,7 @@ __all__ = [
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
     "NESTING_MAX",
+    "NOTHING_LIFTED",
     "POLICY_STEPS_MAX",
     "RESERVED_WORDS",
     "SCOPE",
@@ -37,14 +39,22 @@ __all__ = [
     "Estimate",
     "EvaluationError",
     "ExpressionError",
+    "Key",
+    "Lifted",
+    "Need",
+    "Needs",
+    "Path",
     "Problem",
     "Program",
     "ResultType",
     "bind",
+    "both",
     "can_exceed",
     "check_variable",
     "compile_expression",
+    "either",
     "estimate_of",
+    "key_of",
     "metered",
     "one_line",
 ]

@@ -9,6 +9,7 @@ from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge
 from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.instants import timestamp_of
+from app.core.cel.kubernetes.authorizer import Answer, Attributes, Authorizer, ResourceCheck, Subject, asked_once
 from app.core.cel.program import Bindings
 from app.core.cel.values import BudgetError, CelError
 from app.core.types import JsonObject
@@ -28,6 +29,7 @@ class Variable:
 class RequestBindings:
     """The values of one request. `inputs` must not change while they are used, and belongs to one thread at a time.
 
+    `answers` has what the authorizer was asked and answered so far.
     `allowance` is what the policy that is asked has left to spend; None where it cannot spend too much.
     """
 
@@ -35,15 +37,18 @@ class RequestBindings:
     now: datetime
     values: dict[Variable, Any] = field(default_factory=dict)
     failures: dict[Variable, tuple[type[CelError | BudgetError], str]] = field(default_factory=dict)
+    authorizer: Authorizer | None = None
+    answers: dict[Attributes, Answer] = field(default_factory=dict)
     allowance: Budget | None = None
 
 
-def bind(inputs: JsonObject, *, now: datetime) -> RequestBindings:
+def bind(inputs: JsonObject, *, now: datetime, authorizer: Authorizer | None = None) -> RequestBindings:
     """Make the values of one request readable for programs.
 
     `inputs` has exactly the keys of `INPUT_NAMES`, each with a JSON object; it must not change while it is used.
+    `authorizer` answers for programs that were compiled with it.
     """
-    return RequestBindings(inputs, now)
+    return RequestBindings(inputs, now, authorizer=authorizer)
 
 
 def metered(bindings: Bindings) -> Bindings:
@@ -89,3 +94,22 @@ def _now(bindings: RequestBindings, *_: Any) -> Any:
 
 
 NOW = Variable("now", _now, Estimate(0, 0, 0))
+
+
+def _authorizer(bindings: RequestBindings, *_: Any) -> Any:
+    return Subject(asked_once(_provider(bindings), bindings.answers))
+
+
+def _request_resource(bindings: RequestBindings, *_: Any) -> Any:
+    provider = _provider(bindings)
+    return ResourceCheck(asked_once(provider, bindings.answers), provider.request_resource())
+
+
+def _provider(bindings: RequestBindings) -> Authorizer:
+    if bindings.authorizer is None:
+        raise CelError("no authorizer answers for this request")
+    return bindings.authorizer
+
+
+AUTHORIZER = Variable("authorizer", _authorizer)
+REQUEST_RESOURCE = Variable("authorizer.requestResource", _request_resource)

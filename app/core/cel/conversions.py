@@ -15,6 +15,7 @@ from app.core.cel.values import (
     UINT_MAX,
     CelError,
     Duration,
+    Opaque,
     Timestamp,
     TypeValue,
     UInt,
@@ -136,6 +137,8 @@ def to_string(value: Any, budget: Budget) -> str:
         return timestamp_text(value)
     if kind is Duration:
         return duration_text(value)
+    if isinstance(value, Opaque) and (text := value.text()) is not None:
+        return text
     raise no_overload("string", value)
 
 
@@ -168,7 +171,8 @@ def double_text(value: float) -> str:
 
 def type_of(value: Any) -> TypeValue:
     """`type(value)`."""
-    return TYPES[type_name(value)]
+    name = type_name(value)
+    return TYPES.get(name) or TypeValue(name)
 
 
 def base64_encode(value: Any, budget: Budget) -> str:

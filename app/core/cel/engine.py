@@ -4,6 +4,7 @@ The engine is Google's C++ implementation of CEL. It is here when policies are l
 an expression should have given; no request reaches it. Nothing outside this package names it.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,13 +14,15 @@ from typing import Any
 
 from cel_expr_python import cel
 
-from app.core.cel.bindings import NOW, RequestBindings, Variable
+from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, charge, policy_too_expensive
 from app.core.cel.checked import MalformedTreeError, read_checked
 from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.kubernetes.signatures import MERGED, declarations
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.plain import to_json
 from app.core.cel.program import (
     INPUT_NAMES,
@@ -47,32 +50,65 @@ _EXTENSIONS = (
     "two-var-comprehensions",
     "regex",
 )
-_CONFIG = cel.NewEnvConfigFromYaml("extensions:\n" + "\n".join(f"- name: {name}" for name in _EXTENSIONS))
+_LANGUAGE = {"extensions": [{"name": name} for name in _EXTENSIONS]}
 _BASE: dict[str, Any] = {**dict.fromkeys(INPUT_NAMES, cel.Type.DYN), "now": cel.Type.TIMESTAMP}
-_ENVIRONMENT = cel.NewEnv(config=_CONFIG, variables=_BASE)
-_RESULTS = {ResultType.BOOL: cel.Type.BOOL, ResultType.STRING: cel.Type.STRING}
+# The language alone, with all of its functions: what tests evaluate with. It is not made before it is used.
+_ENVIRONMENT = cel.NewEnv(config=cel.NewEnvConfigFromYaml(json.dumps(_LANGUAGE)), variables=_BASE)
+# What policies are checked with: the language with Kubernetes' libraries, of which it knows the types and nothing else.
+_CONFIG = cel.NewEnvConfigFromYaml(json.dumps({**_LANGUAGE, **declarations()}))
+_MERGED = cel.CelExtension(
+    "kubernetes",
+    [
+        cel.FunctionDecl(
+            name,
+            [cel.Overload(f"list_{name}", cel.Type.INT, [cel.Type.List(cel.Type.DYN), cel.Type.DYN], is_member=True)],
+        )
+        for name in MERGED
+    ],
+)
+_RESULTS = {
+    ResultType.BOOL: (cel.Type.BOOL,),
+    ResultType.STRING: (cel.Type.STRING,),
+    ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+}
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
+    ResultType.TEXT: "convert it with `string(...)`",
 }
-_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)")
+_NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
 _NEVER_JSON_FIXES = {
     "BYTES": "write `base64.encode(...)`",
     "TYPE<": "write `string(...)` around what the type is of",
     "optional_type": "say what is given without a value: `.orValue(...)`",
     "MAP<": "make the keys texts",
+    "kubernetes.": "give what one of its functions gives, for example `.asInteger()` or `.getHost()`",
+    "net.": "write `string(...)`",
 }
 # One problem in the text of the engine: `ERROR: <input>:1:19: undeclared reference to 'x' (in container '')`.
 _PROBLEM = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _NOISE = re.compile(r"^[A-Z_]+: |^<input>:-1:-1: | \[[A-Z_]+\]$| \(in container ''\)$| expecting \{.*\}$|\.$")
 _QUOTED = re.compile(r"'([^']*)'")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
+# What an expression of a MutatingAdmissionPolicy makes.
+_PATCHES = frozenset({"JSONPatch", "Object"})
 
 
 # What the inputs are for this package's own evaluator; the checker is told that they may be anything.
 _INPUTS = {name: Name(f"i[{name!r}]", Kind.MAP) for name in INPUT_NAMES}
 _SCOPE: dict[str, Name] = {**_INPUTS, "now": Name(variable=NOW, kind=Kind.TIMESTAMP)}
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING}
+# What an expression can read only where it is said to be there, by the name that says so.
+_OPTIONAL_SCOPE = {
+    "authorizer": {
+        "authorizer": Name(variable=AUTHORIZER, kind=Kind.OPAQUE, fails=True),
+        "authorizer.requestResource": Name(variable=REQUEST_RESOURCE, kind=Kind.OPAQUE, fails=True),
+    }
+}
+_REFUSED = {
+    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
+    for name in _OPTIONAL_SCOPE["authorizer"]
+}
+_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +117,7 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
     estimate: Estimate = field(default=UNKNOWN, repr=False, compare=False)
     reads: tuple[Variable, ...] = field(default=(), repr=False, compare=False)
 
@@ -131,10 +168,17 @@ def can_exceed(programs: Iterable[Program]) -> bool:
     return most > POLICY_STEPS_MAX
 
 
-def compile_expression(text: str, *, result: ResultType, variables: Mapping[str, str] | None = None) -> Program:
+def compile_expression(
+    text: str,
+    *,
+    result: ResultType,
+    variables: Mapping[str, str] | None = None,
+    also: frozenset[str] = frozenset(),
+) -> Program:
     """Compile an expression whose type is known to be `result`, with the variables that it reads.
 
-    `variables` maps names to expressions; positions in errors are those of the text that is at fault.
+    `variables` maps names to expressions; positions in errors are those of the text that is at fault. `also` names what
+    is in scope beside the inputs: `authorizer`, if the bindings will have one.
 
     Raises:
         ExpressionError: the expression, or a variable it reads (`ExpressionError.variable`), cannot be compiled.
@@ -148,15 +192,14 @@ def compile_expression(text: str, *, result: ResultType, variables: Mapping[str,
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        generated = _generated(checked, ordered, declared, text)
-        return CompiledProgram(text, _giving_json(generated.run), generated.estimate, generated.reads)
+        generated = _generated(checked, ordered, declared, text, also=also)
+        return CompiledProgram(text, _giving_json(generated.run), estimate=generated.estimate, reads=generated.reads)
     wanted = _RESULTS[result]
-    if found != wanted:
-        raise ExpressionError(
-            (Problem(1, 1, f"the expression gives {_name(found)}, not {_name(wanted)}", _WRONG_RESULT_FIXES[result]),)
-        )
-    generated = _generated(checked, ordered, declared, text, wanted=_KINDS[result])
-    return CompiledProgram(text, generated.run, generated.estimate, generated.reads)
+    if found not in wanted:
+        message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
+        raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
+    generated = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, generated.lifted, generated.estimate, generated.reads)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -167,12 +210,20 @@ def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
 
 
 def _generated(
-    checked: Any, ordered: tuple[str, ...], texts: Mapping[str, str], text: str, *, wanted: Kind = Kind.ANY
+    checked: Any,
+    ordered: tuple[str, ...],
+    texts: Mapping[str, str],
+    text: str,
+    *,
+    also: frozenset[str],
+    wanted: Kind = Kind.ANY,
 ) -> Generated:
     """Generate an expression with the variables that it reads."""
-    scope = dict(_SCOPE)
+    scope = {**_SCOPE, **_REFUSED}
+    for name in also:
+        scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
-        scope[f"variables.{name}"] = _variable(name, texts)
+        scope[f"variables.{name}"] = _variable(name, texts, also)
     try:
         tree = read_checked(checked.serialize())
     except MalformedTreeError as error:
@@ -184,27 +235,28 @@ def _generated(
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
 
 
-def _variable(name: str, texts: Mapping[str, str]) -> Name:
+def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name:
     needed = order(f"variables.{name}", texts)
-    return _compiled_variable(name, tuple((other, texts[other]) for other in needed))
+    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), also)
 
 
 @lru_cache(maxsize=4096)  # the rules of a policy, and policies with the same variable, share one object and its value
-def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...]) -> Name:
+def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], also: frozenset[str]) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known)
-    generated = _generated(checked, ordered, known, known[name])
+    generated = _generated(checked, ordered, known, known[name], also=also)
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
         variable=Variable(name, generated.run, generated.estimate, generated.reads),
+        root=generated.root,
     )
 
 
-def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
-    """Check the text of one declared variable, whether or not anything reads it.
+def check_variable(name: str, *, variables: Mapping[str, str], also: frozenset[str] = frozenset()) -> None:
+    """Check the text of one declared variable, whether or not anything reads it; `also` as in `compile_expression`.
 
     Raises:
         ExpressionError: it cannot be compiled; `variable` is set if the fault is in another variable that it reads.
@@ -214,8 +266,9 @@ def check_variable(name: str, *, variables: Mapping[str, str]) -> None:
         order(f"variables.{name}", variables)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
-    checked, ordered = _checked(variables[name], variables)
-    _generated(checked, ordered, variables, variables[name])
+    # With all of its variables, so that one of them that is at fault is blamed for it; then as its readers compile it.
+    _checked(variables[name], variables)
+    _variable(name, variables, also)
 
 
 def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
@@ -233,7 +286,7 @@ def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, .
 
 
 def _compile(text: str, types: Mapping[str, Any]) -> Any:
-    declared = tuple(_Declared(name, str(type_), type_) for name, type_ in types.items())
+    declared = tuple(_declared(name, type_) for name, type_ in types.items())
     try:
         return _expression(text, declared)
     except Exception as error:
@@ -242,8 +295,7 @@ def _compile(text: str, types: Mapping[str, Any]) -> Any:
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
 def _expression(text: str, declared: tuple["_Declared", ...]) -> Any:
-    environment = _environment(declared) if declared else _ENVIRONMENT
-    return environment.compile(text)
+    return _environment(declared).compile(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +307,19 @@ class _Declared:
     type_: Any = field(compare=False)
 
 
+def _declared(name: str, type_: Any) -> _Declared:
+    # The binding loses what an optional has in it, and what a type is of: then the variable may be anything.
+    if _PARAMETRIC.search(str(type_)):
+        type_ = cel.Type.DYN
+    return _Declared(name, str(type_), type_)
+
+
+_PARAMETRIC = re.compile(r"optional_type|\bTYPE\b")
+
+
 @lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
 def _environment(declared: tuple[_Declared, ...]) -> Any:
-    return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}})
+    return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}}, extensions=[_MERGED])
 
 
 def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
@@ -274,6 +336,11 @@ def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
             if shown[max(start - 1, 0) :].startswith(undeclared.group(1)):
                 column_at = start
         root = undeclared.group(1).split(".", 1)[0] if undeclared is not None else None
+        if root in _PATCHES:
+            made = f"`{root}` makes a patch, as only mutating policies do"
+            fix = "mutating policies are out of scope: compare values, and let a rule allow, hold or deny"
+            found[Problem(at, column_at, made, fix)] = None
+            continue
         found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None
     return tuple(found) or (Problem(1, 1, one_line(_plain(said), 200), "make the expression simpler"),)
 

@@ -404,12 +404,14 @@ class _Bound:
                     return 0, SCALAR
                 joined = first.joined(last)
                 return max(text, items) // CHARACTERS_PER_STEP, Extent(text, items, joined.element)
-            case "contains" | "indexOf":
+            case "contains":
                 return first.text // CHARACTERS_PER_STEP, SCALAR
             case "startsWith" | "endsWith":
                 return last.text // CHARACTERS_PER_STEP, SCALAR
-            case "lastIndexOf":
-                return first.text * (1 + of[1].text // 100) // CHARACTERS_PER_STEP, SCALAR
+            case "indexOf" | "lastIndexOf":
+                # Of a text, or of a list, each element of which is compared.
+                found = first.text * (1 + of[1].text // 100) // CHARACTERS_PER_STEP
+                return found + first.items * (_COMPARISON + self._compared(self._element(first))), SCALAR
             case "matches":
                 return self._matching(node, first), SCALAR
             case "string" | "bytes" | "base64.encode" | "base64.decode" | "strings.quote":

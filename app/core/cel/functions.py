@@ -6,7 +6,9 @@ from enum import StrEnum
 from typing import Any
 
 from app.core.cel import conversions, formatting, instants, lists, numbers, operators, patterns, texts
-from app.core.cel.values import Optional
+from app.core.cel.kubernetes import addresses, aggregates, authorizer, comparisons, formats, patches, quantities, urls
+from app.core.cel.kubernetes import versions as semver
+from app.core.cel.values import Duration, Optional, UInt
 
 
 class Kind(StrEnum):
@@ -29,6 +31,7 @@ class Kind(StrEnum):
     DURATION = "duration"
     TYPE = "type"
     OPTIONAL = "optional"
+    OPAQUE = "opaque"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ def _same(value: Any) -> Any:
 
 
 _B, _I, _D, _S, _L, _ANY = Kind.BOOL, Kind.INT, Kind.DOUBLE, Kind.STRING, Kind.LIST, Kind.ANY
+_O = Kind.OPAQUE
 
 # `name/3` is the function of that name for three arguments, where it is another one.
 FUNCTIONS: dict[str, Function] = {
@@ -92,9 +96,9 @@ FUNCTIONS: dict[str, Function] = {
     "endsWith": Function(texts.ends_with, _B, budget=True),
     "matches": Function(patterns.matches, _B, budget=True),
     "charAt": Function(texts.char_at, _S),
-    "indexOf": Function(texts.index_of, _I, budget=True),
+    "indexOf": Function(aggregates.index_of, _I, budget=True),
     "indexOf/3": Function(texts.index_of_from, _I, budget=True),
-    "lastIndexOf": Function(texts.last_index_of, _I, budget=True),
+    "lastIndexOf": Function(aggregates.last_index_of, _I, budget=True),
     "lastIndexOf/3": Function(texts.last_index_of_until, _I, budget=True),
     "substring": Function(texts.substring, _S, budget=True),
     "substring/3": Function(texts.substring_until, _S, budget=True),
@@ -148,8 +152,84 @@ FUNCTIONS: dict[str, Function] = {
     "math.bitNot": Function(numbers.bit_not, _ANY),
     "math.bitShiftLeft": Function(numbers.shift_left, _ANY),
     "math.bitShiftRight": Function(numbers.shift_right, _ANY),
+    # Kubernetes' libraries; `kubernetes/signatures.py` has what the checker knows of them.
+    "isSorted": Function(aggregates.is_sorted, _B, budget=True),
+    "sum": Function(aggregates.sum_, _ANY, budget=True),
+    "min": Function(aggregates.min_, _ANY, budget=True),
+    "max": Function(aggregates.max_, _ANY, budget=True),
+    "includes": Function(aggregates.includes, _B, budget=True),
+    "find": Function(patterns.find, _S, budget=True),
+    "findAll": Function(patterns.find_all, _L, budget=True, element=_S),
+    "url": Function(urls.url, _O, budget=True),
+    "isURL": Function(urls.is_url, _B, budget=True),
+    "getScheme": Function(urls.get_scheme, _S),
+    "getHost": Function(urls.get_host, _S),
+    "getHostname": Function(urls.get_hostname, _S),
+    "getPort": Function(urls.get_port, _S),
+    "getEscapedPath": Function(urls.get_escaped_path, _S, budget=True),
+    "getQuery": Function(urls.get_query, Kind.MAP, budget=True),
+    "quantity": Function(quantities.quantity, _O, budget=True),
+    "isQuantity": Function(quantities.is_quantity, _B, budget=True),
+    "sign": Function(quantities.sign, _I),
+    "isInteger": Function(quantities.is_integer, _B),
+    "asInteger": Function(quantities.as_integer, _I),
+    "asApproximateFloat": Function(quantities.as_approximate_float, _D),
+    "add": Function(quantities.add, _O, budget=True),
+    "sub": Function(quantities.sub, _O, budget=True),
+    "isGreaterThan": Function(comparisons.is_greater_than, _B, budget=True),
+    "isLessThan": Function(comparisons.is_less_than, _B, budget=True),
+    "compareTo": Function(comparisons.compare_to, _I, budget=True),
+    "ip": Function(addresses.ip, _O, budget=True),
+    "isIP": Function(addresses.is_ip, _B, budget=True),
+    "ip.isCanonical": Function(addresses.is_canonical, _B, budget=True),
+    "family": Function(addresses.family, _I),
+    "isUnspecified": Function(addresses.is_unspecified, _B),
+    "isLoopback": Function(addresses.is_loopback, _B),
+    "isLinkLocalMulticast": Function(addresses.is_link_local_multicast, _B),
+    "isLinkLocalUnicast": Function(addresses.is_link_local_unicast, _B),
+    "isGlobalUnicast": Function(addresses.is_global_unicast, _B),
+    "cidr": Function(addresses.cidr, _O, budget=True),
+    "isCIDR": Function(addresses.is_cidr, _B, budget=True),
+    "containsIP": Function(addresses.contains_ip, _B, budget=True),
+    "containsCIDR": Function(addresses.contains_cidr, _B, budget=True),
+    "masked": Function(addresses.masked, _O),
+    "prefixLength": Function(addresses.prefix_length, _I),
+    "format.named": Function(formats.named, Kind.OPTIONAL),
+    **{f"format.{name}": Function(formats.constant(known), _O, fails=False) for name, known in formats.FORMATS.items()},
+    "validate": Function(formats.validate, Kind.OPTIONAL, budget=True),
+    "semver": Function(semver.semver, _O, budget=True),
+    "isSemver": Function(semver.is_semver, _B, budget=True),
+    "major": Function(semver.major, _I),
+    "minor": Function(semver.minor, _I),
+    "patch": Function(semver.patch, _I),
+    "jsonpatch.escapeKey": Function(patches.escape_key, _S, budget=True),
+    "path": Function(authorizer.path, _O),
+    "group": Function(authorizer.group, _O),
+    "serviceAccount": Function(authorizer.service_account, _O),
+    "resource": Function(authorizer.resource, _O),
+    "subresource": Function(authorizer.subresource, _O),
+    "namespace": Function(authorizer.namespace, _O),
+    "name": Function(authorizer.name, _O),
+    "fieldSelector": Function(authorizer.field_selector, _O),
+    "labelSelector": Function(authorizer.label_selector, _O),
+    "check": Function(authorizer.check, _O, budget=True),
+    "allowed": Function(authorizer.allowed, _B),
+    "reason": Function(authorizer.reason, _S),
+    "errored": Function(authorizer.errored, _B),
+    "error": Function(authorizer.error, _S),
 }
 # The functions whose argument at this place is a pattern: one that stands in the expression is compiled with it.
-PATTERNS = {"matches": 1, "regex.extract": 1, "regex.extractAll": 1, "regex.replace": 1}
+PATTERNS = {"matches": 1, "find": 1, "findAll": 1, "regex.extract": 1, "regex.extractAll": 1, "regex.replace": 1}
 # The functions whose last argument, if there is more than one, is a time zone.
-ZONED = frozenset(name for name in FUNCTIONS if name.startswith("get"))
+ZONED = frozenset(
+    name
+    for name, known in FUNCTIONS.items()
+    if name.startswith("get") and known.implementation.__module__ == instants.__name__
+)
+# The functions that make a value of an opaque type: one of constants is made when the expression is loaded.
+FOLDED = frozenset({"cidr", "ip", "quantity", "semver", "url", *(f"format.{name}" for name in formats.FORMATS)})
+# `sum` of a list whose elements are known to be of a kind: that of an empty one is of it as well.
+SUMS = {
+    kind: Function(aggregates.sum_of(zero), kind, budget=True)
+    for kind, zero in {Kind.INT: 0, Kind.UINT: UInt(0), Kind.DOUBLE: 0.0, Kind.DURATION: Duration(0)}.items()
+}

@@ -34,8 +34,10 @@ from app.core.cel.checked import (
 from app.core.cel.estimate import UNKNOWN, Estimate, estimate, fixed_length, is_bind
 from app.core.cel.estimate import weight as step_weight
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
-from app.core.cel.functions import FUNCTIONS, PATTERNS, ZONED, Function, Kind
+from app.core.cel.functions import FOLDED, FUNCTIONS, PATTERNS, SUMS, ZONED, Function, Kind
 from app.core.cel.instants import zone
+from app.core.cel.lifting import lift
+from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.patterns import Pattern, pattern
 from app.core.cel.values import (
     INT_MAX,
@@ -92,7 +94,10 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy."""
+    """What a name in scope stands for: an expression in terms of `b`, `i` and `c`, or a variable of the policy.
+
+    `refusal` says why it cannot be read here after all, and what to do instead. `root` is the tree of a variable.
+    """
 
     text: str = ""
     kind: Kind = Kind.ANY
@@ -100,6 +105,8 @@ class Name:
     fails: bool = False
     variable: Any = None
     constant: Any = operators.MISSING
+    refusal: tuple[str, str] | None = None
+    root: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,8 @@ class Generated:
     element: Kind
     fails: bool
     constant: Any
+    root: Node
+    lifted: Lifted = NOTHING_LIFTED
     estimate: Estimate = UNKNOWN
     reads: tuple[Variable, ...] = ()
 
@@ -134,7 +143,10 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     if cost.least > STEPS_MAX:
         message = f"the expression takes at least {cost.least} steps whatever the input, and {STEPS_MAX} are the most"
         raise UnsupportedError(checked.root.id, message, "make the lists and texts that stand in it shorter")
-    return replace(generated, estimate=cost)
+    if wanted is not Kind.BOOL:
+        return replace(generated, estimate=cost)
+    trees = {name: known.root for name, known in scope.items() if known.root is not None}
+    return replace(generated, estimate=cost, lifted=lift(checked.root, trees))
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -258,7 +270,7 @@ class _Generator:
         source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
         run = _function(source, self._namespace)
         reads = tuple(value for value in self._namespace.values() if isinstance(value, Variable))
-        return Generated(source, run, code.kind, code.element, code.fails, code.constant, reads=reads)
+        return Generated(source, run, code.kind, code.element, code.fails, code.constant, root, reads=reads)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -361,6 +373,8 @@ class _Generator:
             if name in TYPES:
                 return Code(self._object(TYPES[name]), Kind.TYPE, fails=False, atom=True)
             raise UnsupportedError(node.id, f"`{name}` is not known here")
+        if found.refusal is not None:
+            raise UnsupportedError(node.id, *found.refusal)
         if found.constant is not operators.MISSING:
             return self._known(found)
         if found.variable is None:
@@ -370,7 +384,7 @@ class _Generator:
 
     def _known(self, found: Name) -> Code:
         """Write a variable whose value is known already, so that its reader knows it too."""
-        if found.kind in {Kind.LIST, Kind.MAP}:
+        if found.kind in {Kind.LIST, Kind.MAP, Kind.OPAQUE}:
             text = self._object(found.constant)
             return Code(text, found.kind, found.element, fails=False, atom=True, constant=found.constant)
         return self._constant(found.constant)
@@ -488,7 +502,22 @@ class _Generator:
             codes[place] = replace(codes[place], text=self._object(compiled, "p"))
         if node.function in ZONED and isinstance(name := codes[-1].constant, str):
             codes[-1] = replace(codes[-1], text=self._zone(node, name))
+        if node.function in FOLDED and all(code.constant is not operators.MISSING for code in codes):
+            return self._folded(node, known, codes)
+        if node.function == "sum" and codes[0].kind is Kind.LIST:
+            known = SUMS.get(codes[0].element, known)
         return self._applied(node.function, known, codes)
+
+    def _folded(self, node: Call, known: Function, codes: list[Code]) -> Code:
+        """Make a value that is made of constants now: once, and not for every request."""
+        arguments = [code.constant for code in codes]
+        try:
+            value = known.implementation(*arguments, *([[STEPS_MAX]] if known.budget else []))
+        except CelError as error:
+            written = ", ".join(repr(argument) for argument in arguments)
+            fix = f"mend it; `{node.function}({written[:60]})` would always fail"
+            raise UnsupportedError(node.id, str(error), fix) from None
+        return Code(self._object(value), known.result, fails=False, atom=True, constant=value)
 
     def _applied(self, name: str, known: Function, codes: list[Code]) -> Code:
         kinds = {code.kind for code in codes}

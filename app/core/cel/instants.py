@@ -8,10 +8,10 @@ import re
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
 
 from app.core.cel.operators import TIMESTAMP_MAX, TIMESTAMP_MIN
 from app.core.cel.values import CelError, Duration, Timestamp, no_overload
+from app.core.zones import iana_zone
 
 _SECOND = 1_000_000_000
 _UTC_NAMES = frozenset({"", "UTC"})
@@ -115,12 +115,6 @@ def duration_text(value: Duration) -> str:
     return f"{'-' if value.nanoseconds < 0 else ''}{seconds}{_fraction(fraction)}s"
 
 
-@lru_cache(maxsize=1)
-def _zone_names() -> frozenset[str]:
-    # Asking for a name that does not exist searches the disk; the names of the database are fixed while we run.
-    return frozenset(available_timezones())
-
-
 @lru_cache(maxsize=256)
 def zone(name: str) -> tzinfo:
     """Give a time zone by its name in the IANA database, or by its offset, `+01:30`.
@@ -136,8 +130,8 @@ def zone(name: str) -> tzinfo:
         if int(hours) <= 23 and int(minutes) <= 59:
             span = timedelta(hours=int(hours), minutes=int(minutes))
             return timezone(-span if sign == "-" else span)
-    elif name in _zone_names():
-        return ZoneInfo(name)
+    elif (found := iana_zone(name)) is not None:
+        return found
     raise CelError(f"unknown time zone `{name[:64]}`")
 
 

@@ -132,6 +132,40 @@ def _extracted(text: Any, wanted: Any, budget: Budget, name: str, *, limit: int 
     return found
 
 
+def find(text: Any, wanted: Any, budget: Budget) -> str:
+    """`text.find(pattern)` of Kubernetes: the first match, empty without one."""
+    found = _found("find", text, wanted, 1, budget)
+    return found[0] if found else ""
+
+
+def find_all(text: Any, wanted: Any, *rest: Any) -> list[str]:
+    """`text.findAll(pattern[, limit])` of Kubernetes: a negative limit is none."""
+    *limits, budget = rest
+    if any(type(limit) is not int for limit in limits):
+        raise no_overload("findAll", text, "" if type(wanted) is Pattern else wanted, *limits)
+    return _found("findAll", text, wanted, limits[0] if limits else -1, budget)
+
+
+def _found(name: str, text: Any, wanted: Any, limit: int, budget: Budget) -> list[str]:
+    """Give whole matches; an empty one right behind another does not count, as in Go."""
+    if type(text) is not str or type(wanted) not in _WANTED:
+        raise no_overload(name, text, "" if type(wanted) is Pattern else wanted)
+    compiled, data, start, last = _pattern(wanted, budget), text.encode(), 0, -1
+    found: list[str] = []
+    spend_characters(budget, len(data) * _WEIGHT)
+    while start <= len(data) and len(found) != limit:
+        spans = compiled.spans(data, start)
+        if not spans:
+            break
+        spend(budget, _MATCH)
+        begin, end = spans[0]
+        start = _after(data, spans[0])
+        if not begin == end == last:
+            found.append(data[begin:end].decode())
+        last = end
+    return found
+
+
 def _after(data: bytes, span: tuple[int, int]) -> int:
     """Give where to go on after a match: behind it, and after an empty one behind the next character."""
     begin, end = span

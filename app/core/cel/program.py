@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from app.core.cel.needs import Lifted
 from app.core.types import Json, JsonObject
 
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
@@ -25,6 +26,8 @@ class ResultType(StrEnum):
 
     BOOL = "bool"
     STRING = "string"
+    # A string as well, but one that may only turn out to be one when the expression is evaluated.
+    TEXT = "text"
     JSON = "json"
 
 
@@ -78,6 +81,11 @@ class Program(Protocol):
     @property
     def text(self) -> str:
         """The expression as its author wrote it."""
+        ...
+
+    @property
+    def lifted(self) -> Lifted:
+        """What is known of a condition before it is evaluated."""
         ...
 
     def evaluate(self, bindings: Bindings) -> Json:

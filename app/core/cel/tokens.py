@@ -5,9 +5,10 @@ lines, `//` starts a comment, and a field name may stand in backticks.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from app.core.cel.program import ExpressionError, Problem
 
@@ -42,8 +43,10 @@ class TokenKind(StrEnum):
     SIGN = "sign"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+_KINDS: Mapping[str | None, TokenKind] = {kind.value: kind for kind in TokenKind}
+
+
+class Token(NamedTuple):
     """One token and where it stands: `start` and `end` are offsets in code points."""
 
     kind: TokenKind
@@ -57,10 +60,16 @@ def tokens(text: str) -> Iterator[Token]:
 
     Does not check that they form an expression: what the engine's own lexer would refuse comes out as signs.
     """
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup
-        if kind is not None and kind != "space":
-            yield Token(kind=TokenKind(kind), text=match.group(), start=match.start(), end=match.end())
+    return iter(_tokens(text))
+
+
+@lru_cache(maxsize=256)  # whoever loads a policy asks several times, for its variables above all
+def _tokens(text: str) -> tuple[Token, ...]:
+    return tuple(
+        Token(_KINDS[kind], match.group(), match.start(), match.end())
+        for match in _TOKEN.finditer(text)
+        if (kind := match.lastgroup) in _KINDS
+    )
 
 
 def position(text: str, offset: int) -> tuple[int, int]:

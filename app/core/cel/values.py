@@ -7,7 +7,7 @@ changed after it was made.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from app.core.cel.program import EvaluationError
 
@@ -111,6 +111,17 @@ class MixedMap:
         return ((k.value if isinstance(k, _BoolKey) else k, v) for k, v in self._entries.items())
 
 
+class Opaque:
+    """A value that only functions read, such as a quantity: no fields, no order, equal as its `==` says."""
+
+    __slots__ = ()
+    type_name: ClassVar[str] = ""
+
+    def text(self) -> str | None:
+        """Give what `string(value)` is, for the types that have it."""
+        return None
+
+
 _NAMES: dict[type, str] = {
     type(None): "null_type",
     bool: "bool",
@@ -127,12 +138,23 @@ _NAMES: dict[type, str] = {
     TypeValue: "type",
     Optional: "optional_type",
 }
+# The opaque types that an expression can name; those of the authorizer have no name there, as in Kubernetes.
+OPAQUE_TYPES = (
+    "kubernetes.NamedFormat",
+    "kubernetes.Quantity",
+    "kubernetes.Semver",
+    "kubernetes.URL",
+    "net.CIDR",
+    "net.IP",
+)
 # The types that an expression can name.
-TYPES = {name: TypeValue(name) for name in _NAMES.values()}
+TYPES = {name: TypeValue(name) for name in (*_NAMES.values(), *OPAQUE_TYPES)}
 
 
 def type_name(value: object) -> str:
     """Give the name of the type of a value, as `type()` of CEL knows it."""
+    if isinstance(value, Opaque):
+        return value.type_name
     return _NAMES.get(type(value), "unknown")
 
 

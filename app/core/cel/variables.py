@@ -18,6 +18,9 @@ _RESERVED = "__mfw_"
 # More than anyone reads; each is a compilation of its own when the policy is loaded.
 VARIABLES_PER_EXPRESSION_MAX = 16
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
+# The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only hide what a
+# reviewer should see.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 # CEL's reserved words and literals (language definition, section "Syntax"): `variables.in` could never be read.
 # fmt: off
 RESERVED_WORDS = frozenset({
@@ -48,11 +51,9 @@ def check_shape(text: str) -> None:
         raise ExpressionError(
             (Problem(1, 1, f"the expression has more than {EXPRESSION_MAX_CHARS} characters", "split it into rules"),)
         )
-    for offset, character in enumerate(text):
-        # The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only
-        # hide what a reviewer should see.
-        if (ord(character) < 0x20 and character not in "\n\r\t") or 0xD800 <= ord(character) <= 0xDFFF:
-            raise problem_at(text, offset, f"the control character U+{ord(character):04X} is not allowed", "remove it")
+    if (found := _CONTROL.search(text)) is not None:
+        code = f"U+{ord(found.group()):04X}"
+        raise problem_at(text, found.start(), f"the control character {code} is not allowed", "remove it")
     depth = 0
     for token in tokens(text):
         if token.kind is TokenKind.OPEN:

@@ -120,6 +120,16 @@ class ReasonOut(_Wire):
     clause: Left[str] = None
 
 
+class BudgetOut(_Wire):
+    """One budget that this mutation would use: at most `limit` uses, or different values, in the last `window`."""
+
+    policy: str
+    budget: str
+    used: int = Field(ge=0, description="before this mutation")
+    limit: int = Field(ge=1)
+    window: str
+
+
 class ObligationOut(_Wire):
     """What has to be done as well, because a rule that won says so."""
 
@@ -141,6 +151,7 @@ class DecisionOut(_Wire):
     receipt_hash: Digest = Field(description="RFC 9162 leaf hash")
     decided_at: str = Field(json_schema_extra={"format": "date-time"})
     approval: Left[dict[str, JsonValue]] = Field(default=None, description="what lifts a hold")
+    budgets: Left[list[BudgetOut]] = Field(default=None, description="budgets that had a say; left out without any")
     obligations: Left[list[ObligationOut]] = Field(
         default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
     )

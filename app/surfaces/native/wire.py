@@ -4,6 +4,7 @@ from typing import Final, NoReturn
 
 import orjson
 
+from app.core.budgets import to_answer
 from app.core.members import refuse_unknown
 from app.core.types import Json, JsonObject, Mutation
 from app.errors import FirewallError, Kind
@@ -92,6 +93,8 @@ def decision_to_wire(decision: Decision) -> bytes:
     }
     if decision.approval is not None:
         members["approval"] = decision.approval
+    if budgets := to_answer(decision.budgets):
+        members["budgets"] = budgets
     if decision.obligations:
         members["obligations"] = decision.obligations
     if decision.request_id is not None:

@@ -4,11 +4,13 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from app.core.dsse import SIGNATURES_MAX
 from app.core.types import Effect
 from app.policies.diagnostics import Severity
 from app.policies.store import TEXT_CHARACTERS_MAX
 
 DIGEST_PATTERN: Final = "^sha256:[0-9a-f]{64}$"
+KEYID_PATTERN: Final = "^[0-9a-f]{64}$"
 # Of a page; a set is listed in some 300 bytes.
 LIMIT_MAX: Final = 200
 LIMIT_DEFAULT: Final = 50
@@ -53,16 +55,66 @@ class PolicySetOut(_Wire):
     active: bool = Field(description="whether it is in force at the replica that answers")
 
 
+class SignerOut(_Wire):
+    """Somebody who may sign policy sets."""
+
+    name: str = Field(description="as the settings name the signer")
+    keyid: str = Field(pattern=KEYID_PATTERN, description="SHA-256 of the public key (DER SubjectPublicKeyInfo)")
+
+
+class SignaturesOut(_Wire):
+    """Who signed a set, verified for this answer with the keys in the settings of the service."""
+
+    required: int = Field(ge=0, description="how many signers must have signed it; 0 where none need to")
+    enough: bool = Field(description="whether it may be activated, as far as signatures are concerned")
+    signed: list[SignerOut]
+    missing: list[SignerOut] = Field(description="the known signers who have not signed it")
+
+
 class PublishedOut(PolicySetOut):
     """A set that is stored, with its warnings."""
 
     diagnostics: list[DiagnosticOut]
+    signatures: SignaturesOut
 
 
 class PolicySetDocumentsOut(PolicySetOut):
     """A set with its documents."""
 
     documents: list[dict[str, JsonValue]]
+    signatures: SignaturesOut
+
+
+class SignatureIn(BaseModel):
+    """One signature of an envelope."""
+
+    keyid: str = Field(default="", description="a hint at the key; not trusted")
+    sig: str = Field(min_length=1, description="base64, either alphabet")
+
+
+class EnvelopeIn(BaseModel):
+    """A DSSE v1 envelope, as `mfw policies sign` writes it."""
+
+    payload: str = Field(min_length=1, description="base64 of an in-toto Statement v1 about the set")
+    payloadType: str = Field(min_length=1, description="`application/vnd.in-toto+json`")  # noqa: N815 - DSSE's name
+    signatures: list[SignatureIn] = Field(min_length=1, max_length=SIGNATURES_MAX)
+
+
+class StoredSignatureOut(_Wire):
+    """A good signature, and how it came here."""
+
+    name: str
+    keyid: str = Field(pattern=KEYID_PATTERN)
+    added_by: str
+    added_at: Moment
+
+
+class SetSignaturesOut(SignaturesOut):
+    """Who signed a set, and the signatures themselves, to verify elsewhere."""
+
+    digest: Digest
+    stored: list[StoredSignatureOut]
+    envelopes: list[dict[str, JsonValue]] = Field(description="DSSE v1; signatures of the same bytes stand together")
 
 
 class PolicySetsOut(_Wire):
@@ -79,6 +131,9 @@ class ActiveOut(_Wire):
     source: str = Field(description="`database` or `directory`")
     sequence: int = Field(default=1, ge=1, description="of its activation; left out for a directory")
     since: Moment
+    signed_by: list[str] = Field(
+        default_factory=list, description="names of the signers it was taken with; left out where none are named"
+    )
     stale: bool = Field(description="from the last good copy on the local disk, not confirmed by the database yet")
     policies: int = Field(ge=1)
     rules: int = Field(ge=1)
@@ -137,6 +192,7 @@ class NotAllowedProblem(BaseModel):
     policy_set: str = Field(default="", description="the set that judged")
     reasons: list[dict[str, str]] = Field(default_factory=list)
     approval: dict[str, JsonValue] | None = Field(default=None, description="what lifts a hold")
+    signatures: dict[str, JsonValue] | None = Field(default=None, description="who signed, where too few did")
 
 
 EXAMPLE_SET: Final[dict[str, Any]] = {
@@ -161,3 +217,8 @@ EXAMPLE_SET: Final[dict[str, Any]] = {
     "note": "from commit 41d5c0e",
 }
 EXAMPLE_REASON: Final[dict[str, Any]] = {"reason": "replica limits, reviewed in change 4711"}
+EXAMPLE_ENVELOPE: Final[dict[str, Any]] = {
+    "payload": "eyJfdHlwZSI6Imh0dHBzOi8vaW4tdG90by5pby9TdGF0ZW1lbnQvdjEifQ==",
+    "payloadType": "application/vnd.in-toto+json",
+    "signatures": [{"keyid": "1c627afa42031f9204b63eb2664fc230e1e5dce21356cf5ebb66a72cf4e7820b", "sig": "7UqJtSLb"}],
+}

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.core import strict_json
+from app.core import dsse, strict_json
 from app.core.members import refuse_unknown
 from app.core.principal import Principal, Role
 from app.core.quota import RouteClass
@@ -23,12 +23,15 @@ from app.errors import FirewallError, Kind
 from app.ledger.receipt import timestamp
 from app.policies.distribute import PolicySource
 from app.policies.load import FILE_MAX_BYTES, Checked, check_documents, check_text
+from app.policies.signatures import merged
 from app.policies.store import Activation, PolicySetStore, StoredSet
 from app.service.activate import ActivateService
 from app.service.publish import PublishService
+from app.service.sign import Collected, SignService, described
 from app.surfaces.openapi import SECURITY, json_body, problem_responses
 from app.surfaces.policy_sets.models import (
     DIGEST_PATTERN,
+    EXAMPLE_ENVELOPE,
     EXAMPLE_REASON,
     EXAMPLE_SET,
     LIMIT_DEFAULT,
@@ -37,12 +40,14 @@ from app.surfaces.policy_sets.models import (
     ActivationOut,
     ActivationsOut,
     ActiveOut,
+    EnvelopeIn,
     NotAllowedProblem,
     PolicySetDocumentsOut,
     PolicySetIn,
     PolicySetsOut,
     PublishedOut,
     RefusedSetProblem,
+    SetSignaturesOut,
 )
 from app.surfaces.problems import CONTENT_TYPE
 
@@ -76,6 +81,7 @@ class PolicySetEndpoints:
         store: PolicySetStore,
         source: PolicySource,
         publishing: PublishService,
+        signing: SignService,
         activating: ActivateService,
         gate: Gate,
         timeout_seconds: float,
@@ -83,6 +89,7 @@ class PolicySetEndpoints:
         self.store = store
         self.source = source
         self.publishing = publishing
+        self.signing = signing
         self.activating = activating
         self._gate = gate
         self._timeout_seconds = timeout_seconds
@@ -156,7 +163,11 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
                 documents, note = _documents(tree)
                 check = partial(check_documents, documents)
             made = await endpoints.publishing.publish(check, principal=principal, note=note)
-            answer = {**endpoints.listed(made.stored), "diagnostics": [asdict(one) for one in made.diagnostics]}
+            answer = {
+                **endpoints.listed(made.stored),
+                "diagnostics": [asdict(one) for one in made.diagnostics],
+                "signatures": described(made.signed),
+            }
             return _json(
                 answer,
                 status=201 if made.created else 200,
@@ -231,6 +242,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
             "source": source.name,
             **({} if held.sequence is None else {"sequence": held.sequence}),
             "since": timestamp(held.since),
+            **({} if held.signed is None else {"signed_by": [one.name for one in held.signed.signers]}),
             "stale": held.stale,
             "policies": len(held.policy_set.policies),
             "rules": len(held.policy_set.rules),
@@ -262,8 +274,52 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
     async def get(request: Request, digest: DigestPath) -> Response:
         """The documents are the very ones that the digest names."""
         await endpoints.reader(request.scope)
-        stored, documents = await endpoints.timely(endpoints.store.get(digest))
-        return _json({**endpoints.listed(stored), "documents": documents})
+
+        async def read() -> Response:
+            stored, documents = await endpoints.store.get(digest)
+            found = await endpoints.signing.of(digest)
+            return _json({**endpoints.listed(stored), "documents": documents, "signatures": described(found.signed)})
+
+        return await endpoints.timely(read())
+
+    @router.get(
+        f"{PATH}/{{digest}}/signatures",
+        summary="Who signed a policy set",
+        operation_id="get_policy_set_signatures",
+        responses={200: {"model": SetSignaturesOut}, **_READ_PROBLEMS, **problem_responses(404)},
+        openapi_extra={"security": SECURITY},
+    )
+    async def get_signatures(request: Request, digest: DigestPath) -> Response:
+        """Verified for this answer, and with the envelopes, to verify elsewhere."""
+        await endpoints.reader(request.scope)
+
+        async def read() -> Response:
+            await endpoints.store.get(digest)
+            return _json(_signatures(digest, await endpoints.signing.of(digest)))
+
+        return await endpoints.timely(read())
+
+    @router.post(
+        f"{PATH}/{{digest}}/signatures",
+        status_code=201,
+        summary="Add signatures to a policy set",
+        operation_id="add_policy_set_signatures",
+        responses={
+            200: {"model": SetSignaturesOut, "description": "They were there already."},
+            201: {"model": SetSignaturesOut, "description": "They are stored."},
+            **problem_responses(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504),
+        },
+        openapi_extra=json_body(EnvelopeIn, EXAMPLE_ENVELOPE),
+    )
+    async def add_signatures(request: Request, digest: DigestPath) -> Response:
+        """A DSSE envelope. Good signatures of known signers are stored, others are left out; 422 if none is good."""
+        principal = await endpoints.author(request.scope)
+        received = await _body(request, yaml=False, max_bytes=dsse.ENVELOPE_BYTES_MAX)
+        if received is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        envelope = dsse.read(received[0])
+        found = await endpoints.timely(endpoints.signing.add(digest, envelope, principal=principal))
+        return _json(_signatures(digest, found), status=201 if found.created else 200)
 
     @router.post(
         f"{PATH}/{{digest}}/activate",
@@ -272,7 +328,10 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
         responses={
             200: {"model": ActivationOut, "description": "It is in force; other replicas follow within seconds."},
             **problem_responses(400, 401, 404, 413, 415, 429, 500, 503, 504),
-            403: _problem(NotAllowedProblem, "The caller lacks the role `admin`, or the set in force denies it."),
+            403: _problem(
+                NotAllowedProblem,
+                "The caller lacks the role `admin`, the set lacks signatures, or the set in force denies it.",
+            ),
             409: _problem(NotAllowedProblem, "The set in force holds it, or another set came into force meanwhile."),
         },
         openapi_extra=json_body(ActivateIn, EXAMPLE_REASON),
@@ -371,6 +430,24 @@ def _etags(request: Request) -> frozenset[str]:
 
 def _is_known(digest: str, known: frozenset[str]) -> bool:
     return digest in known or "*" in known
+
+
+def _signatures(digest: str, found: Collected) -> JsonObject:
+    names = {one.keyid: one.name for one in found.signed.signers}
+    return {
+        "digest": digest,
+        **described(found.signed),
+        "stored": [
+            {
+                "name": names[one.keyid],
+                "keyid": one.keyid,
+                "added_by": one.added_by,
+                "added_at": timestamp(one.added_at),
+            }
+            for one in found.stored
+        ],
+        "envelopes": [dsse.tree_of(one) for one in merged(one.envelope for one in found.stored)],
+    }
 
 
 def _activation(activation: Activation) -> JsonObject:

@@ -78,13 +78,14 @@ async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
         ("ledger_head", "grows", True),
         ("ledger_records", "append_only", True),
         ("policy_set_activations", "append_only", True),
+        ("policy_set_signatures", "append_only", True),
         ("policy_sets", "append_only", True),
     ]
 
 
 async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
-    assert (before.current, before.pending, before.served) == (None, ("0001", "0002", "0003", "0004"), False)
+    assert (before.current, before.pending, before.served) == (None, ("0001", "0002", "0003", "0004", "0005"), False)
     after = await schema.apply(empty_database_dsn)
     assert (after.current, after.pending, after.served) == (after.newest, (), True)
     made = await shape(database)
@@ -94,13 +95,13 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
 
 async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
-    assert (step.current, step.pending, step.served) == ("0001", ("0002", "0003", "0004"), False)
+    assert (step.current, step.pending, step.served) == ("0001", ("0002", "0003", "0004", "0005"), False)
     at_0001 = await shape(database)
     await schema.apply(empty_database_dsn)
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0004"
+    assert (await schema.apply(empty_database_dsn)).current == "0005"
     assert await shape(database) == newest
 
 
@@ -116,6 +117,22 @@ async def test_policy_sets_are_never_dropped(empty_database_dsn, database):
     assert (await schema.status(empty_database_dsn)).current == "0003"
 
 
+async def test_signatures_are_never_dropped(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.execute(
+        "INSERT INTO policy_sets (digest, documents, policies, rules, created_by)"
+        " VALUES ('sha256:' || encode(sha256('[]'), 'hex'), '[]', 1, 1, 'test')"
+    )
+    await database.execute(
+        "INSERT INTO policy_set_signatures (digest, keyid, signature, payload, added_by)"
+        " SELECT digest, repeat('a', 64), decode(repeat('00', 64), 'hex'), '{}', 'test' FROM policy_sets"
+    )
+    error = await refused(schema.rollback(empty_database_dsn, "0004"))
+    assert error.kind is Kind.CONFLICT
+    assert "without their keys" in error.detail
+    assert (await schema.status(empty_database_dsn)).current == "0005"
+
+
 async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
     await schema.apply(empty_database_dsn)
     error = await refused(schema.rollback(empty_database_dsn, "base"))
@@ -129,7 +146,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0004"}
+    assert {outcome.current for outcome in outcomes} == {"0005"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -193,7 +210,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0004")).current == "0004"
+    assert (await schema.rollback(database_dsn, "0005")).current == "0005"
 
 
 async def test_a_database_that_is_away_is_told():

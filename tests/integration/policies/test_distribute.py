@@ -8,7 +8,10 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from app.core.dsse import Envelope, Signature
 from app.errors import FirewallError, Kind
 from app.migrations import schema
 from app.persistence.embedded import EmbeddedPostgres
@@ -16,6 +19,7 @@ from app.persistence.engine import connect, create_engine
 from app.policies.distribute import DatabaseSource, Failure, SetInForce, SourceState
 from app.policies.last_good import FILE_NAME
 from app.policies.load import check_documents
+from app.policies.signatures import PAYLOAD_TYPE, RequiredSigners, sign, statement
 from app.policies.store import PolicySetStore
 
 
@@ -268,3 +272,94 @@ async def test_from_the_last_good_copy_while_the_database_is_away(state_director
         await engine.dispose()
     finally:
         await asyncio.to_thread(server.stop)
+
+
+KEYS = {name: Ed25519PrivateKey.generate() for name in ("sre", "security")}
+
+
+def required(*names, **more):
+    pems = {
+        name: KEYS[name].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        for name in names
+    }
+    return RequiredSigners.of(pems, **more)
+
+
+async def signed(store, digest, *names):
+    await store.sign(digest, [sign(digest, KEYS[name]) for name in names], added_by="test")
+
+
+async def test_a_set_that_nobody_signed_is_not_followed(publisher, store, follow):
+    failures: list[Failure] = []
+    first = await put(store, "first")
+    await signed(store, first, "sre", "security")
+    await publisher.put_into_force(first)
+    source = await follow(
+        signers=required("sre", "security"), failed=failures.append, poll_seconds=0.05, max_lag_seconds=0.01
+    )
+    assert source.current().digest == first
+    assert "signed by security, sre" in source.report().detail
+
+    # Whoever can write to the database puts a set into force by hand, half signed and with a signature made up.
+    second = await put(store, "second")
+    await signed(store, second, "sre")
+    forged = Envelope(PAYLOAD_TYPE, statement(second), (Signature(required("security").signers[0].keyid, b"x" * 64),))
+    await store.sign(second, [forged], added_by="whoever")
+    await publisher.put_into_force(second)
+    await until(lambda: Failure.UNSIGNED in failures)
+    assert source.current().digest == first
+    assert "has 1 of 2 required signatures; missing: `security`" in source.report().detail
+    await until(lambda: source.report().state is SourceState.BEHIND)
+
+    # The signature still comes, and nothing has to be started again.
+    await signed(store, second, "security")
+    await takes(source, second)
+    await until(lambda: source.report().state is SourceState.CURRENT)
+    assert source.in_force is not None
+    assert source.in_force.signed is not None
+    assert len(source.in_force.signed.envelopes) == 2
+
+
+async def test_a_replica_that_starts_does_not_take_it_either(publisher, follow):
+    await publisher.activate("unsigned")
+    source = await follow(signers=required("sre"))
+    assert source.in_force is None
+    assert "0 of 1 required signatures" in source.report().detail
+    # Where none is required they are only told.
+    lenient = await follow(signers=required("sre", required=0))
+    assert lenient.in_force is not None
+    assert "signed by" not in lenient.report().detail
+
+
+async def test_the_last_good_copy_is_verified(store, publisher, follow, tmp_path, database_dsn):
+    digest = await put(store, "a")
+    await signed(store, digest, "sre")
+    await publisher.put_into_force(digest)
+    await follow(signers=required("sre"), copies=tmp_path)
+    assert b'"signatures":[{' in (tmp_path / FILE_NAME).read_bytes()
+    away = create_engine("postgresql://nobody@/nothing?host=/nowhere")
+
+    async def without_database(**options):
+        source = DatabaseSource(PolicySetStore(away), connect=partial(connect, database_dsn), **options)
+        await source.start()
+        await source.stop()
+        return source
+
+    try:
+        taken = await without_database(signers=required("sre"), copies=tmp_path)
+        assert (taken.current().digest, taken.stale) == (digest, True)
+        failures: list[Failure] = []
+        refused = await without_database(signers=required("security"), copies=tmp_path, failed=failures.append)
+        assert refused.in_force is None
+        assert Failure.COPY in failures
+        assert "0 of 1 required signatures" in refused.report().detail
+    finally:
+        await away.dispose()
+
+
+async def put(store, name):
+    checked = check_documents([document(name)])
+    assert checked.policy_set is not None
+    digest = checked.policy_set.digest
+    await store.put(digest, documents=checked.content, policies=1, rules=1, created_by="test")
+    return digest

@@ -8,9 +8,11 @@ import asyncpg
 import pytest
 
 from app.core.canonical import canonical
+from app.core.dsse import Envelope, Signature
 from app.errors import FirewallError, Kind
 from app.persistence.engine import create_engine
 from app.policies.load import check_documents
+from app.policies.signatures import PAYLOAD_TYPE
 from app.policies.store import PolicySetStore, documents_of
 
 
@@ -117,7 +119,7 @@ async def test_nothing_is_half_done(store, connection):
     assert await connection.fetchval("SELECT next_index FROM ledger_head") == 0
 
 
-@pytest.mark.parametrize("table", ["policy_sets", "policy_set_activations"])
+@pytest.mark.parametrize("table", ["policy_sets", "policy_set_activations", "policy_set_signatures"])
 @pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {} CASCADE", "UPDATE {} SET digest = digest"])
 async def test_nothing_is_changed_or_removed(connection, table, statement):
     for role in ("origin", "replica"):
@@ -138,3 +140,30 @@ def test_damaged_documents_are_refused():
     with pytest.raises(FirewallError) as caught:
         documents_of(b"[]", digest="sha256:" + "0" * 64)
     assert caught.value.kind is Kind.INVALID_POLICY
+
+
+def envelope(keyid, signature, payload=b"{}"):
+    return Envelope(PAYLOAD_TYPE, payload, (Signature(keyid, signature * 64),))
+
+
+async def test_signatures_are_stored_once(store):
+    digest = (await put(store, "a"))[0].digest
+    one, other, made_up = envelope("a" * 64, b"1"), envelope("b" * 64, b"2", b"[1]"), envelope("a" * 64, b"3")
+    assert await store.sign(digest, [one, other], added_by="sre") == 2
+    assert await store.sign(digest, [one], added_by="somebody else") == 0
+    # What somebody made up for the same key stands beside it, never in its way.
+    assert await store.sign(digest, [made_up, one], added_by="x") == 1
+    found = await store.signatures(digest, keyids=["a" * 64, "b" * 64, "c" * 64])
+    assert {row.envelope for row in found} == {one, other, made_up}
+    assert [row.added_by for row in found if row.envelope == one] == ["sre"]
+    assert [row.keyid for row in await store.signatures(digest, keyids=["b" * 64])] == ["b" * 64]
+    assert await store.signatures(digest, keyids=[]) == ()
+    assert await store.sign(digest, [], added_by="x") == 0
+
+
+async def test_signatures_of_a_set_that_is_not_there(store):
+    for envelopes in ([], [envelope("a" * 64, b"1")]):
+        with pytest.raises(FirewallError) as caught:
+            await store.sign("sha256:" + "0" * 64, envelopes, added_by="x")
+        assert caught.value.kind is Kind.NOT_FOUND
+    assert await store.signatures("sha256:" + "0" * 64, keyids=["a" * 64]) == ()

@@ -1,12 +1,15 @@
 """Activation where something is not as it should be, and the way past the set in force."""
 
 import secrets
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.core.canonical import canonical, digest
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
@@ -18,10 +21,16 @@ from app.ledger.receipt import EntryKind
 from app.persistence.engine import connect, create_engine
 from app.policies.distribute import DatabaseSource
 from app.policies.load import check_documents
+from app.policies.signatures import NOBODY, RequiredSigners, sign
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.force import force
 
+KEYS = {name: Ed25519PrivateKey.generate() for name in ("sre", "security")}
+PEMS = {
+    name: key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    for name, key in KEYS.items()
+}
 ADMIN = Principal("ops", PrincipalKind.USER, frozenset({Role.ADMIN}), AuthMethod.JWT)
 
 
@@ -37,12 +46,13 @@ def document(name, **spec):
 class Firewall:
     """The parts that take part, on one database."""
 
-    def __init__(self, dsn):
+    def __init__(self, dsn, signers=NOBODY):
+        self.signers = signers
         self.engine = create_engine(dsn)
         self.store = PolicySetStore(self.engine)
         self.ledger = LedgerWriter(dsn)
         self.reader = LedgerReader(self.engine)
-        self.source = DatabaseSource(self.store, connect=partial(connect, dsn), poll_seconds=600)
+        self.source = DatabaseSource(self.store, connect=partial(connect, dsn), poll_seconds=600, signers=signers)
         self.counted: list[Effect] = []
         self.service = ActivateService(
             self.store,
@@ -53,6 +63,7 @@ class Firewall:
             entropy=secrets.token_bytes,
             engine="mutation-firewall/test",
             counted=self.counted.append,
+            signers=signers,
         )
 
     async def put(self, *documents):
@@ -64,7 +75,13 @@ class Firewall:
     async def activate(self, name, *, principal=ADMIN, reason="a test"):
         return await self.service.activate(name, principal=principal, reason=reason)
 
-    async def force(self, name, *, reason="locked out"):
+    async def sign(self, name, *keys):
+        await self.store.sign(name, [sign(name, KEYS[key]) for key in keys], added_by="test")
+
+    async def record(self, index):
+        return orjson.loads((await self.reader.get(index)).record or b"")
+
+    async def force(self, name, *, reason="locked out", **more):
         return await force(
             name,
             store=self.store,
@@ -73,12 +90,26 @@ class Firewall:
             clock=partial(datetime.now, UTC),
             entropy=secrets.token_bytes,
             engine="mutation-firewall/test",
+            signers=self.signers,
+            **more,
         )
 
 
 @pytest.fixture
 async def firewall(database_dsn):
-    made = Firewall(database_dsn)
+    async with _started(Firewall(database_dsn)) as made:
+        yield made
+
+
+@pytest.fixture
+async def strict(database_dsn):
+    """One that requires two signatures."""
+    async with _started(Firewall(database_dsn, RequiredSigners.of(PEMS))) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _started(made):
     await made.ledger.start()
     await made.source.start()
     yield made
@@ -181,3 +212,97 @@ def test_the_name_of_a_set_here_is_that_of_the_loader():
     checked = check_documents([document("a")])
     assert checked.policy_set is not None
     assert checked.policy_set.digest == digest([document("a")])
+
+
+def keyids(*names):
+    return sorted(RequiredSigners.of({name: PEMS[name]}).signers[0].keyid for name in names)
+
+
+async def test_without_signatures_nothing_comes_into_force(strict):
+    first = await strict.put(document("a"))
+    for so_far, missing in (((), {"sre", "security"}), (("sre",), {"security"})):
+        await strict.sign(first, *so_far)
+        error = await refused(strict.activate(first))
+        assert error.kind is Kind.FORBIDDEN
+        assert "required signatures" in error.detail
+        assert "mfw policies sign" in error.fix
+        assert error.extra["signatures"]["enough"] is False
+        assert {one["name"] for one in error.extra["signatures"]["missing"]} == missing
+    assert await strict.reader.size() == 0
+    assert strict.source.in_force is None
+
+    await strict.sign(first, "security")
+    made = await strict.activate(first)
+    assert strict.source.current().digest == first
+    # Who signed is in the record, under the names that no settings can change.
+    assert sorted((await strict.record(made.activation.ledger_index))["signers"]) == keyids("sre", "security")
+    receipt = orjson.loads((await strict.reader.get(made.activation.ledger_index)).receipt)
+    assert receipt.keys() == {"at", "id", "kind", "policy_set", "principal", "record", "version"}
+
+
+async def test_the_set_in_force_sees_who_signed(strict):
+    judge = document(
+        "judge",
+        rules=[
+            {"name": "signed", "effect": "allow", "when": "'security' in change.after.signers"},
+            {"name": "other", "effect": "deny", "when": "!('security' in change.after.signers)", "message": "no"},
+        ],
+    )
+    first, second = await strict.put(judge), await strict.put(judge, document("b"))
+    for name in (first, second):
+        await strict.sign(name, "sre", "security")
+    await strict.activate(first)
+    made = await strict.activate(second)
+    decision = await strict.record(made.activation.ledger_index - 1)
+    assert decision["input"]["change"]["after"]["signers"] == ["security", "sre"]
+
+
+async def test_without_signers_nothing_changes(firewall):
+    first, second = await firewall.put(document("a")), await firewall.put(document("b"))
+    await firewall.sign(second, "sre")
+    await firewall.activate(first)
+    made = await firewall.activate(second)
+    assert "signers" not in await firewall.record(made.activation.ledger_index)
+    assert "signers" not in (await firewall.record(made.activation.ledger_index - 1))["input"]["change"]["after"]
+
+
+async def test_a_way_back_needs_signatures_too(strict, database_dsn):
+    unsigned = await strict.put(document("a"))
+    # From the time before signatures were required.
+    async with _started(Firewall(database_dsn)) as before:
+        await before.activate(unsigned)
+    signed = await strict.put(document("b"))
+    await strict.sign(signed, "sre", "security")
+    await strict.source.refresh()
+    # The set in force is not one that this replica takes, so nobody may judge here; only the glass can be broken.
+    assert (await refused(strict.activate(signed))).kind is Kind.UNAVAILABLE
+    await strict.force(signed)
+    await strict.source.refresh()
+    assert strict.source.current().digest == signed
+    assert (await refused(strict.activate(unsigned))).kind is Kind.FORBIDDEN
+
+
+async def test_breaking_the_glass_takes_signatures(strict):
+    first, second = await strict.put(document("a")), await strict.put(document("b"))
+    error = await refused(strict.force(first))
+    assert error.kind is Kind.INVALID_SIGNATURE
+    assert "--unsafe-unsigned" in error.fix
+    await strict.sign(first, "sre", "security")
+    made = await strict.force(first)
+    record = await strict.record(made.ledger_index)
+    assert sorted(record["signers"]) == keyids("sre", "security")
+    assert "unsigned" not in record
+
+    # Without them it is written down, and no replica that requires them follows.
+    await strict.source.refresh()
+    await strict.sign(second, "sre")
+    made = await strict.force(second, unsafe_unsigned=True)
+    record = await strict.record(made.ledger_index)
+    assert (record["unsigned"], record["missing_signers"], record["signers"]) == (
+        True,
+        keyids("security"),
+        keyids("sre"),
+    )
+    await strict.source.refresh()
+    assert strict.source.current().digest == first
+    assert "1 of 2 required signatures" in strict.source.report().detail

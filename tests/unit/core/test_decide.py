@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.cel import EvaluationError, ResultType, compile_expression
+from app.core.cel import NOTHING_LIFTED, EvaluationError, ResultType, compile_expression
 from app.core.decide import (
     DEFAULT_DENY,
     FIREWALL,
@@ -20,6 +20,7 @@ from app.core.decide import (
     TOO_MANY_OBLIGATIONS,
     decide,
 )
+from app.core.freeze import window
 from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Duty, Policy, Rule
 from app.core.types import Effect, Mode, NormalisedMutation, Obligation
 from app.core.validity import Validity
@@ -275,6 +276,44 @@ class TestValidity:
         assert judge(broken, Policy("q", (rule(),))).effect is Effect.ALLOW
 
 
+class TestFreezes:
+    def judge(self, now, *, effect=Effect.DENY, when=None, message="no changes on a weekend", conditions=()):
+        weekend = window("0 18 * * 5", time_zone="Europe/Berlin", duration=dt.timedelta(hours=62))
+        freeze = Rule(
+            "weekend",
+            effect,
+            PROGRAMS.get(when),
+            message,
+            approval=APPROVAL if effect is Effect.HOLD else None,
+            window=weekend,
+        )
+        policy = Policy("p", (rule(), freeze), conditions=conditions)
+        return decide(CompiledPolicySet([policy], digest="d"), MUTATION, dt.datetime.fromisoformat(now))
+
+    def test_outside_of_its_windows_it_is_silent(self):
+        assert self.judge("2026-03-13T16:59:59+00:00", when="error").effect is Effect.ALLOW
+        assert self.judge("2026-03-16T07:00:00+00:00").effect is Effect.ALLOW
+
+    def test_inside_it_speaks_and_tells_the_end(self):
+        verdict = self.judge("2026-03-14T00:00:00+00:00")
+        assert said(verdict) == [("p", "weekend", Effect.DENY, Mode.ENFORCE)]
+        assert verdict.reasons[0].message == "no changes on a weekend; the window ends at 2026-03-16T07:00:00Z"
+        held = self.judge("2026-03-14T00:00:00+00:00", effect=Effect.HOLD, message=None)
+        assert (held.effect, held.approval is not None) == (Effect.HOLD, True)
+        assert held.reasons[0].message == "changes are frozen; the window ends at 2026-03-16T07:00:00Z"
+        long = self.judge("2026-03-14T00:00:00+00:00", message="x" * 512).reasons[0].message
+        assert (len(long), long[-39:]) == (MESSAGE_MAX_CHARS, "; the window ends at 2026-03-16T07:00:00Z"[-39:])
+
+    def test_it_has_a_condition_of_its_own(self):
+        assert self.judge("2026-03-14T00:00:00+00:00", when="false").effect is Effect.ALLOW
+        failed = self.judge("2026-03-14T00:00:00+00:00", when="error")
+        assert failed.reasons[0].message == "rule_error: divide by zero"
+
+    def test_it_speaks_only_if_its_policy_does(self):
+        silenced = self.judge("2026-03-14T00:00:00+00:00", conditions=(Condition("c", PROGRAMS["false"]),))
+        assert silenced.reasons[0].rule == DEFAULT_DENY
+
+
 class TestBounds:
     def test_reasons_have_a_limit_that_says_so(self):
         many = Policy("p", tuple(rule(f"r{i:02}", Effect.DENY) for i in range(REASONS_MAX + 5)))
@@ -301,6 +340,7 @@ class Misbehaves:
 
     text: str
     answer: object
+    lifted = NOTHING_LIFTED
 
     def evaluate(self, bindings):
         if isinstance(self.answer, BaseException):

@@ -1,14 +1,28 @@
 """The index leaves out policies that cannot match, and never one that does."""
 
+import datetime as dt
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.cel import ResultType, bind, compile_expression
 from app.core.glob import compile_glob
-from app.core.index import CompiledPolicySet, EntityPattern, LabelPattern, Match, Policy, PropertyPattern, Rule
+from app.core.index import (
+    CompiledPolicySet,
+    Condition,
+    EntityPattern,
+    LabelPattern,
+    Match,
+    Policy,
+    PropertyPattern,
+    Rule,
+)
 from app.core.types import Effect
 
 ALLOW = Rule(name="r", effect=Effect.ALLOW)
+NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
 
 
 def inputs(*, type_="t", action="update", subject="agent", properties=None, id_="i"):
@@ -159,10 +173,133 @@ def test_the_index_changes_nothing_but_the_cost(specs, type_, action, subject):
     assert [p.name for p in CompiledPolicySet(policies, digest="d").select(mutation)] == expected
 
 
+def test_a_pattern_is_tested_though_a_condition_has_settled_its_path():
+    env = compile_expression("resource.properties.env in ['a', 'ab']", result=ResultType.BOOL)
+    policies = [
+        replace(policy(f"p{i}", resources=[pattern(env=text)]), conditions=(Condition("c", env),))
+        for i, text in enumerate(["a?", "a*", "b*"])
+    ]
+    assert CompiledPolicySet(policies, digest="d").select(inputs(properties={"env": "a"})) == (policies[1],)
+
+
+class Counted(Match):
+    """A match that counts how often it is asked."""
+
+    __slots__ = ()
+    asked = 0
+
+    def matches(self, inputs):
+        Counted.asked += 1
+        return super().matches(inputs)
+
+
 def test_what_cannot_match_is_not_even_asked():
-    many = [policy(f"p{i:04}", resources=[pattern(f"type-{i}")], actions=["update"]) for i in range(1_000)]
-    policy_set = CompiledPolicySet([*many, policy("z", actions=["delete"])], digest="d")
-    bucket = policy_set._by_type["type-7"]
-    assert [p.name for p in bucket.by_action["update"]] == ["p0007"]
-    assert [p.name for p in bucket.by_action["delete"]] == ["z"]
-    assert bucket.other == ()
+    def counted(name, **match):
+        found = policy(name, **match).match
+        return replace(policy(name), match=Counted(actions=found.actions, resources=found.resources))
+
+    many = [counted(f"p{i:04}", resources=[pattern(f"type-{i}", id_="?*")], actions=["update"]) for i in range(1_000)]
+    policy_set = CompiledPolicySet([*many, counted("z", actions=["delete"])], digest="d")
+    for action, expected in (("update", ["p0007"]), ("delete", ["z"]), ("create", [])):
+        Counted.asked = 0
+        assert [p.name for p in policy_set.select(inputs(type_="type-7", action=action))] == expected
+        assert Counted.asked <= 1
+
+
+def needs(*conditions, rules=("true",), **match):
+    def compiled(text):
+        return text and compile_expression(text, result=ResultType.BOOL)
+
+    found = Policy(
+        name="p",
+        rules=tuple(Rule(f"r{i}", Effect.ALLOW, compiled(text)) for i, text in enumerate(rules)),
+        match=policy("p", **match).match,
+        conditions=tuple(Condition(f"c{i}", compiled(text)) for i, text in enumerate(conditions)),
+    ).needs()
+    return {".".join(path): (set(need.constants or ()), need.missing) for path, need in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ({}, {}),
+        ({"actions": ["a", "b"]}, {"action.name": ({"a", "b"}, False)}),
+        ({"actions": ["a", "b*"]}, {}),
+        ({"resources": [pattern("t"), pattern("u", "i")]}, {"resource.type": ({"t", "u"}, False)}),
+        ({"resources": [pattern("t"), pattern(id_="i")]}, {}),
+        (
+            {"subjects": [pattern("t", n=1, b=True, s="x", g="*")]},
+            {
+                "subject.type": ({"t"}, False),
+                "subject.properties.n": ({1}, True),
+                "subject.properties.b": ({("bool", True)}, True),
+                "subject.properties.s": ({"x"}, True),
+            },
+        ),
+    ],
+)
+def test_what_a_match_needs(match, expected):
+    assert needs(**match) == expected
+
+
+KIND = "change.after.kind == 'Pod'"
+
+
+def test_what_conditions_need_and_what_rules_need():
+    kind = {"change.after.kind": ({"Pod"}, False)}
+    assert needs(KIND, "change.after.x > 1") == kind
+    assert needs(KIND, "change.after.kind in ['Pod', 'Job']", "change.after.kind == 'Job'") == {
+        "change.after.kind": (set(), False)
+    }
+    assert needs(rules=(KIND, f"{KIND} && change.after.x == 1")) == kind
+    assert needs(rules=(KIND, "change.after.kind == 'Job'")) == {"change.after.kind": ({"Pod", "Job"}, False)}
+    # A rule that can speak without it, whatever the others say.
+    assert needs(rules=(KIND, None)) == {}
+    assert needs(rules=(KIND, "change.after.x == 1")) == {}
+    # A condition that fails speaks for the policy, so its rules leave nothing out; one that cannot fail does not.
+    assert needs("change.after.x > 1", rules=(KIND,)) == {}
+    assert needs("resource.type != 'a' && has(change.after)", rules=(KIND,)) == kind
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, False, "1", None, [1], {"a": 1}, 1.5])
+@pytest.mark.parametrize("constant", ["1", "1.0", "1u", "true", "'1'", "1.5"])
+def test_the_index_compares_as_cel_does(constant, value):
+    equal = compile_expression(f"context.x == {constant}", result=ResultType.BOOL)
+    one = Policy("p", (Rule("r", Effect.ALLOW, equal),))
+    others = [
+        Policy(f"q{i}", (Rule("r", Effect.ALLOW, compile_expression(f"context.x == 'q{i}'", result=ResultType.BOOL)),))
+        for i in range(3)
+    ]
+    mutation = {**inputs(), "context": {"x": value}}
+    chosen = CompiledPolicySet([one, *others], digest="d").select(mutation)
+    assert [p.name for p in chosen] == (["p"] if equal.evaluate(bind(mutation, now=NOW)) else [])
+
+
+def test_needs_of_many_kinds_do_not_multiply():
+    names = [f"x{i}" for i in range(6)]
+    many = [
+        policy(f"p{i}", resources=[pattern(f"t{i % 3}", **{name: f"v{(i + j) % 4}" for j, name in enumerate(names)})])
+        for i in range(60)
+    ]
+    wide = [policy(f"w{i}", actions=[f"a{j}" for j in range(i, i + 100)]) for i in range(5)]
+    policy_set = CompiledPolicySet([*many, *wide], digest="d")
+    mutation = inputs(type_="t1", properties={name: f"v{(1 + j) % 4}" for j, name in enumerate(names)}, action="a3")
+    expected = sorted(p.name for p in [*many, *wide] if p.match.matches(mutation))
+    assert [p.name for p in policy_set.select(mutation)] == expected
+    assert _size(policy_set._candidates._root) <= 64 * len(policy_set.policies) * 2
+
+
+def _size(node):
+    return len(node.always) + sum(
+        _size(below) for branch in node.branches for below in (*branch.by_key.values(), branch.missing, branch.nowhere)
+    )
+
+
+def test_what_is_remembered_of_names_is_bounded(monkeypatch):
+    monkeypatch.setattr("app.core.candidates._REMEMBERED_MAX", 50)
+    policies = [policy("a", resources=[pattern("t*")]), policy("b", resources=[pattern("*t", "i")])]
+    policy_set = CompiledPolicySet(policies, digest="d")
+    for name in [*(f"t{i}" for i in range(40)), "t" * 1_000, "t", "xt"] * 2:
+        mutation = inputs(type_=name)
+        assert policy_set.select(mutation) == tuple(p for p in policies if p.match.matches(mutation))
+        assert len(policy_set._candidates._remembered) <= 6

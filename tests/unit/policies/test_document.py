@@ -128,6 +128,17 @@ RULE = "rules: [{name: r, effect: allow, when: 'true'}]\n"
         ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, valueExpression: \"b'x'\"}]}]", (1, 89, "spec.rules[0].obligations[0].valueExpression", "the expression gives `bytes`, which JSON does not have", "write `base64.encode(...)`")),
         ("rules: [{name: r, effect: allow, when: 'true', obligations: [{key: k, value: 1}, {key: k, value: 2}]}]", (1, 88, "spec.rules[0].obligations[1].key", "the rule has the obligation `k` twice", "make one of them")),
         ("rules: [{name: r, effect: allow, when: 'true', obligations: [" + "{key: k, value: 1}, " * 17 + "]}]", (1, 61, "spec.rules[0].obligations", "the rule has 17 obligations, and 16 are the most", "put several values into one")),
+        ("freezes: []", (1, 10, "spec.freezes", "the list is empty", "leave the member out, or fill it")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: UTC}]", (1, 11, "spec.freezes[0]", "`duration` is missing", "add `duration`")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: Europe/Belrin, duration: 1h}]", (1, 55, "spec.freezes[0].timeZone", "there is no time zone `Europe/Belrin`", "did you mean `Europe/Berlin`?")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: zzz, duration: 1h}]", (1, 55, "spec.freezes[0].timeZone", "there is no time zone `zzz`", "write a name such as `Europe/Berlin`, or `UTC`")),
+        ("freezes: [{name: f, schedule: '0 25 * * 5', timeZone: UTC, duration: 1h}]", (1, 31, "spec.freezes[0].schedule", "`0 25 * * 5` is not a schedule: the hour is wrong", "write minute, hour, day of the month, month and day of the week, for example `0 18 * * 5`")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: UTC, duration: 7d}]", (1, 70, "spec.freezes[0].duration", "`7d` is not a duration", "write hours, minutes and seconds, for example `168h`")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: UTC, duration: 1h, effect: allow}]", (1, 82, "spec.freezes[0].effect", "must be one of `deny`, `hold`, not `allow`", None)),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: UTC, duration: 1h, effect: hold}]", (1, 11, "spec.freezes[0]", "a rule that says `hold` needs `approval`", "add `approval: {anyOf: [{group: NAME, count: 1}]}`")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: UTC, duration: 1h, approval: {anyOf: [{group: g}]}}]", (1, 84, "spec.freezes[0].approval", "no approval lifts a rule that says `deny`", "remove it, or make the effect `hold`")),
+        (RULE + "freezes: [{name: r, schedule: '0 18 * * 5', timeZone: UTC, duration: 1h}]", (2, 18, "spec.freezes[0].name", "the name `r` is used twice in this policy", "rename one")),
+        ("freezes: [{name: f, schedule: '0 18 * * 5', timeZone: UTC, duration: 1h, when: 'change'}]", (1, 81, "spec.freezes[0].when", "the expression gives `dyn`, not `bool`", "make it a comparison, for example with `== true`")),
         (RULE + "match: {resources: [{properties: {a: null}}]}", (2, 38, "spec.match.resources[0].properties.a", "must be text, a number or a boolean", "use `matchConditions` for more")),
         (RULE + "match: {resources: [{properties: {" + "a" * 129 + ": b}}]}", (2, 166, "spec.match.resources[0].properties", "a property's name has more than 128 characters", None)),
         ("rules: [{name: R, effect: allow}]", (1, 16, "spec.rules[0].name", "`R` is not a name", "use at most 63 lower case letters, digits and dashes")),
@@ -304,3 +315,21 @@ def test_what_a_policy_says_beyond_its_rules():
         ("sample", 0.5, False),
         ("redact", None, True),
     ]
+
+
+def test_a_policy_of_freezes_alone():
+    policy, found = spec(
+        """\
+        freezes:
+          - {name: weekend, schedule: "0  18 * * 5", timeZone: Europe/Berlin, duration: 62h}
+          - {name: night, schedule: "0 22 * * *", timeZone: UTC, duration: 8h, effect: hold, message: m, approval: {anyOf: [{group: g}]}}
+        """
+    )
+    assert found == []
+    weekend, night = policy.rules
+    assert (weekend.effect, weekend.window.schedule, weekend.window.duration.total_seconds()) == (
+        Effect.DENY,
+        "0 18 * * 5",
+        62 * 3600,
+    )
+    assert (night.effect, night.window.time_zone, night.approval is not None) == (Effect.HOLD, "UTC", True)

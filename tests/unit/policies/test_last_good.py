@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from app.core.canonical import canonical
+from app.core.dsse import Envelope, Signature
 from app.errors import FirewallError, Kind
 from app.policies import last_good
 from app.policies.last_good import FILE_NAME, keep, recall
@@ -83,3 +84,23 @@ def test_a_copy_that_cannot_be_read_or_is_too_long_is_refused(tmp_path, monkeypa
     monkeypatch.setattr(last_good, "FILE_BYTES_MAX", 10)
     with pytest.raises(FirewallError, match="more than 10 bytes"):
         recall(tmp_path)
+
+
+def test_signatures_are_kept_beside_the_documents(tmp_path):
+    envelope = Envelope("t", b'x,"documents":[', (Signature(',"documents":', b"s"),))
+    keep(tmp_path, digest=DIGEST, sequence=7, documents=DOCUMENTS, envelopes=[envelope])
+    kept = recall(tmp_path)
+    assert kept is not None
+    assert (kept.documents, kept.envelopes) == (orjson.loads(DOCUMENTS), (envelope,))
+    # Without any the file is what releases before this one wrote.
+    keep(tmp_path, digest=DIGEST, sequence=7, documents=DOCUMENTS)
+    assert b"signatures" not in (tmp_path / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("signatures", [b"{}", b"1", b'"x"', b"[1]", b'[{"payload":"x"}]'])
+def test_signatures_that_are_none(tmp_path, signatures):
+    head = b'{"version":1,"digest":"%b","sequence":1,"signatures":%b,' % (DIGEST.encode(), signatures)
+    (tmp_path / FILE_NAME).write_bytes(head + b'"documents":%b}' % DOCUMENTS)
+    with pytest.raises(FirewallError) as caught:
+        recall(tmp_path)
+    assert caught.value.kind is Kind.INVALID_POLICY

@@ -55,6 +55,32 @@ GOOD: dict[str, Any] = {
                 "obligations": [{"key": "a/b", "value": "t"}, {"key": "n", "valueExpression": "change.paths"}],
             },
         ],
+        "budgets": [
+            {
+                "name": "b",
+                "per": "subject",
+                "when": "true",
+                "distinct": "'x'",
+                "limit": 3,
+                "window": "24h",
+                "effect": "hold",
+                "message": "m",
+                "approval": {"anyOf": [{"group": "g"}]},
+            },
+            {"name": "k", "key": "'x'", "limit": 1, "window": "1h", "effect": "deny"},
+        ],
+        "freezes": [
+            {"name": "w", "schedule": "0 18 * * 5", "timeZone": "Europe/Berlin", "duration": "62h", "when": "true"},
+            {
+                "name": "n",
+                "schedule": "0 22 * * *",
+                "timeZone": "UTC",
+                "duration": "8h",
+                "effect": "hold",
+                "message": "m",
+                "approval": {"anyOf": [{"group": "g"}]},
+            },
+        ],
     },
 }
 
@@ -144,6 +170,8 @@ def test_what_is_valid_is_refused_only_for_what_a_schema_cannot_say(place, value
                 "used twice",
                 "between a second",
                 "is not an instant",
+                "schedule",
+                "time zone",
                 "ends before",
                 "gives",
                 "twice",

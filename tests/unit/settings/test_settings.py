@@ -1,10 +1,13 @@
 """Every setting: read, checked as a whole, never shown."""
 
+import json
 import os
 import string
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
@@ -660,3 +663,102 @@ class TestPolicySource:
         found = problems(GOOD | {"MFW_POLICIES__SOURCE": "database"})
         assert "not read" in found["MFW_POLICIES__DIRECTORY"].detail
         assert problems(GOOD | {"MFW_POLICIES__SOURCE": "git"}).keys() == {"MFW_POLICIES__SOURCE"}
+
+
+class TestSigners:
+    def test_one_key_alone(self, public_keys):
+        policies = Settings.load(GOOD | {"MFW_POLICIES__SIGNERS": public_keys.ed25519()}).policies
+        assert policies.signers == {"signer": public_keys.ed25519()}
+        assert policies.signatures_required is None
+
+    def test_several_by_name(self, public_keys, tmp_path):
+        file = tmp_path / "security.pem"
+        file.write_text(public_keys.ed25519())
+        value = json.dumps({"sre": self.another(), "security": str(file)})
+        settings = Settings.load(GOOD | {"MFW_POLICIES__SIGNERS": value, "MFW_POLICIES__SIGNATURES_REQUIRED": "1"})
+        assert settings.policies.signers["security"] == public_keys.ed25519()
+        assert settings.policies.signatures_required == 1
+        assert value_text(settings.policies.signers) == "sre, security"
+
+    def test_a_directory(self, public_keys, tmp_path):
+        (tmp_path / "sre.pem").write_text(public_keys.ed25519())
+        (tmp_path / "security.pem").write_text(self.another())
+        (tmp_path / "sre.key").write_text("a private key is no business of ours")
+        (tmp_path / ".hidden.pem").write_text("x")
+        policies = Settings.load(GOOD | {"MFW_POLICIES__SIGNERS": str(tmp_path)}).policies
+        assert policies.signers.keys() == {"sre", "security"}
+
+    def test_from_a_mounted_file(self, public_keys, tmp_path):
+        file = tmp_path / "signers"
+        file.write_text(json.dumps({"sre": public_keys.ed25519()}))
+        policies = Settings.load(GOOD | {"MFW_POLICIES__SIGNERS_FILE": str(file)}).policies
+        assert policies.signers == {"sre": public_keys.ed25519()}
+
+    def test_files_that_cannot_be_read_are_told_together(self, tmp_path):
+        (tmp_path / "binary.pem").write_bytes(b"\xff")
+        value = json.dumps({"a": "/none/a.pem", "b": "/none/b.pem", "c": str(tmp_path / "binary.pem")})
+        detail = details(GOOD | {"MFW_POLICIES__SIGNERS": value})["MFW_POLICIES__SIGNERS"]
+        assert "`/none/a.pem` (no such file or directory), `/none/b.pem`" in detail
+        assert "not a file of utf-8 text" in detail
+
+    def test_an_empty_directory(self, tmp_path):
+        detail = details(GOOD | {"MFW_POLICIES__SIGNERS": str(tmp_path)})["MFW_POLICIES__SIGNERS"]
+        assert "has no `NAME.pem` in it" in detail
+
+    @pytest.mark.parametrize("value", ["{", '{"sre": 1}', '{"sre": ["x"]}'])
+    def test_what_is_no_collection_of_keys(self, value):
+        assert details(GOOD | {"MFW_POLICIES__SIGNERS": value}).keys() == {"MFW_POLICIES__SIGNERS"}
+
+    @pytest.mark.parametrize(
+        ("make", "detail"),
+        [
+            (lambda keys: keys.rsa(2048), "is not an Ed25519 key"),
+            (lambda keys: keys.ec(), "is not an Ed25519 key"),
+            (lambda _: "AAAAC3NzaC1lZDI1NTE5", "is no PEM public key"),
+            (lambda _: "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----", "is a private key"),
+        ],
+    )
+    def test_other_keys_are_refused(self, public_keys, make, detail):
+        value = json.dumps({"sre": public_keys.ed25519(), "security": make(public_keys)})
+        found = problems(GOOD | {"MFW_POLICIES__SIGNERS": value})["MFW_POLICIES__SIGNERS"]
+        assert found.detail == f"the key of `security` {detail}"
+        assert "MC4CAQ" not in str(found)
+
+    def test_everything_at_once(self, public_keys):
+        value = json.dumps({"sre": public_keys.ed25519(), "bad name": self.another(), "security": "x"})
+        with pytest.raises(SettingsError) as caught:
+            Settings.load(GOOD | {"MFW_POLICIES__SIGNERS": value, "MFW_POLICIES__SIGNATURES_REQUIRED": "4"})
+        assert [problem.detail for problem in caught.value.problems] == [
+            "`bad name` is no name of a signer",
+            "the key of `security` is no PEM public key",
+            "`4` is more than there are signers (3)",
+        ]
+
+    def test_one_key_under_two_names(self, public_keys):
+        value = json.dumps({"sre": public_keys.ed25519(), "security": public_keys.ed25519()})
+        assert "`sre` and `security` have the same key" in details(GOOD | {"MFW_POLICIES__SIGNERS": value}).values()
+
+    def test_too_many(self):
+        value = json.dumps({f"s{number}": self.another() for number in range(33)})
+        assert "names more than 32 signers" in details(GOOD | {"MFW_POLICIES__SIGNERS": value}).values()
+
+    @pytest.mark.parametrize("required", ["1", "32"])
+    def test_a_number_without_signers(self, required):
+        # An empty variable counts as unset: whoever says the number as well is told when the keys get lost.
+        given = {"MFW_POLICIES__SIGNATURES_REQUIRED": required, "MFW_POLICIES__SIGNERS": ""}
+        assert details(GOOD | given) == {"MFW_POLICIES__SIGNATURES_REQUIRED": "nobody is named who could sign"}
+
+    @pytest.mark.parametrize("required", ["-1", "33", "all", "1.5"])
+    def test_a_number_that_is_none(self, required, public_keys):
+        given = {"MFW_POLICIES__SIGNATURES_REQUIRED": required, "MFW_POLICIES__SIGNERS": public_keys.ed25519()}
+        assert details(GOOD | given).keys() == {"MFW_POLICIES__SIGNATURES_REQUIRED"}
+
+    def test_none_may_be_required(self, public_keys):
+        given = {"MFW_POLICIES__SIGNATURES_REQUIRED": "0", "MFW_POLICIES__SIGNERS": public_keys.ed25519()}
+        assert Settings.load(GOOD | given).policies.signatures_required == 0
+        assert Settings.load(GOOD | {"MFW_POLICIES__SIGNATURES_REQUIRED": "0"}).policies.signers == {}
+
+    @staticmethod
+    def another():
+        key = Ed25519PrivateKey.generate().public_key()
+        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

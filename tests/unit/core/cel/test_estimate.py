@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.cel import Estimate, ExpressionError, ResultType, compile_expression, estimate_of
+from app.core.cel import NOTHING_LIFTED, Estimate, ExpressionError, ResultType, compile_expression, estimate_of
 from app.core.cel.estimate import UNKNOWN, USUAL, Extent
 
 HUNDRED = "[" + ", ".join(map(str, range(100))) + "]"
@@ -129,6 +129,7 @@ def test_a_variable_pays_for_itself():
 def test_what_is_not_known_may_cost_everything():
     class Another:
         text = "true"
+        lifted = NOTHING_LIFTED
 
         def evaluate(self, bindings):
             return True

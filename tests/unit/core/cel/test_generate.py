@@ -233,7 +233,7 @@ def test_python_warns_of_nothing():
 class TestWhatIsNotKnown:
     def refused(self, root):
         with pytest.raises(UnsupportedError) as caught:
-            generate(Checked(root, {}), {})
+            generate(Checked(root, b""), {})
         return str(caught.value)
 
     @pytest.mark.parametrize(

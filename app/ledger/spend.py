@@ -1,0 +1,192 @@
+"""Decisions that use budgets: counted, made, recorded and used in one transaction.
+
+    (1) admit     a breaker, a bounded number that wait, one at a time for each key and a few at a time in all
+    (2) lock      the keys of the budgets, in one order for everybody
+    (3) count     what of each is used within its window
+    (4) judge     the core again, with these counts
+    (5) use       the budgets of an allow; a decision that uses nothing goes to the ledger's writer like any other
+    (6) append    to the ledger, its head last; COMMIT
+
+INVARIANT: a use is there exactly if the decision that took it is in the ledger; both are one commit.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.core.budgets import Counters
+from app.core.types import BudgetUse, Verdict
+from app.errors import FirewallError, Kind
+from app.ledger.append import DEADLINE
+from app.ledger.receipt import SealedEntry
+from app.ledger.uses import SKEW_MAX, add, count, lock, taken
+from app.ledger.within import append_within
+from app.persistence.breaker import CircuitBreaker
+from app.persistence.engine import RETRY_AFTER, ErrorKind, Observer, Unobserved, transaction
+
+# Connections at a time: half of the engine's pool, so that nothing else waits for what budgets do.
+CONCURRENT_MAX: Final = 5
+# Who may wait. A transaction takes some 5 ms: beyond this the deadline would come first.
+WAITING_MAX: Final = 512
+# Who may wait for one key: whoever asks most must not keep everybody else out.
+WAITING_PER_KEY_MAX: Final = 64
+
+OPERATION: Final = "budgets"
+
+# Makes the decision, and its entry, with what was counted.
+Judge: TypeAlias = Callable[[Counters], tuple[Verdict, SealedEntry]]
+
+
+async def settle_within(
+    connection: AsyncConnection,
+    uses: Sequence[BudgetUse],
+    *,
+    now: datetime,
+    judge: Judge,
+    skew_max: timedelta = SKEW_MAX,
+) -> tuple[Verdict, SealedEntry]:
+    """Steps 2 to 5 inside a transaction that somebody else commits, together with the entry, or not at all.
+
+    Before anything that takes the ledger's head. Raises FirewallError (UNAVAILABLE) where clocks are apart, and what
+    the database raises.
+    """
+    await lock(connection, uses)
+    verdict, entry = judge(await count(connection, uses, now=now, skew_max=skew_max))
+    if took := taken(verdict):
+        await add(connection, took, now=now, decision_id=entry.id, skew_max=skew_max)
+    return verdict, entry
+
+
+class BudgetLedger:
+    """Settles decisions that use budgets, for one process. Times are in seconds."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        deadline: float = DEADLINE,
+        concurrent_max: int = CONCURRENT_MAX,
+        waiting_max: int = WAITING_MAX,
+        waiting_per_key_max: int = WAITING_PER_KEY_MAX,
+        skew_max: timedelta = SKEW_MAX,
+        breaker: CircuitBreaker | None = None,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._deadline = deadline
+        self._door = _Door(
+            concurrent_max=concurrent_max, waiting_max=waiting_max, waiting_per_key_max=waiting_per_key_max
+        )
+        self._skew_max = skew_max
+        self._breaker = breaker or CircuitBreaker(clock=clock)
+        self._observer = observer or Unobserved()
+        self._clock = clock
+
+    async def settle(
+        self, uses: Sequence[BudgetUse], *, now: datetime, judge: Judge
+    ) -> tuple[Verdict, SealedEntry, int | None]:
+        """The verdict with every budget counted, its entry, and its index once that is committed.
+
+        The index is None for a decision that uses nothing: its entry still has to be appended. Raises FirewallError,
+        each with `retry_after`: OVERLOADED when too many wait or it took too long to be let in, TIMEOUT when the
+        database took too long, UNAVAILABLE when it is away or its clock is another. After TIMEOUT and UNAVAILABLE the
+        entry and its uses may be there all the same, both of them, but nobody was told so.
+        """
+        admitted = False
+        try:
+            async with asyncio.timeout(self._deadline), self._door.entered(use.key for use in uses):
+                admitted = True
+                return await self._settle(uses, now=now, judge=judge)
+        except TimeoutError:
+            if not admitted:
+                raise _crowded() from None
+            self._observer.error(ErrorKind.TIMEOUT)
+            raise FirewallError(Kind.TIMEOUT, "the budgets were not counted in time", retry_after=RETRY_AFTER) from None
+
+    async def _settle(
+        self, uses: Sequence[BudgetUse], *, now: datetime, judge: Judge
+    ) -> tuple[Verdict, SealedEntry, int | None]:
+        if not self._breaker.allow():
+            self._observer.error(ErrorKind.BREAKER_OPEN)
+            raise FirewallError(
+                Kind.UNAVAILABLE,
+                "the budgets cannot be counted: the database cannot be reached",
+                retry_after=max(RETRY_AFTER, self._breaker.retry_after),
+            )
+        index: int | None = None
+        try:
+            async with transaction(
+                self._engine, operation=OPERATION, observer=self._observer, clock=self._clock
+            ) as connection:
+                verdict, entry = await settle_within(connection, uses, now=now, judge=judge, skew_max=self._skew_max)
+                if taken(verdict):
+                    index = await append_within(connection, [entry])
+        except FirewallError as error:
+            if error.__cause__ is None:
+                self._breaker.success()  # refused by us: the database did answer
+            else:
+                self._breaker.failure()
+            raise
+        except asyncio.CancelledError:
+            # Too late, or nobody waits any more. A probe that does not come back must not keep everybody out.
+            self._breaker.failure()
+            raise
+        self._breaker.success()
+        return verdict, entry, index
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Who uses one key in this process, one at a time; `waiting` counts whoever is inside as well."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class _Door:
+    """Lets in one at a time for each key, and a few at a time in all, so that a key that many want costs the others
+    one connection and not all of them.
+    """
+
+    def __init__(self, *, concurrent_max: int, waiting_max: int, waiting_per_key_max: int) -> None:
+        self._slots = asyncio.Semaphore(concurrent_max)
+        self._waiting_max = waiting_max
+        self._waiting_per_key_max = waiting_per_key_max
+        self._waiting = 0
+        self._queues: dict[bytes, _Queue] = {}
+
+    @contextlib.asynccontextmanager
+    async def entered(self, keys: Iterable[bytes]) -> AsyncIterator[None]:
+        """Wait for the keys, then for a place. Raises FirewallError (OVERLOADED) where too many wait already."""
+        # Sorted: two who want the same two keys must not each hold one.
+        wanted = sorted(set(keys))
+        longest = max((self._queues[key].waiting for key in wanted if key in self._queues), default=0)
+        if self._waiting >= self._waiting_max or longest >= self._waiting_per_key_max:
+            raise _crowded()
+        queues = [self._queues.setdefault(key, _Queue()) for key in wanted]
+        self._waiting += 1
+        for queue in queues:
+            queue.waiting += 1
+        try:
+            async with contextlib.AsyncExitStack() as held:
+                for queue in queues:
+                    await held.enter_async_context(queue.lock)
+                await held.enter_async_context(self._slots)
+                yield
+        finally:
+            self._waiting -= 1
+            for key, queue in zip(wanted, queues, strict=True):
+                queue.waiting -= 1
+                if not queue.waiting:
+                    del self._queues[key]
+
+
+def _crowded() -> FirewallError:
+    return FirewallError(Kind.OVERLOADED, "too many decisions wait for this budget", retry_after=RETRY_AFTER)
