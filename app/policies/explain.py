@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from app.core.admission.facts import facts_of
 from app.core.budgets import Assumed, Counters
 from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
-from app.core.decide import decide
+from app.core.decide import RULE_ERROR, decide
 from app.core.index import Rule
 from app.core.lifting import Lifting
 from app.core.masking import MASK, is_secret, masked
@@ -16,7 +17,15 @@ from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Outcome
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.trace import ExceptionTrace, PolicyTrace, Said, trace, trace_exceptions
+from app.policies.trace import (
+    AdmissionTrace,
+    ExceptionTrace,
+    PolicyTrace,
+    Said,
+    trace,
+    trace_admission,
+    trace_exceptions,
+)
 
 # Enough to recognise a value; who needs all of it has the mutation.
 VALUE_MAX_CHARS = 80
@@ -84,12 +93,33 @@ class ExplainedException:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedEvaluation:
+    """One evaluation of an admission policy; `parameter` names its parameter object, None where it has none."""
+
+    parameter: str | None
+    conditions: tuple[Asked, ...]
+    validations: tuple[Asked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedAdmission:
+    """One admission policy under one binding; `fits` is None where its match could not be told."""
+
+    policy: str
+    binding: str
+    actions: tuple[str, ...]
+    fits: bool | None
+    evaluations: tuple[ExplainedEvaluation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """One mutation, every policy and every exception of the set, and the verdict of the core."""
 
     verdict: Verdict
     policies: tuple[ExplainedPolicy, ...]
     exceptions: tuple[ExplainedException, ...] = ()
+    admission: tuple[ExplainedAdmission, ...] = ()
 
 
 def explain(
@@ -123,7 +153,33 @@ def explain(
             _exception(one, lifted.get(one.exception.name, []), shown)
             for one in trace_exceptions(checked.policy_set, shown.bindings)
         ),
+        tuple(_admission(one, shown) for one in trace_admission(checked.policy_set, shown.bindings)),
     )
+
+
+def _admission(found: AdmissionTrace, shown: "_Values") -> ExplainedAdmission:
+    evaluations: list[ExplainedEvaluation] = []
+    for one in found.evaluations:
+        params = {"params": None if one.parameter is None else masked(one.parameter.value)}
+        name = None
+        if one.parameter is not None:
+            name = "/".join(part for part in (one.parameter.namespace, one.parameter.name) if part)
+        evaluations.append(
+            ExplainedEvaluation(
+                name,
+                tuple(
+                    Asked(condition.name, text := condition.program.text, said, shown.seen(text, params), ())
+                    for condition, said in one.conditions
+                ),
+                tuple(
+                    Asked(validation.name, text := validation.program.text, said, shown.seen(text, params), ())
+                    for validation, said in one.validations
+                ),
+            )
+        )
+    policy = found.policy
+    actions = tuple(str(action) for action in policy.actions)
+    return ExplainedAdmission(policy.policy, policy.binding, actions, found.fits, tuple(evaluations))
 
 
 def _words(found: Iterable[PolicyTrace]) -> Iterator[tuple[str, str]]:
@@ -184,15 +240,26 @@ class _Values:
     """The values of one mutation, fit to be shown."""
 
     def __init__(self, inputs: JsonObject, now: datetime) -> None:
-        self.inputs: Any = masked(inputs)
-        self.bindings: Bindings = bind(inputs, now=now)
-        self.hidden: Bindings = bind(self.inputs, now=now)
+        hidden: Any = masked(inputs)
+        self.bindings = bind(inputs, now=now)
+        self.hidden: Bindings = bind(hidden, now=now)
+        facts = facts_of(hidden)
+        self.inputs: Any = {
+            **hidden,
+            "object": hidden["change"].get("after"),
+            "oldObject": hidden["change"].get("before"),
+            "request": facts.request if facts is not None else None,
+            "namespaceObject": facts.namespace_object if facts is not None else None,
+        }
 
-    def seen(self, text: str) -> tuple[Seen, ...]:
-        """Give the members that an expression names, with their values."""
+    def seen(self, text: str, more: Mapping[str, Any] | None = None) -> tuple[Seen, ...]:
+        """Give the members that an expression names, with their values; `more` has further ones that it can name."""
         found: list[Seen] = []
+        inputs = {**self.inputs, **(more or {})}
         for path in paths(text):
-            there, value = path.value(self.inputs)
+            if path.segments[0] not in inputs:
+                continue
+            there, value = path.value(inputs)
             found.append(Seen(str(path), _cut(json.dumps(value, ensure_ascii=False)) if there else None))
         return tuple(found)
 
@@ -249,6 +316,12 @@ def combination(explanation: Explanation) -> str:
                 spoken[rule.effect] += 1
             elif rule.said.outcome is Outcome.ERROR:
                 failed += 1
+    for reason in explanation.verdict.reasons:
+        if reason.binding is not None and reason.mode is Mode.ENFORCE and reason.exception is None:
+            if reason.message.startswith(RULE_ERROR):
+                failed += 1
+            else:
+                spoken[reason.effect] += 1
     exhausted = sum(
         use.mode is Mode.ENFORCE and not use.has_room and f"{use.policy}/{use.budget}" not in lifted
         for use in explanation.verdict.budgets

@@ -12,6 +12,7 @@ from app.cli.output import console, plain, write_json
 from app.core.types import Mode, Outcome
 from app.policies.explain import (
     Asked,
+    ExplainedAdmission,
     ExplainedException,
     ExplainedPolicy,
     Explanation,
@@ -58,6 +59,9 @@ def _show(found: Explanation, *, everything: bool) -> None:
     for exception in found.exceptions:
         if exception.fits or exception.conditions or everything:
             _exception(root, exception)
+    for admission in found.admission:
+        if admission.fits is not False or everything:
+            _admission(root, admission)
     for use in found.verdict.budgets:
         style = "green" if use.has_room else "red"
         shadow = "  shadow: decides nothing" if use.mode is Mode.SHADOW else ""
@@ -76,7 +80,28 @@ def _show(found: Explanation, *, everything: bool) -> None:
                 f"{shadow} {reason.policy}/{reason.rule}: {plain(reason.message)}",
             )
         )
+    for warning in found.verdict.warnings:
+        answer.add(Text.assemble(("warning ", "yellow"), plain(warning)))
+    for key, value in found.verdict.annotations.items():
+        answer.add(Text.assemble(("annotation ", "dim"), f"{plain(key)}: {plain(value)}"))
     console().print(root)
+
+
+def _admission(root: "Tree", admission: ExplainedAdmission) -> None:
+    from rich.text import Text
+
+    matched = {True: "matches", False: "does not match", None: "cannot be matched"}[admission.fits]
+    words = f"  {matched}  {', '.join(admission.actions)}"
+    name = f"{admission.policy}/{admission.binding}"
+    node = root.add(Text.assemble(("admission policy ", "dim"), (name, "bold"), words))
+    for one in admission.evaluations:
+        inner = node
+        if one.parameter is not None:
+            inner = node.add(Text.assemble(("with ", "dim"), plain(one.parameter)))
+        for condition in one.conditions:
+            _asked(inner, "condition", condition)
+        for validation in one.validations:
+            _asked(inner, "validation", validation)
 
 
 def _exception(root: "Tree", exception: ExplainedException) -> None:
@@ -152,6 +177,25 @@ def _json(found: Explanation) -> dict[str, object]:
             }
             for reason in found.verdict.reasons
         ],
+        "admission": [
+            {
+                "policy": one.policy,
+                "binding": one.binding,
+                "actions": list(one.actions),
+                "matches": one.fits,
+                "evaluations": [
+                    {
+                        "parameter": evaluation.parameter,
+                        "conditions": [_asked_json(asked) for asked in evaluation.conditions],
+                        "validations": [_asked_json(asked) for asked in evaluation.validations],
+                    }
+                    for evaluation in one.evaluations
+                ],
+            }
+            for one in found.admission
+        ],
+        "warnings": list(found.verdict.warnings),
+        "annotations": dict(found.verdict.annotations),
         "budgets": [
             {"policy": use.policy, "budget": use.budget, "used": use.used, "limit": use.limit, "window": use.window}
             for use in found.verdict.budgets
