@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from app.core.cel import FALSE, TRUE, CompiledProgram, Site, Source, Trace
+from app.core.cel import FALSE, TRUE, CompiledProgram, Site, Trace
 from app.policies.load import Checked, Document
 from app.policies.reader import Reader
 from app.policies.trace import expressions, variables
@@ -84,7 +84,8 @@ class Seen:
             return
         reader = Reader(document.file, text=sources.get(document.file, ""))
         every = {path: one.source for path, one in expressions(policy) if isinstance(one, CompiledProgram)}
-        for path, source in {**dict(sorted(variables(policy).items(), key=_numbered)), **every}.items():
+        declared = {path: one.source for path, one in variables(policy).items()}
+        for path, source in {**declared, **every}.items():
             bits = self.bits.get((policy.name, path))
             node = _at(document.root, path)
             yield ExpressionCoverage(
@@ -103,10 +104,6 @@ class Seen:
                     for site in source.instrumented().sites
                 ),
             )
-
-
-def _numbered(item: tuple[str, Source]) -> tuple[int, str]:
-    return len(item[0]), item[0]
 
 
 def _place(node: Node | None, site: Site, reader: Reader) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from app.core.cel import (
     INPUT_NAMES,
-    KUBERNETES_NAMES,
     SCOPE,
     EvaluationError,
     ExpressionError,
@@ -21,8 +20,6 @@ from app.core.types import JsonObject
 
 # Constants are evaluated at an instant that no result can depend on: nothing in them reads `now`.
 _ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
-# What can be shown as a path: the inputs, and what follows from them for Kubernetes.
-_READABLE = frozenset((*INPUT_NAMES, *KUBERNETES_NAMES, "params"))
 _NO_INPUTS: JsonObject = {name: {} for name in INPUT_NAMES}
 
 
@@ -167,7 +164,7 @@ def paths(text: str) -> tuple[Path, ...]:
     stream = list(tokens(text))
     found: dict[Path, None] = {}
     for i, token in enumerate(stream):
-        if token.kind is TokenKind.NAME and token.text in _READABLE and not _is_member(stream, i):
+        if token.kind is TokenKind.NAME and token.text in INPUT_NAMES and not _is_member(stream, i):
             found[Path((token.text, *_segments(stream, i + 1)))] = None
     return tuple(found)
 

@@ -6,7 +6,7 @@ For tests of policies, coverage, explanations and measurements. The decision its
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from app.core.admission.facts import Facts
 from app.core.admission.policy import AdmissionPolicy, Parameter, Validation
@@ -159,16 +159,23 @@ def rules(policy: Policy) -> Iterator[tuple[Rule, str]]:
         numbers[name] += 1
 
 
-def variables(policy: Policy) -> dict[str, Source]:
+class Declared(NamedTuple):
+    """One variable of a policy."""
+
+    name: str
+    source: Source
+
+
+def variables(policy: Policy) -> dict[str, Declared]:
     """Give the variables of a policy that something reads, by their path in `spec`; constants are left out."""
-    found: dict[str, Source] = {}
+    found: dict[str, Declared] = {}
     for _, program in expressions(policy):
         if isinstance(program, CompiledProgram):
             for name, scoped in variables_of(program.source).items():
                 source = source_of(scoped)
                 if source is not None:
-                    found[f"variables[{program.source.variables.index(name)}].expression"] = source
-    return found
+                    found[f"variables[{program.source.variables.index(name)}].expression"] = Declared(name, source)
+    return dict(sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def _said_by(rule: Rule, path: str) -> Iterator[tuple[str, Program]]:
@@ -225,9 +232,9 @@ class _Asked:
     def finished(self, policy: Policy) -> Mapping[str, Trace]:
         """Give all traces, with those of the variables that were read on the way."""
         evaluated = {name for one in list(self.traces.values()) for name in one.variables_evaluated()}
-        for path, source in variables(policy).items():
-            if source in evaluated:
-                self.traces[path] = traced(source, self.bindings)
+        for path, declared in variables(policy).items():
+            if declared.source in evaluated:
+                self.traces[path] = traced(declared.source, self.bindings)
         return self.traces
 
 

@@ -314,9 +314,9 @@ class Trace:
         if name in INPUT_NAMES:
             return _Found(name, self._bindings.inputs[name])
         scoped = self._source.scope[name]
-        if scoped.variable is None:
-            return None
-        value = _inside(self._bindings.values.get(scoped.variable, _MISSING))
+        if scoped.variable not in self._bindings.values:
+            return None  # nothing read it on the way, or it has failed
+        value = _inside(self._bindings.values[scoped.variable])
         source = source_of(scoped)
         if source is None:
             return _Found(name, value)

@@ -234,10 +234,8 @@ class TestExplanations:
         assert evaluation.parameter == "limit"
         (validation,) = evaluation.validations
         assert validation.said.outcome is Outcome.FALSE
-        assert [(seen.path, seen.value) for seen in validation.seen] == [
-            ("object.spec.replicas", "6"),
-            ("params.max", "5"),
-        ]
+        (site,) = validation.sites
+        assert site.values == {"object.spec.replicas": 6, "params.max": 5}
 
     def test_a_condition_that_is_not_true_ends_it(self):
         (one,) = self.explained(ALLOW + SET.replace('expression: "true"', 'expression: "object == null"')).admission
@@ -263,10 +261,10 @@ class TestExplanations:
         (policy,) = self.explained(text).policies
         (asked,) = policy.rules
         assert asked.said.outcome is Outcome.TRUE
-        assert [(seen.path, seen.value) for seen in asked.seen] == [
-            ("object.spec.replicas", "6"),
-            ("request.operation", '"CREATE"'),
-            ("oldObject", "null"),
+        assert [site.values for site in asked.sites[1:]] == [
+            {"object.spec.replicas": 6},
+            {"request.operation": "CREATE"},
+            {"oldObject": None},
         ]
 
     @pytest.mark.parametrize("as_json", [False, True])
