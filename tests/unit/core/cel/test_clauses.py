@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
+from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression, conjuncts
 from app.core.cel.clauses import LABEL_MAX_CHARS, TEXT_MAX_CHARS, Trace, deciding_clause
 from app.core.cel.instrument import FALSE, TRUE, Form
 from app.core.cel.paths import VALUE_MAX_CHARS
@@ -142,6 +142,23 @@ def test_a_trace_says_what_the_evaluation_says(text):
     orjson.dumps(traced.clause("when", budget=[100_000]))
     for site in traced.sites:
         assert text[site.start : site.end].strip() == text[site.start : site.end] != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("change.yes == true", ["change.yes == true"]),
+        ("change.yes && change.x == 1 && true", ["change.yes", "change.x == 1", "true"]),
+        ("(change.yes && (change.x == 1)) && true", ["change.yes", "change.x == 1", "true"]),
+        ("change.yes || change.x == 1 && true", ["change.yes || change.x == 1 && true"]),
+        ("change.yes ? true : change.x == 1 && true", ["change.yes ? true : change.x == 1 && true"]),
+        ("change.?yes.orValue(true) && '&&' == change.s", ["change.?yes.orValue(true)", "'&&' == change.s"]),
+        ("[true && false].exists(x, x) && (1) == (2)", ["[true && false].exists(x, x)", "(1) == (2)"]),
+        ("change.yes && !(change.yes && true) && -1 < 2", ["change.yes", "!(change.yes && true)", "-1 < 2"]),
+    ],
+)
+def test_conjuncts(text, parts):
+    assert list(conjuncts(program(text).source)) == parts
 
 
 class TestSites:
