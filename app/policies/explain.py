@@ -7,6 +7,7 @@ from datetime import datetime
 from app.core.budgets import Assumed, Counters
 from app.core.cel import SeenSite, bind
 from app.core.decide import decide
+from app.core.index import Rule
 from app.core.lifting import Lifting
 from app.core.types import Effect, Json, Mode, NormalisedMutation, Outcome, Verdict
 from app.policies.load import Checked
@@ -17,13 +18,15 @@ from app.policies.trace import ExceptionTrace, PolicyTrace, Said, trace, trace_e
 class Asked:
     """One expression that was asked, with what its boolean parts said and saw.
 
-    `text` is None for a rule without a condition.
+    `text` is None for a rule without a condition. `freeze` says of a freeze when it is, and
+    whether it is open.
     """
 
     name: str
     text: str | None
     said: Said
     effect: Effect | None = None
+    freeze: str | None = None
 
     @property
     def sites(self) -> tuple[SeenSite, ...]:
@@ -100,7 +103,7 @@ def explain(
             lifted.setdefault(exception, []).append(f"{policy}/{name}")
     return Explanation(
         decide(checked.policy_set, normalised, now, Assumed() if counters is None else counters),
-        tuple(_policy(one) for one in found),
+        tuple(_policy(one, now) for one in found),
         tuple(_exception(one, lifted) for one in trace_exceptions(checked.policy_set, bindings)),
     )
 
@@ -124,7 +127,7 @@ def _exception(found: ExceptionTrace, lifted: Mapping[str, list[str]]) -> Explai
     return ExplainedException(found.exception.name, found.fits, found.unmatched, conditions, tuple(lifts))
 
 
-def _policy(found: PolicyTrace) -> ExplainedPolicy:
+def _policy(found: PolicyTrace, now: datetime) -> ExplainedPolicy:
     return ExplainedPolicy(
         found.policy.name,
         found.policy.mode,
@@ -132,10 +135,18 @@ def _policy(found: PolicyTrace) -> ExplainedPolicy:
         tuple(Asked(condition.name, condition.program.text, said) for condition, said in found.conditions),
         tuple(_variables(found)),
         tuple(
-            Asked(rule.name, rule.when.text if rule.when is not None else None, said, rule.effect)
+            Asked(rule.name, rule.when.text if rule.when is not None else None, said, rule.effect, _freeze(rule, now))
             for rule, said in found.rules
         ),
     )
+
+
+def _freeze(rule: Rule, now: datetime) -> str | None:
+    if rule.window is None:
+        return None
+    end = rule.window.end(now)
+    state = "not open" if end is None else f"open until {end.isoformat().replace('+00:00', 'Z')}"
+    return f"`{rule.window.schedule}` {rule.window.time_zone}: {state}"
 
 
 def _variables(found: PolicyTrace) -> Iterator[Variable]:

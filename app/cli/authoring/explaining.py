@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,9 @@ def _show(found: Explanation, *, everything: bool) -> None:
                 f"{shadow} {reason.policy}/{reason.rule}: {plain(reason.message)}",
             )
         )
+    for one in found.verdict.obligations:
+        words = f"{plain(one.key)} = {_value(one.value)}  by {one.policy}/{one.rule}"
+        answer.add(Text.assemble(("obligation ", "dim"), words))
     console().print(root)
 
 
@@ -116,7 +120,7 @@ def _policy(root: "Tree", policy: ExplainedPolicy) -> None:
         line = node.add(Text.assemble(("variable ", "dim"), variable.name, " ", value, why))
         _sites(line, variable.sites)
     for rule in policy.rules:
-        _asked(node, "rule", rule)
+        _asked(node, "rule" if rule.freeze is None else "freeze", rule)
 
 
 def _asked(node: "Tree", what: str, asked: Asked) -> None:
@@ -128,9 +132,11 @@ def _asked(node: "Tree", what: str, asked: Asked) -> None:
     line = node.add(
         Text.assemble((f"{what} ", "dim"), asked.name, "  ", (outcome.value, _OUTCOMES[outcome]), error, effect)
     )
+    if asked.freeze is not None:
+        line.add(Text(plain(asked.freeze), style="cyan"))
     if asked.sites:
         _sites(line, asked.sites)
-    else:
+    elif asked.freeze is None or asked.text is not None:
         line.add(Text(_flat(asked.text) if asked.text is not None else "always", style="cyan"))
 
 
@@ -164,6 +170,7 @@ def _json(found: Explanation) -> dict[str, object]:
         "decision": found.verdict.effect.value,
         "combination": combination(found),
         "reasons": [reason_members(reason) for reason in found.verdict.reasons],
+        "obligations": [asdict(one) for one in found.verdict.obligations],
         "budgets": [
             {"policy": use.policy, "budget": use.budget, "used": use.used, "limit": use.limit, "window": use.window}
             for use in found.verdict.budgets
@@ -209,6 +216,7 @@ def _asked_json(asked: Asked) -> dict[str, object]:
         "expression": asked.text,
         "outcome": asked.said.outcome.value,
         "error": asked.said.error,
+        **({"freeze": asked.freeze} if asked.freeze is not None else {}),
         "clauses": [_site_json(one) for one in asked.sites],
     }
 

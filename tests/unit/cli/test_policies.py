@@ -179,6 +179,11 @@ class TestTest:
         assert answer["reasons"][1]["exception"] == "migration-4711"
         wednesday = run("explain", *arguments, "2026-03-11T12:00:00Z")
         assert "migration-4711  has nothing to lift" in wednesday.output
+        assert "`0 18 * * 5` Europe/Berlin: open until 2026-03-16T07:00:00Z" in shown.output
+        assert "`0 18 * * 5` Europe/Berlin: not open" in wednesday.output
+        assert "obligation rollback/replicas = 3  by shop-deployments/replicas-alone" in wednesday.output
+        assert answer["obligations"][0]["key"] == "audit/level"
+        assert answer["policies"][2]["rules"][4]["freeze"].endswith("open until 2026-03-16T07:00:00Z")
         after = run("explain", *arguments, "2026-05-01T12:00:00Z", "--all")
         assert "migration-4711  does not match: validUntil" in after.output
         (here / "m.json").write_text((here / "m.json").read_text().replace("4711", "0815"))
