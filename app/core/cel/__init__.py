@@ -4,7 +4,7 @@ from app.core.cel.admission import bind_params, facts_in
 from app.core.cel.bindings import RequestBindings, bind
 from app.core.cel.clauses import ABSENT, CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
 from app.core.cel.engine import CompiledProgram, check_variable, compile_expression
-from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, source_of, variables_of
+from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
@@ -66,6 +66,7 @@ __all__ = [
     "both",
     "check_variable",
     "compile_expression",
+    "conjuncts",
     "deciding_clause",
     "either",
     "facts_in",
