@@ -164,7 +164,7 @@ def config_reference(*, as_json: Json = False) -> None:
         run_reference(as_json=as_json)
 
 
-@keys.command("create", epilog="Example: `MFW_API_KEY=$(mfw keys create ci --role requester --expires-in-days 90)`")
+@keys.command("create", epilog="Example: `MFW_API_KEY=$(mfw keys create ci --role agent --expires-in-days 90)`")
 def keys_create(
     name: Annotated[str, typer.Argument(help="What the key is for, in words of yours.")],
     *,
@@ -172,7 +172,7 @@ def keys_create(
         str | None, typer.Option(help="Who asks with it, as the ledger will say (default: the name).")
     ] = None,
     role: Annotated[
-        list[Role] | None, typer.Option(help="What it may do; may be given several times (default: requester).")
+        list[Role] | None, typer.Option(help="What it may do; may be given several times (default: agent).")
     ] = None,
     expires_in_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Days until it ends by itself.")] = None,
     as_json: Json = False,

@@ -243,6 +243,6 @@ async def ensure_key(dsn: str, file: Path) -> None:
         if kept is not None and any(key.hash == hash_key(kept) for key in await store.list_active()):
             return
         # No approver: nobody approves their own change, not even while trying it out.
-        roles = frozenset({Role.REQUESTER, Role.OPERATOR, Role.AUDITOR})
+        roles = frozenset({Role.AGENT, Role.OPERATOR, Role.VIEWER})
         made = await store.create("development", principal_id="development", roles=roles)
     write_private(private_directory(file.parent) / file.name, made.key)

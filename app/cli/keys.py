@@ -19,7 +19,7 @@ from app.persistence.engine import create_engine
 from app.settings import Environment, Settings
 
 # What an agent's runtime needs: ask for decisions, nothing else.
-DEFAULT_ROLES = frozenset({Role.REQUESTER})
+DEFAULT_ROLES = frozenset({Role.AGENT})
 
 
 def run_create(name: str, *, principal: str | None, roles: Collection[Role], days: int | None, as_json: bool) -> None:

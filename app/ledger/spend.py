@@ -134,8 +134,8 @@ class BudgetLedger:
             else:
                 self._breaker.failure()
             raise
-        except asyncio.CancelledError:
-            # Too late, or nobody waits any more. A probe that does not come back must not keep everybody out.
+        except BaseException:
+            # Too late, nobody waits any more, or a defect: a probe that does not come back must not keep everybody out.
             self._breaker.failure()
             raise
         self._breaker.success()

@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.budgets import Count, Counters
 from app.core.types import BudgetUse, Effect, Mode, Verdict
 from app.errors import FirewallError, Kind
-from app.persistence.tables import budget_uses
 
 # How far the clock of a replica may be from the database's before it may not judge what a window is. Rows are kept for
 # this long beyond their window, so that a replica whose clock is behind still finds all that its window has.
@@ -47,18 +46,33 @@ _COUNT: Final = sa.text("""
     sa.bindparam("values", type_=ARRAY(sa.LargeBinary)),
     sa.bindparam("since", type_=ARRAY(sa.DateTime(timezone=True))),
 )
-# A value needs only its last use.
-_REPLACED: Final = (
-    sa.delete(budget_uses)
-    .where(budget_uses.c.key == sa.bindparam("of_key"))
-    .where(budget_uses.c.value == sa.bindparam("of_value"))
-    .where(budget_uses.c.decided_at <= sa.bindparam("until"))
+# One round trip while others wait for the keys. A value needs only its last use; and what no window looks back at goes.
+# Both skip what somebody else is taking away, so that nobody ever waits for a row.
+_ADD: Final = sa.text("""
+    WITH used AS (
+        SELECT * FROM unnest(:keys, :values, :policies, :budgets, :expiries)
+            AS used (key, value, policy, budget, expires_at)
+    ), replaced AS (
+        DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
+            SELECT uses.ctid FROM used JOIN budget_uses AS uses USING (key, value)
+            WHERE uses.decided_at <= :now FOR UPDATE OF uses SKIP LOCKED
+        ))
+    ), swept AS (
+        DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM budget_uses WHERE expires_at < clock_timestamp() LIMIT :rows FOR UPDATE SKIP LOCKED
+        ))
+    )
+    INSERT INTO budget_uses (key, decided_at, decision_id, policy, budget, value, expires_at)
+    SELECT key, :now, :decision_id, policy, budget, value, expires_at FROM used
+""").bindparams(
+    sa.bindparam("keys", type_=ARRAY(sa.LargeBinary)),
+    sa.bindparam("values", type_=ARRAY(sa.LargeBinary)),
+    sa.bindparam("policies", type_=ARRAY(sa.Text)),
+    sa.bindparam("budgets", type_=ARRAY(sa.Text)),
+    sa.bindparam("expiries", type_=ARRAY(sa.DateTime(timezone=True))),
+    sa.bindparam("now", type_=sa.DateTime(timezone=True)),
+    sa.bindparam("decision_id", type_=sa.Uuid),
 )
-_SWEEP: Final = sa.text("""
-    DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM budget_uses WHERE expires_at < clock_timestamp() LIMIT :rows FOR UPDATE SKIP LOCKED
-    ))
-""")
 
 
 async def lock(connection: AsyncConnection, uses: Iterable[BudgetUse]) -> None:
@@ -125,24 +139,16 @@ async def add(
 
     Raises what the database raises. Does not check: that `lock` was called with these uses.
     """
-    replaced = [
-        {"of_key": use.key, "of_value": use.value, "until": now} for use in uses if use.value is not None and use.seen
-    ]
-    if replaced:
-        await connection.execute(_REPLACED, replaced)
     await connection.execute(
-        sa.insert(budget_uses),
-        [
-            {
-                "key": use.key,
-                "decided_at": now,
-                "decision_id": decision_id,
-                "policy": use.policy,
-                "budget": use.budget,
-                "value": use.value,
-                "expires_at": now + timedelta(seconds=use.window_seconds) + skew_max,
-            }
-            for use in uses
-        ],
+        _ADD,
+        {
+            "keys": [use.key for use in uses],
+            "values": [use.value for use in uses],
+            "policies": [use.policy for use in uses],
+            "budgets": [use.budget for use in uses],
+            "expiries": [now + timedelta(seconds=use.window_seconds) + skew_max for use in uses],
+            "now": now,
+            "decision_id": decision_id,
+            "rows": SWEEP_ROWS,
+        },
     )
-    await connection.execute(_SWEEP, {"rows": SWEEP_ROWS})

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core.principal import Role
+from app.core.principal import Role, roles_named
 from app.errors import FirewallError, Kind
 from app.persistence.engine import Observer, Unobserved, transaction
 from app.persistence.tables import api_keys
@@ -176,8 +176,7 @@ def _stored(row: "sa.Row[tuple[object, ...]]") -> StoredApiKey:
         id=row.id,
         name=row.name,
         principal_id=row.principal_id,
-        # A role that a later release knows and this one does not gives nothing here.
-        roles=frozenset(Role(role) for role in row.roles if role in set(Role)),
+        roles=roles_named(row.roles),
         hash=row.hash,
         created_at=row.created_at,
         expires_at=row.expires_at,

@@ -119,7 +119,7 @@ def openapi_router(app: FastAPI, *, gate: Gate) -> APIRouter:
 
     @router.get(PATH, include_in_schema=False)
     async def document(request: Request) -> Response:
-        await gate.admit(request.scope, RouteClass.READ)
+        await gate.admit(request.scope, RouteClass.READ, None)
         return Response(orjson.dumps(app.openapi()), media_type="application/json")
 
     return router

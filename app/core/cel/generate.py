@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any, assert_never
 
 from app.core.cel import operators, texts
@@ -137,7 +138,7 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     Raises:
         UnsupportedError: a part of it is not known here, or it is certain to cost too much; `node` says which.
     """
-    generator = _Generator(scope)
+    generator = Generator(scope)
     generated = generator.function(checked.root, wanted)
     cost = estimate(checked.root, generator.constants)
     if cost.least > STEPS_MAX:
@@ -244,7 +245,12 @@ _RUNTIME: dict[str, Any] = {
 }
 
 
-class _Generator:
+class Generator:
+    """Writes the function of one expression; `instrument.py` writes one that also notes what its parts say."""
+
+    # What every function takes: the bindings, the inputs, the values of variables, the budget.
+    parameters = "b, i, c, q"
+
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
         self.constants = {n: known.constant for n, known in scope.items() if known.constant is not operators.MISSING}
@@ -258,6 +264,7 @@ class _Generator:
         self._count = 0
 
     def function(self, root: Node, wanted: Kind) -> Generated:
+        """Write the function of a whole expression."""
         code = self._value(root)
         if wanted is Kind.ANY or code.kind is wanted:
             self._line(f"return {code.text}")
@@ -267,7 +274,7 @@ class _Generator:
             self._line(f"    wrong_result({code.text}, {wanted.value!r})")
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
-        source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
+        source = "\n".join([f"def run({self.parameters}):", *self._lines, ""])
         run = _function(source, self._namespace)
         reads = tuple(value for value in self._namespace.values() if isinstance(value, Variable))
         return Generated(source, run, code.kind, code.element, code.fails, code.constant, root, reads=reads)
@@ -641,7 +648,7 @@ class _Generator:
 
     def _logic(self, node: Call, *, conjunction: bool) -> Code:
         """`a && b && c`: false if one is false, else an error if one is, else true; `||` the other way round."""
-        operands = list(_flat(node, node.function))
+        operands = list(flat(node, node.function))
         if self._too_deep():
             return self._in_function(lambda: self._logic(node, conjunction=conjunction))
         with self._inside(), self._inside(block=True):
@@ -1014,26 +1021,35 @@ _KINDS: dict[type, Kind] = {
 
 
 def _function(source: str, names: Mapping[str, Any]) -> Callable[..., Any]:
-    namespace = {**names, "__builtins__": {}, SOURCE: source}
     try:
         code = compile(source, GENERATED, "exec", dont_inherit=True)
     except (SyntaxError, RecursionError, MemoryError):
         # Python's own limits: a hundred levels of indentation, and the depth of its parser.
         raise UnsupportedError(0, "the expression is nested too deep", "use `spec.variables`") from None
+    # Every function has its names to itself, and knows no others: a set has thousands of functions.
+    namespace = {"__builtins__": {}, SOURCE: source, **{name: names[name] for name in _used(code) if name in names}}
     exec(code, namespace)  # noqa: S102 - see the head of this file
     run: Callable[..., Any] = namespace["run"]
     return run
+
+
+def _used(code: CodeType) -> Iterator[str]:
+    """Give the global names that code reads, itself or in functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
 
 
 def _outdented(lines: list[str], levels: int = 1) -> list[str]:
     return [line[4 * levels :] for line in lines]
 
 
-def _flat(node: Node, function: str) -> Iterator[Node]:
+def flat(node: Node, function: str) -> Iterator[Node]:
     """Give the operands of `a && b && c`, which the parser balances into a tree."""
     if isinstance(node, Call) and node.function == function:
         for argument in node.arguments:
-            yield from _flat(argument, function)
+            yield from flat(argument, function)
     else:
         yield node
 

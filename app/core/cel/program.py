@@ -3,14 +3,22 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.core.cel.needs import Lifted
 from app.core.types import Json, JsonObject
 
+if TYPE_CHECKING:
+    from app.core.cel.budget import Budget
+    from app.core.cel.clauses import Trace
+
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
 INPUT_NAMES = ("subject", "action", "resource", "context", "change")
-SCOPE = (*INPUT_NAMES, "now")
+# What Kubernetes calls the parts of a change to one of its objects; null where a change is none.
+KUBERNETES_NAMES = ("object", "oldObject", "request", "namespaceObject")
+SCOPE = (*INPUT_NAMES, "now", *KUBERNETES_NAMES)
+# What a ValidatingAdmissionPolicy reads: Kubernetes' names, and nothing that only the firewall knows.
+ADMISSION_SCOPE = (*KUBERNETES_NAMES, "params")
 
 # Longer texts are programs, not conditions; the parser's work grows faster than the text.
 EXPRESSION_MAX_CHARS = 16_384
@@ -28,7 +36,19 @@ class ResultType(StrEnum):
     STRING = "string"
     # A string as well, but one that may only turn out to be one when the expression is evaluated.
     TEXT = "text"
+    STRING_OR_NULL = "string or null"
     JSON = "json"
+
+
+class Scope(StrEnum):
+    """Which names an expression can read, and how strict its type is.
+
+    In `ADMISSION` an expression whose type is only known when it runs is accepted, for Kubernetes knows types that the
+    checker here does not; a value of another type is then an error of the evaluation.
+    """
+
+    MUTATION = "mutation"
+    ADMISSION = "admission"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +111,20 @@ class Program(Protocol):
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once: a `bool`, a `str` or any JSON value, as the `ResultType` said when it was compiled.
 
+        Of `STRING_OR_NULL` the caller checks what it gets.
+
         Raises:
             EvaluationError: for every value and every failure that is not of that type.
+        """
+        ...
+
+    def trace(self, bindings: Bindings, *, budget: "Budget | None" = None) -> "Trace":
+        """Evaluate once more, and note what each boolean part says: several times the cost, and for a reason only.
+
+        What it costs is taken from `budget`, of steps; without one it may cost what an evaluation may.
+
+        Raises:
+            Exception: there is no trace. The value of the expression is what `evaluate` says, whatever happens here.
         """
         ...
 

@@ -7,7 +7,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.core.manifest import ArtefactKind
 from app.core.statements import MAX_TEXT, SqlDialect
-from app.core.types import Effect, Mode
+from app.core.types import Effect, Mode, Outcome
 from app.surfaces.native.wire import MAX_ID_CHARS, MAX_RATIONALE_CHARS
 
 
@@ -109,6 +109,17 @@ class DecisionRequest(_Wire):
     rationale: Left[str] = Field(default=None, min_length=1, max_length=MAX_RATIONALE_CHARS)
 
 
+class ClauseOut(_Wire):
+    """The part of an expression that decided, and what it saw."""
+
+    path: str = Field(description="where the expression stands: in its rule, as `when`, or in the `spec` of its policy")
+    text: str = Field(description="the part, at most 200 characters; `always` for a rule without a condition")
+    line: int = Field(ge=0, description="of the part in its expression, from 1")
+    column: int = Field(ge=0)
+    outcome: Outcome = Field(description="what the part said; `false` where the rule asks for its opposite")
+    values: dict[str, JsonValue] = Field(description="what it read, by path; secrets masked, long values cut short")
+
+
 class ReasonOut(_Wire):
     """One rule that spoke."""
 
@@ -117,7 +128,9 @@ class ReasonOut(_Wire):
     effect: Effect
     mode: Mode
     message: str
-    clause: Left[str] = None
+    binding: Left[str] = Field(default=None, description="of a ValidatingAdmissionPolicy")
+    clause: Left[ClauseOut] = Field(default=None, description="in the reasons of a deny or a hold")
+    exception: Left[str] = Field(default=None, description="the exception that lifted it: it did not count")
 
 
 class BudgetOut(_Wire):
@@ -155,6 +168,8 @@ class DecisionOut(_Wire):
     obligations: Left[list[ObligationOut]] = Field(
         default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
     )
+    warnings: Left[list[str]] = Field(default=None, description="what admission policies warn of")
+    annotations: Left[dict[str, str]] = Field(default=None, description="what admission policies note for the audit")
     request_id: Left[str] = None
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core import strict_json
-from app.core.principal import Principal, Role, require
+from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import Mutation
 from app.edge.body import ClientDisconnectedError, read_body
@@ -77,7 +77,7 @@ class NativeExchange:
         if not allowance.allowed:
             gate.rejected()
             allowance.check()
-        require(principal, Role.REQUESTER)
+        require(principal, AccessScope.DECIDE)
 
     def parse(self, body: bytes) -> Mutation:
         """Step 4."""

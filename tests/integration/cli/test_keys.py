@@ -15,13 +15,13 @@ MUTATION = json.dumps(
 def test_a_key_from_its_making_to_its_end(commands, database_dsn):
     settings = {"MFW_DATABASE__URL": database_dsn}
     made = commands.run(
-        "keys", "create", "ci", "--role", "requester", "--role", "auditor", "--expires-in-days", 2, **settings
+        "keys", "create", "ci", "--role", "agent", "--role", "viewer", "--expires-in-days", 2, **settings
     )
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     assert key.startswith("mfw_")
     assert made.stdout == f"{key}\n"
-    assert "auditor, requester" in made.stderr
+    assert "agent, viewer" in made.stderr
     (listed,) = json.loads(commands.run("keys", "list", "--json", **settings).stdout)
     assert listed["name"] == "ci"
     assert listed["principal_id"] == "ci"
@@ -42,7 +42,7 @@ def test_it_works_at_the_running_service(commands, service):
         commands.run("keys", "create", "agent", "--principal", "agent-7", "--json", **service.settings).stdout
     )
     assert made["principal_id"] == "agent-7"
-    assert made["roles"] == ["requester"]
+    assert made["roles"] == ["agent"]
     # The service asks the database about unknown keys at most once a second; a wrong key of another test may count.
     codes: list[int] = []
     while len(codes) < 20 and codes[-1:] != [10]:

@@ -38,10 +38,10 @@ async def store(database_dsn, observed):
 
 
 async def test_a_key_is_shown_once_and_stored_as_its_digest(store, database_dsn):
-    made = await store.create("ci", principal_id="pipeline", roles=[Role.REQUESTER, Role.AUDITOR])
+    made = await store.create("ci", principal_id="pipeline", roles=[Role.AGENT, Role.VIEWER])
     assert is_well_formed(made.key)
     assert made.stored.hash == hash_key(made.key)
-    assert made.stored.roles == {Role.REQUESTER, Role.AUDITOR}
+    assert made.stored.roles == {Role.AGENT, Role.VIEWER}
     assert await store.list_active() == (made.stored,)
     connection = await asyncpg.connect(database_dsn)
     assert made.key not in str(await connection.fetch("SELECT * FROM api_keys"))
@@ -49,13 +49,13 @@ async def test_a_key_is_shown_once_and_stored_as_its_digest(store, database_dsn)
 
 
 async def test_no_two_keys_are_alike(store):
-    made = [await store.create("same", principal_id="same", roles=[Role.REQUESTER]) for _ in range(3)]
+    made = [await store.create("same", principal_id="same", roles=[Role.AGENT]) for _ in range(3)]
     assert len({one.key for one in made}) == 3
     assert [one.stored for one in made] == list(await store.list_active())
 
 
 async def test_revoking_is_at_once_and_once(store):
-    made = await store.create("ci", principal_id="pipeline", roles=[Role.REQUESTER])
+    made = await store.create("ci", principal_id="pipeline", roles=[Role.AGENT])
     revoked = await store.revoke(made.stored.id)
     assert revoked.revoked_at is not None
     assert await store.list_active() == ()
@@ -65,19 +65,19 @@ async def test_revoking_is_at_once_and_once(store):
 
 async def test_an_expired_key_is_not_active(store):
     now = datetime.now(UTC)
-    await store.create("past", principal_id="p", roles=[Role.REQUESTER], expires_at=now - timedelta(seconds=1))
-    future = await store.create("future", principal_id="p", roles=[Role.REQUESTER], expires_at=now + timedelta(hours=1))
+    await store.create("past", principal_id="p", roles=[Role.AGENT], expires_at=now - timedelta(seconds=1))
+    future = await store.create("future", principal_id="p", roles=[Role.AGENT], expires_at=now + timedelta(hours=1))
     assert await store.list_active() == (future.stored,)
     assert future.stored.expires_at == now + timedelta(hours=1)
 
 
 async def test_a_role_of_a_later_release_gives_nothing(store, database_dsn):
-    made = await store.create("ci", principal_id="p", roles=[Role.REQUESTER])
+    made = await store.create("ci", principal_id="p", roles=[Role.AGENT])
     connection = await asyncpg.connect(database_dsn)
     await connection.execute("UPDATE api_keys SET roles = ARRAY['requester', 'emperor']")
     await connection.close()
-    assert (await store.list_active())[0].roles == {Role.REQUESTER}
-    assert made.stored.roles == {Role.REQUESTER}
+    assert (await store.list_active())[0].roles == {Role.AGENT}
+    assert made.stored.roles == {Role.AGENT}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_a_role_of_a_later_release_gives_nothing(store, database_dsn):
     ],
 )
 async def test_what_makes_no_key_is_refused(store, changes, pointer):
-    given = {"name": "ci", "principal_id": "p", "roles": [Role.REQUESTER], **changes}
+    given = {"name": "ci", "principal_id": "p", "roles": [Role.AGENT], **changes}
     with pytest.raises(FirewallError) as caught:
         await store.create(given.pop("name"), **given)
     assert (caught.value.kind, caught.value.pointer) == (Kind.MALFORMED, pointer)
@@ -108,17 +108,17 @@ async def test_no_such_key(store):
 async def test_the_same_entropy_twice_is_refused_and_not_a_second_key(database_dsn, observed):
     engine = create_engine(database_dsn)
     store = ApiKeyStore(engine, observer=observed, entropy=bytes)
-    made = await store.create("one", principal_id="p", roles=[Role.REQUESTER])
+    made = await store.create("one", principal_id="p", roles=[Role.AGENT])
     assert made.key == generate(bytes(32))
     with pytest.raises(FirewallError) as caught:
-        await store.create("two", principal_id="p", roles=[Role.REQUESTER])
+        await store.create("two", principal_id="p", roles=[Role.AGENT])
     assert caught.value.kind is Kind.UNAVAILABLE
     assert observed.errors == ["conflict"]
     await engine.dispose()
 
 
 async def test_what_is_asked_is_timed(store, observed):
-    await store.create("ci", principal_id="p", roles=[Role.REQUESTER])
+    await store.create("ci", principal_id="p", roles=[Role.AGENT])
     await store.list_active()
     assert observed.operations == ["other", "load_keys"]
 

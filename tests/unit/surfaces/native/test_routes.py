@@ -28,7 +28,7 @@ from app.surfaces.openapi import install_openapi
 from app.surfaces.problems import install_problem_handlers, internal_problem
 
 KEY = generate(b"\x01" * 32)
-AUDITOR_KEY = generate(b"\x02" * 32)
+VIEWER_KEY = generate(b"\x02" * 32)
 
 DECISION = Decision(
     id=UUID("01980c3e-6f2a-7c11-9d0e-3a5b1c2d4e5f"),
@@ -65,7 +65,7 @@ class Steps:
 async def load() -> list[Any]:
     return [
         SimpleNamespace(hash=sha256(key.encode()).digest(), principal_id=name, roles=[role], expires_at=None)
-        for key, name, role in ((KEY, "ci", "requester"), (AUDITOR_KEY, "audit", "auditor"))
+        for key, name, role in ((KEY, "ci", "agent"), (VIEWER_KEY, "audit", "viewer"))
     ]
 
 
@@ -139,7 +139,7 @@ REFUSALS: list[tuple[int, dict[str, Any]]] = [
     (400, {"headers": {"authorization": f"Bearer {KEY}", "x-api-key": KEY}}),
     (401, {"headers": {}}),
     (401, {"headers": {"authorization": "Bearer nonsense"}}),
-    (403, {"headers": {"x-api-key": AUDITOR_KEY}}),
+    (403, {"headers": {"x-api-key": VIEWER_KEY}}),
     (413, {"json": {"x": "y" * 2000}}),
     (415, {"content": b"{}", "headers": {"content-type": "text/plain"}}),
 ]
@@ -186,7 +186,7 @@ async def test_the_bucket_of_a_principal_runs_empty(way: str) -> None:
     assert refused.headers["ratelimit"] == '"default";r=0;t=1'
     assert METRICS.registry.get_sample_value("mfw_rate_limit_rejections_total", {"scope": "principal"}) == before + 1
     # Another principal has a bucket of its own, and a missing role draws on it too.
-    roles = [(await service.ask(way, headers={"x-api-key": AUDITOR_KEY})).status_code for _ in range(3)]
+    roles = [(await service.ask(way, headers={"x-api-key": VIEWER_KEY})).status_code for _ in range(3)]
     assert roles == [403, 403, 429]
 
 

@@ -20,7 +20,7 @@ from app.persistence.api_keys import generate
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.problems import install_problem_handlers
 
-KEYS = {role: generate(bytes([number]) * 32) for number, role in enumerate(["operator", "admin", "requester"])}
+KEYS = {role: generate(bytes([number]) * 32) for number, role in enumerate(["operator", "admin", "agent"])}
 METRICS = Metrics(version="0")
 
 
@@ -162,8 +162,8 @@ async def test_details_are_not_for_everybody() -> None:
     service = Service(Check("database"))
     status, body = await service.get("/health/detailed")
     assert (status, body["type"]) == (401, "https://mutationfirewall.io/problems/unauthenticated")
-    status, body = await service.get("/health/detailed", role="requester")
-    assert (status, body["detail"]) == (403, "role `operator` or `admin` is needed")
+    status, body = await service.get("/health/detailed", role="agent")
+    assert (status, body["detail"]) == (403, "scope `ops` is needed")
 
 
 async def test_without_checks_it_is_healthy_and_nobody_need_be_told() -> None:
