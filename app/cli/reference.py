@@ -47,7 +47,8 @@ bits, a wildcard among the CORS origins or the trusted proxies, debug, and no po
 
 ## Variables of the command line
 
-`mfw decide` also reads `MFW_URL` (address of the service) and `MFW_API_KEY`. The service ignores both.
+`mfw decide` also reads `MFW_URL` (address of the service) and `MFW_API_KEY`, and `mfw policies sign` and `keygen` read
+`MFW_SIGNING_PASSPHRASE` (of a private key). The service ignores them.
 """
 
 _SECTIONS: Final = {

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from app.core.canonical import canonical
 from app.core.index import AnyPolicy, CompiledPolicySet, Policy, PolicyException
-from app.core.types import Json
+from app.core.types import Effect, Json
 from app.policies.admission import (
     AdmissionDocument,
+    PolicyDocument,
     assembled,
     is_admission,
     may_be_parameter,
@@ -24,7 +25,7 @@ from app.policies.admission import (
 )
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
-from app.policies.exception_document import check_excepted, read_exception
+from app.policies.exception_document import check_excepted, effects, read_exception
 from app.policies.reader import Reader
 from app.policies.shape import EXCEPTION_KIND
 from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
@@ -412,7 +413,7 @@ def _check_exceptions(
     exceptions = [one for one in found if _kind(one.root) == EXCEPTION_KIND]
     _check_names(exceptions, diagnostics)
     by_name = {
-        str(node.value): one.policy
+        str(node.value): _effects(one)
         for one in policies
         if (node := _name_node(one.root)) is not None and not named_within(one.root)
     }
@@ -420,6 +421,12 @@ def _check_exceptions(
         reader = Reader(one.file, text=sources.get(one.file, ""))
         check_excepted(one.root, by_name, reader)
         diagnostics += reader.diagnostics
+
+
+def _effects(document: Document) -> Map[str, Effect] | None:
+    if isinstance(document.admission, PolicyDocument):
+        return dict.fromkeys((validation.name for validation in document.admission.validations), Effect.DENY)
+    return None if document.policy is None else effects(document.policy)
 
 
 def _name_node(root: Node) -> Scalar | None:

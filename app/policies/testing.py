@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from operator import contains
 from os.path import normpath
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +19,7 @@ from app.policies.coverage import ClauseCoverage, ExpressionCoverage, Seen, clau
 from app.policies.diagnostics import PolicyErrors
 from app.policies.load import Checked, check_directory
 from app.policies.suite import Case, Suite, with_counts
-from app.policies.trace import trace
+from app.policies.trace import trace, trace_exceptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,10 @@ class _Directory:
             names = ", ".join(f"`{name}`" for name in unknown)
             return Result(suite, case, None, (f"budgets: there is no budget {names}",), perf_counter() - start)
         verdict = decide(self.policy_set, normalised, case.now, case.budgets)
-        for policy in trace(self.policy_set, bind(normalised.inputs, now=case.now)):
+        bindings = bind(normalised.inputs, now=case.now)
+        for exception in trace_exceptions(self.policy_set, bindings):
+            self.seen.add_exception(exception)
+        for policy in trace(self.policy_set, bindings):
             self.seen.add(policy.policy.name, policy.asked)
             for rule, said in policy.rules:
                 self.said[policy.policy.name, rule.name][said.outcome] += 1
@@ -187,6 +191,10 @@ def _failures(case: Case, verdict: Verdict) -> Iterable[str]:
     if expect.obligations is not None and not _same_obligations(expect.obligations, verdict.obligations):
         wanted = _listed(expect.obligations)
         yield f"obligations: expected {wanted}; got {_listed(asdict(one) for one in verdict.obligations)}"
+    if expect.warnings is not None and not _same_warnings(expect.warnings, verdict.warnings):
+        yield f"warnings: expected {_texts(expect.warnings)}; got {_texts(verdict.warnings)}"
+    if expect.annotations is not None and expect.annotations != dict(verdict.annotations):
+        yield f"annotations: expected {_pairs(expect.annotations)}; got {_pairs(verdict.annotations)}"
     lifting = {reason.exception for reason in verdict.reasons if reason.exception is not None}
     if expect.exceptions is not None and expect.exceptions != lifting:
         yield f"exceptions: expected {_quoted(expect.exceptions)}; got {_quoted(lifting)}"
@@ -197,6 +205,18 @@ def _same_obligations(expected: tuple[JsonObject, ...], obligations: tuple[Oblig
         canonical({name: getattr(one, name) for name in wanted}) == canonical(wanted)
         for wanted, one in zip(expected, obligations, strict=True)
     )
+
+
+def _same_warnings(expected: tuple[str, ...], warnings: tuple[str, ...]) -> bool:
+    return len(expected) == len(warnings) and all(map(contains, warnings, expected))
+
+
+def _texts(texts: Iterable[str]) -> str:
+    return ", ".join(f"“{text}”" for text in texts) or "none"
+
+
+def _pairs(annotations: Mapping[str, str]) -> str:
+    return ", ".join(f"`{key}` “{value}”" for key, value in sorted(annotations.items())) or "none"
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -211,6 +231,7 @@ def _same_reasons(expected: tuple[JsonObject, ...], reasons: tuple[Reason, ...])
     return len(expected) == len(reasons) and all(
         (wanted["policy"], wanted["rule"], wanted["mode"]) == (reason.policy, reason.rule, reason.mode)
         and wanted.get("exception") == reason.exception
+        and wanted.get("binding", reason.binding) == reason.binding
         and wanted.get("effect", reason.effect) == reason.effect
         and wanted.get("message", "") in reason.message
         for wanted, reason in zip(expected, reasons, strict=True)

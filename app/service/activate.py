@@ -11,7 +11,7 @@ The first activation ever has nothing to judge it, and needs the role admin alon
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -25,15 +25,16 @@ from app.core.decide import decide
 from app.core.normalise import normalise
 from app.core.principal import AccessScope, Principal, require
 from app.core.reasons import reason_members
-from app.core.types import Effect, Json, Mutation, NormalisedMutation, Verdict
+from app.core.types import Effect, Json, JsonObject, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, PendingDecision, SealedEntry, seal, seal_decision
 from app.ledger.spend import settle_within
 from app.ledger.within import append_within
+from app.policies.admission_shape import BINDING_KIND, POLICY_KIND
 from app.policies.distribute import PolicySource, SetInForce
 from app.policies.load import check_documents
-from app.policies.shape import EXCEPTION_KIND
+from app.policies.shape import EXCEPTION_KIND, KIND
 from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
 from app.service.decide import UUID_ENTROPY_BYTES, Ledger
@@ -42,6 +43,7 @@ from app.service.sign import described, signatures_of, signers_of
 RESOURCE_TYPE: Final = "policy-set"
 ACTION: Final = "activate"
 _EXCEPTION_PREFIX: Final = f"{EXCEPTION_KIND}/"
+_POLICIES: Final = frozenset({KIND, POLICY_KIND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,20 +277,33 @@ class _Refused(Exception):  # noqa: N818 - no error: it takes a verdict out of a
 
 
 def _by_name(documents: list[Json]) -> dict[str, str]:
-    """Digests of a set's documents by the name of the policy; an exception's is `PolicyException/NAME`."""
-    found: dict[str, str] = {}
-    for document in documents:
-        metadata = document.get("metadata") if isinstance(document, dict) else None
-        if isinstance(document, dict) and isinstance(metadata, Mapping):
-            prefix = _EXCEPTION_PREFIX if document.get("kind") == EXCEPTION_KIND else ""
-            found[f"{prefix}{metadata.get('name')}"] = digest_of(document)
-    return found
+    """Digests of a set's documents by their names.
+
+    INVARIANT: no two documents of a set have one name here, or a change of one of them could not be judged.
+    """
+    return {_named(document): digest_of(document) for document in documents if isinstance(document, dict)}
+
+
+def _named(document: JsonObject) -> str:
+    """Name a document: a policy by its name, which has no slash; everything else with its kind before it."""
+    kind = document.get("kind")
+    metadata = document.get("metadata")
+    names = metadata if isinstance(metadata, dict) else {}
+    name = str(names.get("name"))
+    if kind in _POLICIES:
+        return name
+    if kind in {EXCEPTION_KIND, BINDING_KIND}:
+        return f"{kind}/{name}"
+    # A parameter: an object of any kind.
+    return "/".join([str(document.get("apiVersion")), str(kind), str(names.get("namespace", "")), name])
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     listed = list(names)
-    exceptions = sum(name.startswith(_EXCEPTION_PREFIX) for name in listed)
-    return {"policies": len(listed) - exceptions, "exceptions": exceptions}
+    return {
+        "policies": sum("/" not in name for name in listed),
+        "exceptions": sum(name.startswith(_EXCEPTION_PREFIX) for name in listed),
+    }
 
 
 def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: str) -> FirewallError:

@@ -2,15 +2,16 @@
 
 from app.core.cel.admission import bind_params, facts_in
 from app.core.cel.bindings import RequestBindings, bind
-from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
+from app.core.cel.clauses import ABSENT, CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
 from app.core.cel.engine import CompiledProgram, check_variable, compile_expression
-from app.core.cel.instrument import FALSE, TRUE, Site, Source, source_of, variables_of
+from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
     ERROR_MAX_CHARS,
     EXPRESSION_MAX_CHARS,
     INPUT_NAMES,
+    KUBERNETES_NAMES,
     NESTING_MAX,
     SCOPE,
     Bindings,
@@ -25,12 +26,14 @@ from app.core.cel.program import (
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
+    "ABSENT",
     "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "FALSE",
     "INPUT_NAMES",
     "JSON_MAX_BYTES",
+    "KUBERNETES_NAMES",
     "NESTING_MAX",
     "NOTHING_LIFTED",
     "RESERVED_WORDS",
@@ -42,6 +45,7 @@ __all__ = [
     "CompiledProgram",
     "EvaluationError",
     "ExpressionError",
+    "Form",
     "Key",
     "Lifted",
     "Need",
@@ -62,6 +66,7 @@ __all__ = [
     "both",
     "check_variable",
     "compile_expression",
+    "conjuncts",
     "deciding_clause",
     "either",
     "facts_in",

@@ -187,6 +187,13 @@ def source_of(name: Name) -> Source | None:
     return found if isinstance(found, Source) else None
 
 
+def conjuncts(source: Source) -> tuple[str, ...]:
+    """Give the texts of the parts that must all be true; brackets around some of them do not count."""
+    checked = read_checked(source.tree)
+    spans = Spans(source.text, checked.positions)
+    return tuple(source.text[slice(*spans.of(part))] for part in flat(checked.root, "_&&_"))
+
+
 def variables_of(source: Source) -> dict[str, Name]:
     """Give the variables of the policy that an expression reads, itself or through others, by their names.
 

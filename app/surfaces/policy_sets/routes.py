@@ -294,7 +294,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
         await endpoints.reader(request.scope)
 
         async def read() -> Response:
-            await endpoints.store.get(digest)
+            await endpoints.store.require(digest)
             return _json(_signatures(digest, await endpoints.signing.of(digest)))
 
         return await endpoints.timely(read())

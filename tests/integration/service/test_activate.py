@@ -4,6 +4,7 @@ import secrets
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -23,7 +24,7 @@ from app.policies.distribute import DatabaseSource
 from app.policies.load import check_documents
 from app.policies.signatures import NOBODY, RequiredSigners, sign
 from app.policies.store import PolicySetStore
-from app.service.activate import ActivateService
+from app.service.activate import ActivateService, _by_name, _counts
 from app.service.force import force
 
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("sre", "security")}
@@ -142,6 +143,7 @@ async def test_the_record_replays(firewall):
     assert record["input"]["change"]["after"] == {
         "digest": second,
         "policies": 2,
+        "exceptions": 0,
         "added": ["b"],
         "removed": [],
         "changed": [],
@@ -153,6 +155,55 @@ async def test_the_record_replays(firewall):
     assert record["input"]["context"]["rollback"] is True
     assert record["input"]["change"]["after"]["removed"] == ["b"]
     assert (await firewall.reader.verify_gapless()).whole
+
+
+async def test_exceptions_show_in_what_is_judged(firewall):
+    exception: dict[str, Any] = {
+        "apiVersion": "mutationfirewall.io/v1",
+        "kind": "PolicyException",
+        "metadata": {"name": "a"},
+        "spec": {
+            "owner": "o",
+            "reason": "r",
+            "validUntil": "2026-04-01T00:00:00Z",
+            "policies": [{"name": "a"}],
+        },
+    }
+    longer = {**exception, "spec": {**exception["spec"], "validUntil": "2026-05-01T00:00:00Z"}}
+    first = await firewall.put(document("a"))
+    await firewall.activate(first)
+    for added, name in ((["PolicyException/a"], exception), ([], longer)):
+        made = await firewall.activate(await firewall.put(document("a"), name))
+        change = (await firewall.record(made.activation.ledger_index - 1))["input"]["change"]
+        assert (change["after"]["policies"], change["after"]["exceptions"]) == (1, 1)
+        assert (change["after"]["added"], change["before"]["exceptions"]) == (added, 0 if added else 1)
+        assert change["after"]["changed"] == ([] if added else ["PolicyException/a"])
+    assert len(firewall.source.in_force.policy_set.exceptions) == 1
+
+
+def test_no_two_documents_have_one_name():
+    names = [
+        ("mutationfirewall.io/v1", "MutationPolicy", {"name": "a"}),
+        ("mutationfirewall.io/v1", "PolicyException", {"name": "a"}),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", {"name": "b"}),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", {"name": "b"}),
+        ("v1", "ConfigMap", {"name": "a"}),
+        ("v1", "ConfigMap", {"name": "a", "namespace": "n"}),
+        ("rules.example.com/v1", "ConfigMap", {"name": "a"}),
+    ]
+    documents: list[Any] = [
+        {"apiVersion": version, "kind": kind, "metadata": metadata} for version, kind, metadata in names
+    ]
+    assert list(_by_name(documents)) == [
+        "a",
+        "PolicyException/a",
+        "b",
+        "ValidatingAdmissionPolicyBinding/b",
+        "v1/ConfigMap//a",
+        "v1/ConfigMap/n/a",
+        "rules.example.com/v1/ConfigMap//a",
+    ]
+    assert _counts(_by_name(documents)) == {"policies": 2, "exceptions": 1}
 
 
 async def test_only_the_set_in_force_judges(firewall):
