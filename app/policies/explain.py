@@ -6,12 +6,21 @@ from datetime import datetime
 
 from app.core.budgets import Assumed, Counters
 from app.core.cel import SeenSite, bind
-from app.core.decide import decide
+from app.core.decide import RULE_ERROR, decide
 from app.core.index import Rule
 from app.core.lifting import Lifting
 from app.core.types import Effect, Json, Mode, NormalisedMutation, Outcome, Verdict
 from app.policies.load import Checked
-from app.policies.trace import ExceptionTrace, PolicyTrace, Said, trace, trace_exceptions, variables
+from app.policies.trace import (
+    AdmissionTrace,
+    ExceptionTrace,
+    PolicyTrace,
+    Said,
+    trace,
+    trace_admission,
+    trace_exceptions,
+    variables,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +83,33 @@ class ExplainedException:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedEvaluation:
+    """One evaluation of an admission policy; `parameter` names its parameter object, None where it has none."""
+
+    parameter: str | None
+    conditions: tuple[Asked, ...]
+    validations: tuple[Asked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedAdmission:
+    """One admission policy under one binding; `fits` is None where its match could not be told."""
+
+    policy: str
+    binding: str
+    actions: tuple[str, ...]
+    fits: bool | None
+    evaluations: tuple[ExplainedEvaluation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """One mutation, every policy and every exception of the set, and the verdict of the core."""
 
     verdict: Verdict
     policies: tuple[ExplainedPolicy, ...]
     exceptions: tuple[ExplainedException, ...] = ()
+    admission: tuple[ExplainedAdmission, ...] = ()
 
 
 def explain(
@@ -105,7 +135,22 @@ def explain(
         decide(checked.policy_set, normalised, now, Assumed() if counters is None else counters),
         tuple(_policy(one, now) for one in found),
         tuple(_exception(one, lifted) for one in trace_exceptions(checked.policy_set, bindings)),
+        tuple(_admission(one) for one in trace_admission(checked.policy_set, bindings)),
     )
+
+
+def _admission(found: AdmissionTrace) -> ExplainedAdmission:
+    evaluations = [
+        ExplainedEvaluation(
+            None if (own := one.parameter) is None else "/".join(filter(None, (own.namespace, own.name))),
+            tuple(Asked(condition.name, condition.program.text, said) for condition, said in one.conditions),
+            tuple(Asked(validation.name, validation.program.text, said) for validation, said in one.validations),
+        )
+        for one in found.evaluations
+    ]
+    policy = found.policy
+    actions = tuple(str(action) for action in policy.actions)
+    return ExplainedAdmission(policy.policy, policy.binding, actions, found.fits, tuple(evaluations))
 
 
 def _words(found: Iterable[PolicyTrace]) -> Iterator[tuple[str, str]]:
@@ -179,6 +224,12 @@ def combination(explanation: Explanation) -> str:
                 spoken[rule.effect] += 1
             elif rule.said.outcome is Outcome.ERROR:
                 failed += 1
+    for reason in explanation.verdict.reasons:
+        if reason.binding is not None and reason.mode is Mode.ENFORCE and reason.exception is None:
+            if reason.message.startswith(RULE_ERROR):
+                failed += 1
+            else:
+                spoken[reason.effect] += 1
     exhausted = sum(
         use.mode is Mode.ENFORCE and not use.has_room and f"{use.policy}/{use.budget}" not in lifted
         for use in explanation.verdict.budgets

@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, assert_never
 
+from app.core.admission.facts import Facts
+from app.core.admission.policy import AdmissionPolicy, Parameter, Validation
 from app.core.cel import (
     Bindings,
     CompiledProgram,
     EvaluationError,
     Program,
+    RequestBindings,
     Source,
     Trace,
     bind,
+    bind_params,
+    facts_in,
     source_of,
     traced,
     variables_of,
@@ -62,6 +67,55 @@ class ExceptionTrace:
     def fits(self) -> bool:
         """Whether it lifts anything."""
         return not self.unmatched and all(said.outcome is Outcome.TRUE for _, said in self.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of an admission policy, with the parameter of that name, and what its expressions said."""
+
+    parameter: Parameter | None
+    conditions: tuple[tuple[Condition, Said], ...]
+    validations: tuple[tuple[Validation, Said], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionTrace:
+    """One admission policy asked; `fits` as `AdmissionMatch.fits` has it, and no evaluation unless it is True."""
+
+    policy: AdmissionPolicy
+    fits: bool | None
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+def trace_admission(policy_set: CompiledPolicySet, bindings: RequestBindings) -> tuple[AdmissionTrace, ...]:
+    """Ask every admission policy of a set, by name, the ones that do not match among them."""
+    facts = facts_in(bindings)
+    return tuple(
+        _trace_admission(policy, facts, bindings)
+        for policy in policy_set.policies
+        if isinstance(policy, AdmissionPolicy)
+    )
+
+
+def _trace_admission(policy: AdmissionPolicy, facts: Facts | None, bindings: RequestBindings) -> AdmissionTrace:
+    fits = False if facts is None else policy.match.fits(facts)
+    if facts is None or not fits:
+        return AdmissionTrace(policy, fits)
+    found: tuple[Parameter | None, ...] = (None,)
+    if policy.parameters is not None:
+        try:
+            found = policy.parameters.find(facts.namespace)
+        except ValueError:
+            found = ()
+    return AdmissionTrace(policy, fits, tuple(_evaluation(policy, one, bindings) for one in found))
+
+
+def _evaluation(policy: AdmissionPolicy, parameter: Parameter | None, bindings: RequestBindings) -> Evaluation:
+    own = bind_params(bindings, parameter.value if parameter is not None else None)
+    conditions = tuple((condition, ask(condition.program, own)) for condition in policy.conditions)
+    if any(said.outcome is not Outcome.TRUE for _, said in conditions):
+        return Evaluation(parameter, conditions, ())
+    return Evaluation(parameter, conditions, tuple((one, ask(one.program, own)) for one in policy.validations))
 
 
 def trace_exceptions(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[ExceptionTrace, ...]:

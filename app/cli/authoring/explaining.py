@@ -16,6 +16,7 @@ from app.core.reasons import reason_members
 from app.core.types import Json, Mode, Outcome
 from app.policies.explain import (
     Asked,
+    ExplainedAdmission,
     ExplainedException,
     ExplainedPolicy,
     Explanation,
@@ -67,6 +68,9 @@ def _show(found: Explanation, *, everything: bool) -> None:
     for exception in found.exceptions:
         if exception.fits or exception.conditions or everything:
             _exception(root, exception)
+    for admission in found.admission:
+        if admission.fits is not False or everything:
+            _admission(root, admission)
     for use in found.verdict.budgets:
         style = "green" if use.has_room else "red"
         shadow = "  shadow: decides nothing" if use.mode is Mode.SHADOW else ""
@@ -88,7 +92,28 @@ def _show(found: Explanation, *, everything: bool) -> None:
     for one in found.verdict.obligations:
         words = f"{plain(one.key)} = {_value(one.value)}  by {one.policy}/{one.rule}"
         answer.add(Text.assemble(("obligation ", "dim"), words))
+    for warning in found.verdict.warnings:
+        answer.add(Text.assemble(("warning ", "yellow"), plain(warning)))
+    for key, value in found.verdict.annotations.items():
+        answer.add(Text.assemble(("annotation ", "dim"), f"{plain(key)}: {plain(value)}"))
     console().print(root)
+
+
+def _admission(root: "Tree", admission: ExplainedAdmission) -> None:
+    from rich.text import Text
+
+    matched = {True: "matches", False: "does not match", None: "cannot be matched"}[admission.fits]
+    words = f"  {matched}  {', '.join(admission.actions)}"
+    name = f"{admission.policy}/{admission.binding}"
+    node = root.add(Text.assemble(("admission policy ", "dim"), (name, "bold"), words))
+    for one in admission.evaluations:
+        inner = node
+        if one.parameter is not None:
+            inner = node.add(Text.assemble(("with ", "dim"), plain(one.parameter)))
+        for condition in one.conditions:
+            _asked(inner, "condition", condition)
+        for validation in one.validations:
+            _asked(inner, "validation", validation)
 
 
 def _exception(root: "Tree", exception: ExplainedException) -> None:
@@ -170,6 +195,25 @@ def _json(found: Explanation) -> dict[str, object]:
         "decision": found.verdict.effect.value,
         "combination": combination(found),
         "reasons": [reason_members(reason) for reason in found.verdict.reasons],
+        "admission": [
+            {
+                "policy": one.policy,
+                "binding": one.binding,
+                "actions": list(one.actions),
+                "matches": one.fits,
+                "evaluations": [
+                    {
+                        "parameter": evaluation.parameter,
+                        "conditions": [_asked_json(asked) for asked in evaluation.conditions],
+                        "validations": [_asked_json(asked) for asked in evaluation.validations],
+                    }
+                    for evaluation in one.evaluations
+                ],
+            }
+            for one in found.admission
+        ],
+        "warnings": list(found.verdict.warnings),
+        "annotations": dict(found.verdict.annotations),
         "obligations": [asdict(one) for one in found.verdict.obligations],
         "budgets": [
             {"policy": use.policy, "budget": use.budget, "used": use.used, "limit": use.limit, "window": use.window}

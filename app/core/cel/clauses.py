@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, assert_never
 
 from app.core.cel import operators
-from app.core.cel.bindings import RequestBindings
+from app.core.cel.bindings import RequestBindings, Variable
 from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.conversions import to_string
 from app.core.cel.failures import FAIL, said
+from app.core.cel.generate import Name
 from app.core.cel.instrument import (
     VARIABLES,
     Form,
@@ -107,7 +108,7 @@ class Trace:
     the loops that it stands in.
     """
 
-    __slots__ = ("_bindings", "_instrumented", "_root", "_secret_data", "_source", "error", "seen", "value")
+    __slots__ = ("_bindings", "_instrumented", "_read", "_root", "_secret_data", "_source", "error", "seen", "value")
 
     def __init__(self, source: Source, bindings: RequestBindings, budget: Budget) -> None:
         """Evaluate.
@@ -123,8 +124,10 @@ class Trace:
         self._root = Moment(-1, None, (), self.seen)
         self.value: Any = None
         self.error: str | None = None
+        read = _Read(bindings.values)
+        self._read = read.variables
         try:
-            self.value = self._instrumented.run(bindings, bindings.inputs, bindings.values, budget, self._root)
+            self.value = self._instrumented.run(bindings, bindings.inputs, read, budget, self._root)
         except EvaluationError as error:
             self.error = str(error)
         except FAIL as error:
@@ -188,10 +191,10 @@ class Trace:
         seen: list[SeenVariable] = []
         for name, scoped in variables_of(self._source).items():
             failure = self._bindings.failures.get(scoped.variable)
-            found = self._root_of(f"{VARIABLES}{name}")
             if failure is not None:
                 seen.append(SeenVariable(name, None, str(failure[0](failure[1]))))
-            elif found is not None and found.value is not _MISSING:
+            elif scoped.variable in self._bindings.values:
+                found = self._variable(f"{VARIABLES}{name}", scoped)
                 seen.append(SeenVariable(name, self._shown(found, wide=True), None))
         return tuple(seen)
 
@@ -242,7 +245,7 @@ class Trace:
             return None
         for path in site.reads:
             name = self._source.scope.get(path.root) if path.local is None else None
-            if name is not None and name.variable in self._bindings.failures:
+            if name is not None and name.variable in self._read and name.variable in self._bindings.failures:
                 return path.root
         return None
 
@@ -314,8 +317,12 @@ class Trace:
         if name in INPUT_NAMES:
             return _Found(name, self._bindings.inputs[name])
         scoped = self._source.scope[name]
-        if scoped.variable not in self._bindings.values:
-            return None  # nothing read it on the way, or it has failed
+        # INVARIANT: what another rule has read on the way says nothing here, so that a replay shows the same.
+        if scoped.variable not in self._read or scoped.variable not in self._bindings.values:
+            return None
+        return self._variable(name, scoped)
+
+    def _variable(self, name: str, scoped: Name) -> "_Found":
         value = _inside(self._bindings.values[scoped.variable])
         source = source_of(scoped)
         if source is None:
@@ -363,6 +370,23 @@ class Trace:
         if self._secret_data is None:
             self._secret_data = about_secrets(self._bindings.inputs)
         return self._secret_data
+
+
+class _Read:
+    """The values of variables, for one evaluation, with a note of which were asked for."""
+
+    __slots__ = ("_values", "variables")
+
+    def __init__(self, values: Mapping[Variable, Any]) -> None:
+        self._values = values
+        self.variables: set[Variable] = set()
+
+    def __contains__(self, variable: Variable) -> bool:
+        self.variables.add(variable)
+        return variable in self._values
+
+    def __getitem__(self, variable: Variable) -> Any:
+        return self._values[variable]
 
 
 class _Found(NamedTuple):

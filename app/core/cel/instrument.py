@@ -13,8 +13,9 @@ from typing import Any
 
 from app.core.cel import operators
 from app.core.cel.checked import Call, Checked, Comprehension, Constant, Identifier, Node, moved_back, read_checked
+from app.core.cel.estimate import is_bind
 from app.core.cel.functions import Kind
-from app.core.cel.generate import Code, Generator, Name, flat, is_bind
+from app.core.cel.generate import Code, Generator, Name, flat
 from app.core.cel.paths import Local, Path, Reader
 from app.core.cel.spans import Spans, unfolded
 from app.core.cel.tokens import position
@@ -185,6 +186,13 @@ def source_of(name: Name) -> Source | None:
     """Give the source of a variable of the policy, None for everything else in scope."""
     found = getattr(name.variable, "source", None)
     return found if isinstance(found, Source) else None
+
+
+def conjuncts(source: Source) -> tuple[str, ...]:
+    """Give the texts of the parts that must all be true; brackets around some of them do not count."""
+    checked = read_checked(source.tree)
+    spans = Spans(source.text, checked.positions)
+    return tuple(source.text[slice(*spans.of(part))] for part in flat(checked.root, "_&&_"))
 
 
 def variables_of(source: Source) -> dict[str, Name]:

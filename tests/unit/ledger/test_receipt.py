@@ -320,3 +320,16 @@ def test_what_is_no_receipt_is_refused(bad):
 def test_any_bytes_are_judged(content):
     with pytest.raises(FirewallError):
         parse(content)
+
+
+def test_what_admission_policies_say_is_recorded_where_they_say_anything():
+    without = json.loads(seal_decision(pending(), salt=SALT).record)
+    assert not {"warnings", "annotations"} & without.keys()
+    reason = Reason("p", "validations[0]", Effect.DENY, "no", binding="b")
+    verdict = Verdict(Effect.DENY, (reason,), warnings=("careful",), annotations={"p/k": "v"})
+    record = seal_decision(pending(verdict=verdict), salt=SALT).record
+    assert b'"mode":"enforce","clause":null,"binding":"b"}]' in record
+    assert json.loads(record)["warnings"] == ["careful"]
+    assert json.loads(record)["annotations"] == {"p/k": "v"}
+    lifted = Verdict(Effect.ALLOW, (Reason("p", "v", Effect.DENY, "no", binding="b", exception="e"),))
+    assert b'"binding":"b","exception":"e"}]' in seal_decision(pending(verdict=lifted), salt=SALT).record

@@ -1,10 +1,14 @@
 """Kubernetes' documents in a policy set: what loads, what is refused and where, what is only doubted."""
 
+from datetime import UTC, datetime
 from textwrap import dedent
 
 import pytest
 
 from app.core.admission.policy import Action, AdmissionPolicy, FailurePolicy
+from app.core.decide import decide
+from app.core.normalise import normalise
+from app.core.types import Effect, Mutation
 from app.policies.diagnostics import Severity
 from app.policies.load import check_directory, check_documents, check_text
 
@@ -422,3 +426,42 @@ def test_a_set_that_only_denies_answers_with_the_default():
     found = checked(POLICY + BINDING)
     assert [one.name for one in found.policy_set.policies] == ["demo.example.com/demo"]
     assert found.policy_set.rules == ()
+
+
+EXCEPTION = """\
+---
+apiVersion: mutationfirewall.io/v1
+kind: PolicyException
+metadata: {name: for-now}
+spec:
+  owner: sre
+  reason: a migration
+  validFrom: "2026-03-01T00:00:00Z"
+  validUntil: "2026-04-01T00:00:00Z"
+  policies: [{name: demo.example.com}]
+"""
+
+
+def test_an_exception_lifts_what_an_admission_policy_says():
+    allow = ALLOW.replace("== 'x'", "!= ''")
+    after = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "w"}, "spec": {"replicas": 6}}
+    mutation = Mutation(
+        {"type": "user", "id": "u", "properties": {}},
+        {"name": "create", "properties": {}},
+        {"type": "apps/Deployment", "id": "w", "properties": {}},
+        {"after": after},
+        {},
+    )
+    now = datetime(2026, 3, 13, 12, tzinfo=UTC)
+    for more, effect, by in (("", Effect.DENY, None), (EXCEPTION, Effect.ALLOW, "for-now")):
+        found = checked(allow + POLICY + BINDING + more)
+        assert found.policy_set is not None, found.diagnostics
+        verdict = decide(found.policy_set, normalise(mutation), now)
+        assert verdict.effect is effect
+        own = [reason for reason in verdict.reasons if reason.policy == "demo.example.com"]
+        assert [(reason.binding, reason.exception) for reason in own] == [("demo", by)]
+
+
+def test_an_exception_must_name_a_policy_and_not_a_binding():
+    (error,) = errors(ALLOW + POLICY + BINDING + EXCEPTION.replace("demo.example.com", "demo"))
+    assert "there is no policy `demo` in the set" in error

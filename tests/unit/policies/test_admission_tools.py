@@ -3,11 +3,16 @@
 import json
 from datetime import UTC, datetime
 from textwrap import dedent
+from typing import Any, ClassVar
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from app.cli.authoring.explaining import run_explain
+from app.core.normalise import normalise
+from app.core.types import Outcome
 from app.policies.compare import Change, compare
+from app.policies.explain import combination, explain
 from app.policies.layout import layout
 from app.policies.lint import Lint, lint
 from app.policies.load import check_text
@@ -202,3 +207,85 @@ class TestLints:
         assert self.codes(deny + SET) == [Lint.ALLOWS_NOTHING]
         assert self.codes(ALLOW + SET) == []
         assert self.codes(dedent(deny)) == []
+
+
+class TestExplanations:
+    BODY: ClassVar[dict[str, Any]] = {
+        "subject": {"type": "user", "id": "u"},
+        "action": {"name": "create"},
+        "resource": {"type": "core/ReplicationController", "id": "x"},
+        "change": {
+            "after": {
+                "apiVersion": "v1",
+                "kind": "ReplicationController",
+                "metadata": {"name": "x"},
+                "spec": {"replicas": 6},
+            }
+        },
+    }
+
+    def explained(self, text):
+        return explain(read(text), normalise(mutation_from_wire(self.BODY)), now=NOW)
+
+    def test_every_evaluation_is_there_with_what_it_saw(self):
+        (one,) = self.explained(ALLOW + SET).admission
+        assert (one.policy, one.binding, one.actions, one.fits) == ("demo.example.com", "demo", ("Deny",), True)
+        (evaluation,) = one.evaluations
+        assert evaluation.parameter == "limit"
+        (validation,) = evaluation.validations
+        assert validation.said.outcome is Outcome.FALSE
+        (site,) = validation.sites
+        assert site.values == {"object.spec.replicas": 6, "params.max": 5}
+
+    def test_a_condition_that_is_not_true_ends_it(self):
+        (one,) = self.explained(ALLOW + SET.replace('expression: "true"', 'expression: "object == null"')).admission
+        (evaluation,) = one.evaluations
+        assert [condition.said.outcome for condition in evaluation.conditions] == [Outcome.FALSE]
+        assert evaluation.validations == ()
+
+    def test_what_does_not_match_is_not_asked(self):
+        (one,) = self.explained(ALLOW + SET.replace("replicationcontrollers", "pods")).admission
+        assert one.fits is False
+        assert one.evaluations == ()
+
+    def test_the_sentence_counts_it(self):
+        assert combination(self.explained(ALLOW + SET)) == "1 deny, 1 allow; deny > hold > allow, so deny"
+        failing = SET.replace("object.spec.replicas <= params.max", "object.spec.absent == 1")
+        assert (
+            combination(self.explained(ALLOW + failing)) == "1 allow, 1 failed and denies; deny > hold > allow, so deny"
+        )
+
+    def test_a_policy_of_our_own_shows_what_it_read_under_these_names(self):
+        rule = "object.spec.replicas == 6 && request.operation == 'CREATE' && oldObject == null"
+        text = ALLOW.replace("resource.type.startsWith('core/')", rule)
+        (policy,) = self.explained(text).policies
+        (asked,) = policy.rules
+        assert asked.said.outcome is Outcome.TRUE
+        assert [site.values for site in asked.sites[1:]] == [
+            {"object.spec.replicas": 6},
+            {"request.operation": "CREATE"},
+            {"oldObject": None},
+        ]
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_the_command_shows_it(self, tmp_path, monkeypatch, capsys, as_json):
+        (tmp_path / "p.yaml").write_text(ALLOW + SET)
+        (tmp_path / "m.json").write_text(json.dumps(self.BODY))
+        monkeypatch.setenv("COLUMNS", "200")
+        run_explain(
+            str(tmp_path / "m.json"), policies=tmp_path, now="2026-03-13T12:00:00Z", everything=False, as_json=as_json
+        )
+        shown = capsys.readouterr().out
+        if as_json:
+            found = json.loads(shown)
+            assert found["admission"][0]["evaluations"][0]["validations"][0]["name"] == "validations[0]"
+            assert found["annotations"] == {"demo.example.com/k": "v6"}
+            return
+        for words in (
+            "admission policy demo.example.com/demo  matches  Deny",
+            "with limit",
+            "validation validations[0]  false",
+            "params.max 5",
+            "annotation demo.example.com/k: v6",
+        ):
+            assert words in shown

@@ -296,3 +296,14 @@ def test_the_examples_of_the_document_are_true() -> None:
     mutation_from_wire(EXAMPLE_REQUEST)
     DecisionRequest.model_validate(EXAMPLE_REQUEST)
     DecisionOut.model_validate(EXAMPLE_DECISION)
+
+
+def test_what_admission_policies_say_is_written_where_they_say_anything() -> None:
+    without = orjson.loads(decision_to_wire(decision()))
+    assert not {"warnings", "annotations"} & without.keys()
+    assert "binding" not in without["reasons"][0]
+    reasons = (Reason("p", "validations[0]", Effect.DENY, "no", binding="b"),)
+    given = decision(reasons=reasons, warnings=("careful",), annotations={"p/k": "v"})
+    body = orjson.loads(decision_to_wire(given))
+    assert body["reasons"][0]["binding"] == "b"
+    assert (body["warnings"], body["annotations"]) == (["careful"], {"p/k": "v"})
