@@ -23,6 +23,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal, require_subject
+from app.core.switches import Switch
 from app.core.types import (
     NO_ANNOTATIONS,
     BudgetUse,
@@ -104,12 +105,18 @@ class Budgets(Protocol):
         """
 
 
+def no_switches(_subject_id: str, _now: datetime) -> tuple[Switch, ...]:
+    """The kill switches of a service that has none."""
+    return ()
+
+
 class DecisionService:
     """Answers mutations under the policy set in force.
 
     `policies` gives that set, or raises `FirewallError` where there is none yet. `clock` gives the time, aware and in
     UTC; `entropy(n)` gives n random bytes; `engine` names the release that decides, for replay; `counted` is told of
-    each recorded decision, `exhausted` of each budget without room that one met.
+    each recorded decision, `exhausted` of each budget without room that one met. `switches` gives the kill switches in
+    force for a subject at a moment, or raises `FirewallError` where they are not known.
     """
 
     def __init__(
@@ -123,6 +130,7 @@ class DecisionService:
         engine: str,
         counted: Callable[[Effect], None],
         exhausted: Callable[[Mode], None],
+        switches: Callable[[str, datetime], tuple[Switch, ...]] = no_switches,
     ) -> None:
         self._policies = policies
         self._ledger = ledger
@@ -132,6 +140,7 @@ class DecisionService:
         self._engine = engine
         self._counted = counted
         self._exhausted = exhausted
+        self._switches = switches
 
     @property
     def policy_set(self) -> CompiledPolicySet:
@@ -151,8 +160,9 @@ class DecisionService:
         normalised = normalise(mutation)  # (5)
         now = self._clock()
         policy_set = self._policies()  # read once: a set that is activated meanwhile is for the next request
-        asked = _Asked(principal, mutation, normalised, policy_set, now)
-        verdict = decide(policy_set, normalised, now)  # (6) (7) (8)
+        switches = self._switches(mutation.subject["id"], now)
+        asked = _Asked(principal, mutation, normalised, policy_set, now, switches)
+        verdict = decide(policy_set, normalised, now, switches=switches)  # (6) (7) (8)
         index: int | None = None
         if uncounted := verdict.uncounted:
             judge = partial(self._judge, asked)
@@ -186,7 +196,7 @@ class DecisionService:
 
     def _judge(self, asked: "_Asked", counters: Counters) -> tuple[Verdict, SealedEntry]:
         """(6) (7) (8) once more, with every budget counted."""
-        verdict = decide(asked.policy_set, asked.normalised, asked.now, counters)
+        verdict = decide(asked.policy_set, asked.normalised, asked.now, counters, asked.switches)
         return verdict, self._seal(asked, verdict)
 
     def _seal(self, asked: "_Asked", verdict: Verdict) -> SealedEntry:
@@ -201,6 +211,7 @@ class DecisionService:
             verdict=verdict,
             engine=self._engine,
             sent=asked.normalised.sent,
+            switches=asked.switches,
         )
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
 
@@ -213,3 +224,4 @@ class _Asked(NamedTuple):
     normalised: NormalisedMutation
     policy_set: CompiledPolicySet
     now: datetime
+    switches: tuple[Switch, ...]
