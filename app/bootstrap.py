@@ -42,7 +42,7 @@ from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
 from app.persistence import revision
-from app.persistence.api_keys import ApiKeyStore
+from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.shared_buckets import SharedBucketStore
@@ -399,7 +399,7 @@ def _database_url(settings: Settings) -> str:
 def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:
     if settings.auth.unsafe_disabled or not settings.auth.api_keys.enabled:
         return None
-    return ApiKeyRing(store.list_active, refresh_seconds=settings.auth.api_keys.refresh_seconds)
+    return ApiKeyRing(ActiveKeys(store), refresh_seconds=settings.auth.api_keys.refresh_seconds, write_uses=store.touch)
 
 
 async def _check_keys(keys: ApiKeyRing) -> CheckResult:

@@ -316,7 +316,7 @@ class ApiKeySettings(_Section):
     enabled: Annotated[bool, Field(description="accept API keys")] = True
     refresh_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time until a revoked key is refused by every replica")
-    ] = 5.0
+    ] = 1.0
 
 
 class JwtSettings(_Section):

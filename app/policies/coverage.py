@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from app.core.cel import FALSE, TRUE, CompiledProgram, Site, Trace
+from app.core.cel import FALSE, TRUE, CompiledProgram, Program, Site, Source, Trace
+from app.core.index import PolicyException
 from app.policies.load import Checked, Document
 from app.policies.reader import Reader
-from app.policies.trace import expressions, variables
+from app.policies.trace import ExceptionTrace, expressions, variables
 from app.policies.tree import Mapping as Object
 from app.policies.tree import Node, Scalar, Sequence
 
@@ -73,28 +74,43 @@ class Seen:
             for number, bits in enumerate(trace.seen):
                 known[number] |= bits
 
+    def add_exception(self, exception: ExceptionTrace) -> None:
+        """Note what the conditions of an exception said for one more case."""
+        asked = {
+            f"matchConditions[{position}].expression": said.trace
+            for position, (_, said) in enumerate(exception.conditions)
+            if said.trace is not None
+        }
+        self.add(_exception_name(exception.exception), asked)
+
     def coverage(self, checked: Checked) -> tuple[ExpressionCoverage, ...]:
-        """Give every expression of every policy, sorted by policy, in the order of the documents' members."""
+        """Give every expression of every MutationPolicy and PolicyException, sorted by name, variables first."""
         found = [one for document in checked.documents for one in self._document(document, checked.sources)]
         return tuple(sorted(found, key=lambda one: one.policy))
 
     def _document(self, document: Document, sources: Mapping[str, str]) -> Iterator[ExpressionCoverage]:
-        policy = document.policy
-        if policy is None:
-            return
+        policy, exception = document.policy, document.exception
+        programs: Iterable[tuple[str, Program]] = ()
+        declared: dict[str, Source] = {}
+        name = ""
+        if policy is not None:
+            name, programs = policy.name, expressions(policy)
+            declared = {path: one.source for path, one in variables(policy).items()}
+        elif exception is not None:
+            name = _exception_name(exception)
+            programs = [(f"matchConditions[{i}].expression", one.program) for i, one in enumerate(exception.conditions)]
         reader = Reader(document.file, text=sources.get(document.file, ""))
-        every = {path: one.source for path, one in expressions(policy) if isinstance(one, CompiledProgram)}
-        declared = {path: one.source for path, one in variables(policy).items()}
+        every = {path: one.source for path, one in programs if isinstance(one, CompiledProgram)}
         for path, source in {**declared, **every}.items():
-            bits = self.bits.get((policy.name, path))
+            bits = self.bits.get((name, path))
             node = _at(document.root, path)
             yield ExpressionCoverage(
-                policy.name,
+                name,
                 path,
                 source.text,
                 tuple(
                     ClauseCoverage(
-                        policy.name,
+                        name,
                         path,
                         document.file,
                         *_place(node, site, reader),
@@ -104,6 +120,11 @@ class Seen:
                     for site in source.instrumented().sites
                 ),
             )
+
+
+def _exception_name(exception: PolicyException) -> str:
+    """Name an exception as no policy is named."""
+    return f"exception {exception.name}"
 
 
 def _place(node: Node | None, site: Site, reader: Reader) -> tuple[int, int]:

@@ -50,7 +50,10 @@ def _directory(coverage: Coverage) -> str:
         )
         parts += [_rule(rule) for rule in rules]
         parts.append("</tbody></table>\n")
-        parts += [_expression(one) for one in texts.get(name, [])]
+        parts += [_expression(one) for one in texts.pop(name, [])]
+    for name, expressions in texts.items():
+        parts.append(f"<h2>{escape(name)}</h2>\n")
+        parts += [_expression(one) for one in expressions]
     return "".join(parts)
 
 

@@ -19,7 +19,7 @@ from app.policies.coverage import ClauseCoverage, ExpressionCoverage, Seen, clau
 from app.policies.diagnostics import PolicyErrors
 from app.policies.load import Checked, check_directory
 from app.policies.suite import Case, Suite, with_counts
-from app.policies.trace import trace
+from app.policies.trace import trace, trace_exceptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,10 @@ class _Directory:
             names = ", ".join(f"`{name}`" for name in unknown)
             return Result(suite, case, None, (f"budgets: there is no budget {names}",), perf_counter() - start)
         verdict = decide(self.policy_set, normalised, case.now, case.budgets)
-        for policy in trace(self.policy_set, bind(normalised.inputs, now=case.now)):
+        bindings = bind(normalised.inputs, now=case.now)
+        for exception in trace_exceptions(self.policy_set, bindings):
+            self.seen.add_exception(exception)
+        for policy in trace(self.policy_set, bindings):
             self.seen.add(policy.policy.name, policy.asked)
             for rule, said in policy.rules:
                 self.said[policy.policy.name, rule.name][said.outcome] += 1

@@ -169,3 +169,33 @@ def test_every_expression_has_a_path(tmp_path):
     ]
     # The third is a constant.
     assert sorted(variables(policy)) == ["variables[0].expression", "variables[1].expression"]
+
+
+EXCEPTION = """\
+---
+apiVersion: mutationfirewall.io/v1
+kind: PolicyException
+metadata: {name: sizes}
+spec:
+  owner: zoe@example.com
+  reason: the move to the new boxes
+  validUntil: "2026-04-01T00:00:00Z"
+  policies: [{name: sizes}]
+  matchConditions:
+    - {name: moved, expression: "change.after.size > 5 && resource.id == 'b'"}
+"""
+
+
+def test_the_conditions_of_an_exception_count(covered, tmp_path):
+    (tmp_path / "policies" / "sizes.yaml").write_text(POLICY + EXCEPTION)
+    found = covered(case("small", "{size: 1}", "allow"))
+    path = "matchConditions[0].expression"
+    assert [
+        (one.site.text, one.line, one.missing) for one in found.coverage[0].clauses if one.policy == "exception sizes"
+    ] == [
+        ("change.after.size > 5 && resource.id == 'b'", 45, "never true"),
+        ("change.after.size > 5", 45, "never true"),
+        ("resource.id == 'b'", 45, "never reached"),
+    ]
+    page = coverage_page(found.coverage, results=found.results)
+    assert f"<h2>exception sizes</h2>\n<div>{path}" in page
