@@ -16,8 +16,8 @@ The rule of combination, in full:
 8. What denies or holds, failures among it, does not count where an exception that fits names it; the failure of a rule
    that allows does, and the default is nobody's to lift.
 9. A ValidatingAdmissionPolicy only denies: `app.core.admission.asking` says when.
-10. A kill switch that denies does so before any policy is asked. One that puts a policy into shadow makes 4 hold for it;
-    the verdict says so wherever that policy had something to say.
+10. A kill switch that denies does so before any policy is asked. One that puts a policy into shadow makes 4 hold for
+    it; the verdict says so wherever that policy had something to say.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -179,8 +179,8 @@ budget_uses = Table(
     Index("budget_uses_expires_at_idx", "expires_at"),
 )
 
-# INVARIANT: a row is inserted once and its end is written once; both have their entry in the ledger, written by the same
-# transaction.
+# INVARIANT: a row is inserted once and its end is written once (a trigger); both have their entry in the ledger,
+# written by the same transaction.
 kill_switches = Table(
     "kill_switches",
     metadata,

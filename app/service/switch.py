@@ -179,7 +179,7 @@ def _check_seconds(wanted: Wanted) -> None:
     if wanted.kind is SwitchKind.SHADOW and (seconds is None or seconds > SHADOW_SECONDS_MAX):
         raise FirewallError(
             Kind.MALFORMED,
-            f"a policy can be in shadow for {SHADOW_SECONDS_MAX // 3600} hours at most, and has to be told for how long",
+            f"a policy can be in shadow for {SHADOW_SECONDS_MAX // 3600} hours at most, and `for` says how long",
             pointer="/for",
             fix="write for example `1h`; to change a policy for good, activate another set",
         )

@@ -32,6 +32,9 @@ OPERATIONS = (
     ("/v1/policy-sets/{digest}/activate", "POST"),
     ("/v1/policy-sets/{digest}/signatures", "GET"),
     ("/v1/policy-sets/{digest}/signatures", "POST"),
+    ("/v1/switches", "POST"),
+    ("/v1/switches", "GET"),
+    ("/v1/switches/{id}", "DELETE"),
     ("/health", "GET"),
     ("/health/live", "GET"),
     ("/health/ready", "GET"),
@@ -52,7 +55,7 @@ def test_every_answer_is_documented(document, service, path, method, mode):
     def ask(case):
         if isinstance(wait := (case.query or {}).get("wait"), int | float) and wait > 1:
             case.query["wait"] = 0.1  # a long poll is a right answer as well, but not in this test's time
-        key = service.admin_key if path.startswith("/v1/policy-sets") else service.key
+        key = service.admin_key if path.startswith(("/v1/policy-sets", "/v1/switches")) else service.key
         answer = case.call(headers={"Authorization": f"Bearer {key}"})
         statuses.add(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
@@ -84,6 +87,8 @@ def test_document_names_every_path(service):
         "/v1/policy-sets/{digest}",
         "/v1/policy-sets/{digest}/activate",
         "/v1/policy-sets/{digest}/signatures",
+        "/v1/switches",
+        "/v1/switches/{id}",
         "/health",
         "/health/live",
         "/health/ready",
