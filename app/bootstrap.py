@@ -58,6 +58,7 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
 from app.settings import PolicySource as Source
+from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
@@ -288,6 +289,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(decisions_router(endpoint))
+    batches = BatchEndpoint(
+        service,
+        gate=gate,
+        max_body_bytes=settings.http.max_batch_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(batch_router(batches))
     policy_sets = PolicySetEndpoints(
         store=store,
         source=source,
