@@ -198,7 +198,7 @@ def _wanted(tree: Any) -> Wanted:
         kind=SwitchKind(kind),
         target=target or None,
         reason=text(tree, "reason", pointer=""),
-        seconds=None if duration in {None, ""} else _seconds(duration),
+        seconds=None if duration is None or duration == "" else _seconds(duration),
     )
 
 

@@ -227,6 +227,7 @@ def test_who_may_throw_what(service):
         ({"kind": "deny-all", "for": "soon"}, 400, "/for"),
         ({"kind": "deny-all", "for": "0s"}, 400, "/for"),
         ({"kind": "deny-all", "for": 3600}, 400, "/for"),
+        ({"kind": "deny-all", "for": []}, 400, "/for"),
         ({"kind": "deny-all", "lasting": "1h"}, 400, "/lasting"),
     ],
 )
