@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -53,11 +54,13 @@ from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.decide import DecisionService
+from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
 from app.settings import PolicySource as Source
+from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
@@ -75,6 +78,14 @@ _HEALTH_OF_SOURCE: Final = {
     SourceState.DOUBTFUL: Status.DEGRADED,
     SourceState.BEHIND: Status.UNHEALTHY,
 }
+
+_BOOTSTRAPPED: Final = {
+    Installed.MADE: "bootstrap key stored: there was no key of an administrator",
+    Installed.PRESENT: "bootstrap key ignored: it is stored already, and works",
+    Installed.NOT_NEEDED: "bootstrap key ignored: there is a key of an administrator",
+}
+
+_log: Final = logging.getLogger("mfw.keys")
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -171,7 +182,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         statement_timeout=database.statement_timeout_seconds,
         observer=observer,
     )
-    keys = _key_ring(settings, ApiKeyStore(engine, observer=observer))
+    key_store = ApiKeyStore(engine, observer=observer)
+    keys = _key_ring(settings, key_store)
     token_keys = None if settings.auth.unsafe_disabled else _token_keys(settings.auth.jwt, metrics)
     authenticator = _authenticator(settings, keys, token_keys, metrics)
     store = PolicySetStore(engine, observer=observer)
@@ -184,6 +196,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
     metrics.watch_switches(board.count, age=lambda: board.age)
     entropy, counted = EntropyPool(), _counter(metrics)
+    # What is secret for good comes from the kernel each time, not from a page that lies in memory.
+    key_service = KeyService(
+        key_store,
+        clock=partial(datetime.now, UTC),
+        entropy=os.urandom,
+        engine=ENGINE,
+        follow=None if keys is None else keys.follow,
+    )
     service = DecisionService(
         source.current,
         ledger=ledger,
@@ -254,6 +274,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
             await ledger.wait_connected(within=database.connect_timeout_seconds)
             if keys is not None:
+                if settings.auth.api_keys.bootstrap is not None:
+                    await _install_key(settings.auth.api_keys.bootstrap.get_secret_value(), service=key_service)
                 await keys.start()
                 opened.push_async_callback(keys.stop)
             if isinstance(token_keys, JwksKeys):
@@ -332,6 +354,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(switches_router(switches))
+    key_endpoints = KeyEndpoints(
+        store=key_store, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
+    )
+    api.include_router(keys_router(key_endpoints))
     api.include_router(health_router(health, gate=gate))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
@@ -346,7 +372,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         app = CORSMiddleware(
             app,
             allow_origins=settings.http.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
@@ -450,6 +476,19 @@ async def _check_switches(board: Switchboard) -> CheckResult:
     if board.stale:
         words.append(f"not read for {board.age:.0f} s: the last known ones hold (the limit is {STALE_SECONDS:.0f} s)")
     return CheckResult(Status.DEGRADED, "; ".join(words)) if words else CheckResult(Status.HEALTHY, "none is on")
+
+
+async def _install_key(key: str, *, service: KeyService) -> None:
+    """Bring in the first key of an administrator. A database that is away now is no reason not to start."""
+    try:
+        outcome = await service.bootstrap(key)
+    except FirewallError as error:
+        _log.warning("bootstrap key not stored", extra={"fields": {"error": str(error)}})
+        return
+    if outcome is Installed.ENDED:
+        _log.warning("bootstrap key ignored: it was revoked or has expired; make another and set that")
+    else:
+        _log.info(_BOOTSTRAPPED[outcome])
 
 
 async def _check_keys(keys: ApiKeyRing) -> CheckResult:

@@ -443,6 +443,20 @@ async def test_a_key_whose_bounds_cannot_be_read_is_no_key(changes: Any, caplog:
     assert "api key not understood" in caplog.text
 
 
+async def test_who_follows_is_not_content_with_a_load_that_began_before() -> None:
+    edge = Edge(Store())
+    edge.store.gate = asyncio.Event()
+    before = asyncio.create_task(edge.ring.refresh())
+    while edge.store.asked < 1:
+        await asyncio.sleep(0)
+    following = asyncio.create_task(edge.ring.follow())
+    await asyncio.sleep(0)
+    edge.store.gate.set()
+    await before
+    await following
+    assert edge.store.asked == 2
+
+
 async def test_the_same_keys_are_not_taken_in_again() -> None:
     edge = Edge(Store(KEY))
     same = edge.store.records
