@@ -5,8 +5,8 @@ from alembic import op
 
 from app.errors import FirewallError, Kind
 
-revision: str = "0007"
-down_revision: str | None = "0006"
+revision: str = "0008"
+down_revision: str | None = "0007"
 branch_labels: None = None
 depends_on: None = None
 
@@ -77,7 +77,7 @@ def downgrade() -> None:
     ):
         raise FirewallError(
             Kind.CONFLICT,
-            "kill switches are in force, and the release before does not know them, so revision `0007` cannot be "
+            "kill switches are in force, and the release before does not know them, so revision `0008` cannot be "
             "rolled back",
             fix="end them first: `mfw switch list`, `mfw switch off ID --reason ...`",
         )
