@@ -209,3 +209,18 @@ kill_switches = Table(
     ),
     Index("kill_switches_ledger_index_idx", "ledger_index"),
 )
+
+# Answers under idempotency keys (app/ledger/once.py). Not append-only: rows go when their time is over.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # SHA-256 of who sent which key.
+    Column("id", LargeBinary, primary_key=True),
+    # SHA-256 of what was sent with it.
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("octet_length(id) = 32", name="id"),
+    CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
+    Index("idempotency_keys_expires_at_idx", "expires_at"),
+)
