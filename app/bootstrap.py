@@ -22,6 +22,7 @@ from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
     Authenticator,
+    FailedAttempts,
     JwksKeys,
     JwtVerifier,
     RoleRule,
@@ -551,7 +552,7 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        failures=TokenBuckets(
+        failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
         metrics=metrics,
