@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.api_key import CHECKSUM_CHARACTERS, is_well_formed
+from app.core.api_key import PREFIX as API_KEY_PREFIX
 from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
 from app.errors import FirewallError, Kind
@@ -256,6 +258,10 @@ class HttpSettings(_Section):
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=16_777_216, description="longest request body that is read; longer is answered with 413")
     ] = 1_048_576
+    max_batch_body_bytes: Annotated[
+        int,
+        Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
+    ] = 16_777_216
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -323,7 +329,12 @@ class ApiKeySettings(_Section):
     enabled: Annotated[bool, Field(description="accept API keys")] = True
     refresh_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time until a revoked key is refused by every replica")
-    ] = 5.0
+    ] = 1.0
+    bootstrap: Annotated[
+        SecretStr | None,
+        _Production("random: `mfw keys generate`"),
+        Field(description="a key that is stored as an administrator's at the start, unless there is one that works"),
+    ] = None
 
 
 class JwtSettings(_Section):
@@ -1231,6 +1242,7 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem(
             "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
         )
+    yield from _bootstrap_rules(auth.api_keys, production=production)
     jwt = auth.jwt
     if not jwt.enabled:
         return
@@ -1258,6 +1270,21 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem("MFW_AUTH__JWT__SECRET", "the HMAC algorithms need it", "set it, or use RS256 or ES256")
     else:
         yield from _secret_rules(jwt, production=production)
+
+
+def _bootstrap_rules(keys: ApiKeySettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if keys.bootstrap is None:
+        return
+    key, fix = keys.bootstrap.get_secret_value(), "make one: `mfw keys generate`"
+    if not keys.enabled:
+        yield SettingsProblem(
+            "MFW_AUTH__API_KEYS__BOOTSTRAP", "is an api key, and they are off", "unset it, or accept API keys"
+        )
+    elif not is_well_formed(key):
+        yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", "is no api key: its checksum does not fit", fix)
+    # The checksum is made of the rest, and adds nothing to it.
+    elif production and (why := weakness(key[len(API_KEY_PREFIX) : -CHECKSUM_CHARACTERS])):
+        yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", why, fix)
 
 
 def _claim_rules(jwt: JwtSettings) -> Iterator[SettingsProblem]:

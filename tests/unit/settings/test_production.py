@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app.core.api_key import generate
 from app.settings import Environment, Settings, SettingsError, variables
 
 PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
@@ -79,6 +80,11 @@ TABLE = [
     # Issue and design: authentication off, embedded database, debug.
     Unsafe("authentication off", {"MFW_AUTH__UNSAFE_DISABLED": "true"}, "MFW_AUTH__UNSAFE_DISABLED"),
     Unsafe("nobody could sign in", {"MFW_AUTH__API_KEYS__ENABLED": "false"}, "MFW_AUTH__API_KEYS__ENABLED"),
+    Unsafe(
+        "a bootstrap key that anybody can work out",
+        {"MFW_AUTH__API_KEYS__BOOTSTRAP": generate(bytes(32))},
+        "MFW_AUTH__API_KEYS__BOOTSTRAP",
+    ),
     Unsafe("debug", {"MFW_DEBUG": "true"}, "MFW_DEBUG"),
     Unsafe("the embedded database", {"MFW_DATABASE__EMBEDDED": "true"}, "MFW_DATABASE__EMBEDDED"),
     # Failure mode matrix, 1, 9 and 16: the database and its credentials, invalid configuration.

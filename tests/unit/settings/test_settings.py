@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from app.core.api_key import generate
 from app.errors import Kind
 from app.settings import (
     SECRET_FILE_BYTES_MAX,
@@ -480,6 +481,20 @@ class TestAuth:
             "MFW_AUTH__API_KEYS__ENABLED": "nobody could sign in"
         }
 
+    def test_a_bootstrap_key_is_one_that_a_machine_drew(self):
+        name = "MFW_AUTH__API_KEYS__BOOTSTRAP"
+        random = GOOD | {name: generate(bytes(range(7, 135, 4)))}
+        loaded = Settings.load(random).auth.api_keys.bootstrap
+        assert loaded is not None
+        assert "mfw_" not in repr(loaded)
+        assert "no api key" in details(GOOD | {name: random[name][:-1] + "0"})[name]
+        assert "no api key" in details(DEVELOPMENT | {name: "mfw_changeme"})[name]
+        # Its checksum fits, and everybody can work it out.
+        assert "different characters" in details(GOOD | {name: generate(bytes(32))})[name]
+        assert Settings.load(DEVELOPMENT | {name: generate(bytes(32))}).auth.api_keys.bootstrap is not None
+        off = jwt(SECRET=HMAC_SECRET, ALGORITHMS="HS256") | random | {"MFW_AUTH__API_KEYS__ENABLED": "false"}
+        assert "they are off" in details(off)[name]
+
     def test_tokens_need_issuer_audience_and_a_key(self):
         assert problems(GOOD | {"MFW_AUTH__JWT__ENABLED": "true"}).keys() == {
             "MFW_AUTH__JWT__ISSUER",
@@ -692,6 +707,7 @@ class TestReference:
         assert len(names) == len(set(names))
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
+            "MFW_AUTH__API_KEYS__BOOTSTRAP",
             "MFW_AUTH__JWT__SECRET",
             "MFW_AUTH__JWT__PREVIOUS_SECRET",
             "MFW_LIMITS__REDIS_URL",
