@@ -353,7 +353,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 "X-API-Key",
                 "X-Request-Id",
             ],
-            expose_headers=["X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
+            expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
