@@ -178,3 +178,18 @@ budget_uses = Table(
     CheckConstraint("expires_at > decided_at", name="expires_at"),
     Index("budget_uses_expires_at_idx", "expires_at"),
 )
+
+# Answers under idempotency keys (app/ledger/once.py). Not append-only: rows go when their time is over.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # SHA-256 of who sent which key.
+    Column("id", LargeBinary, primary_key=True),
+    # SHA-256 of what was sent with it.
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("octet_length(id) = 32", name="id"),
+    CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
+    Index("idempotency_keys_expires_at_idx", "expires_at"),
+)

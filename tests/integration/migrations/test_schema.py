@@ -88,7 +88,7 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
     assert (before.current, before.pending, before.served) == (
         None,
-        ("0001", "0002", "0003", "0004", "0005", "0006"),
+        ("0001", "0002", "0003", "0004", "0005", "0006", "0007"),
         False,
     )
     after = await schema.apply(empty_database_dsn)
@@ -100,13 +100,17 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
 
 async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
-    assert (step.current, step.pending, step.served) == ("0001", ("0002", "0003", "0004", "0005", "0006"), False)
+    assert (step.current, step.pending, step.served) == (
+        "0001",
+        ("0002", "0003", "0004", "0005", "0006", "0007"),
+        False,
+    )
     at_0001 = await shape(database)
     await schema.apply(empty_database_dsn)
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0006"
+    assert (await schema.apply(empty_database_dsn)).current == "0007"
     assert await shape(database) == newest
 
 
@@ -178,7 +182,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0006"}
+    assert {outcome.current for outcome in outcomes} == {"0007"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -229,7 +233,7 @@ async def test_a_database_from_a_later_release_is_left_alone(empty_database_dsn,
         assert "9999" in error.detail
 
 
-@pytest.mark.parametrize("target", ["0007", "", "head+1", "'; DROP TABLE ledger_entries"])
+@pytest.mark.parametrize("target", ["0999", "", "head+1", "'; DROP TABLE ledger_entries"])
 async def test_an_unknown_revision_is_refused(database_dsn, target):
     for awaitable in (schema.rollback(database_dsn, target), schema.apply(database_dsn, revision=target)):
         assert (await refused(awaitable)).kind is Kind.MALFORMED
@@ -243,7 +247,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0006")).current == "0006"
+    assert (await schema.rollback(database_dsn, "0007")).current == "0007"
 
 
 async def test_a_database_that_is_away_is_told():

@@ -290,7 +290,7 @@ def test_the_document_names_every_answer() -> None:
     document = Service().api.openapi()
     operation = document["paths"][PATH]["post"]
     assert set(operation["responses"]) == {
-        "200", "400", "401", "403", "413", "415", "429", "500", "503", "504",
+        "200", "400", "401", "403", "409", "413", "415", "429", "500", "503", "504",
     }  # fmt: skip
     for status, response in operation["responses"].items():
         kind = "application/json" if status == "200" else "application/problem+json"
