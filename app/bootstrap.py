@@ -22,6 +22,7 @@ from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
     Authenticator,
+    FailedAttempts,
     JwksKeys,
     JwtVerifier,
     RoleRule,
@@ -373,7 +374,15 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             app,
             allow_origins=settings.http.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-Id"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "Traceparent",
+                "Tracestate",
+                "X-API-Key",
+                "X-Request-Id",
+            ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     # One line per request, unless only what is wrong shall be written.
@@ -593,7 +602,7 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        failures=TokenBuckets(
+        failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
         metrics=metrics,
