@@ -102,6 +102,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class ErrorTracking(StrEnum):
+    """Where somebody looks at errors that nobody foresaw. There is no third place, and no default for production."""
+
+    TRACES = "traces"  # what collects OpenTelemetry spans; of sampled requests
+    LOGS = "logs"  # whoever reads the lines of level `error`: every one of them
+
+
 class JwtAlgorithm(StrEnum):
     """What can be pinned. `none` is not among them, and HMAC is never accepted beside a public-key algorithm."""
 
@@ -611,6 +618,15 @@ class Settings(BaseSettings):
         _Production("refused"),
         Field(description="the answer to an unforeseen error (500) names the exception and its text"),
     ] = False
+    error_tracking: Annotated[
+        ErrorTracking | None,
+        _DefaultText("`traces` when MFW_TRACING__ENDPOINT is set"),
+        _Production("required, unless MFW_TRACING__ENDPOINT is set"),
+        Field(
+            description="where unforeseen errors are looked at: in traces (of sampled requests), or in the log; "
+            "`logs` acknowledges that somebody is alerted to its lines of level `error`"
+        ),
+    ] = None
     state_dir: Annotated[
         Path,
         _DefaultText(
@@ -956,10 +972,23 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _policy_rules(settings.policies)
     yield from _signer_rules(settings.policies)
     yield from _limit_rules(settings.limits, production=production)
+    yield from _error_rules(settings, production=production)
     if not production:
         return
     if settings.debug:
         yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
+
+
+def _error_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
+    name, endpoint = "MFW_ERROR_TRACKING", settings.tracing.endpoint
+    if settings.error_tracking is ErrorTracking.TRACES and endpoint is None:
+        yield SettingsProblem(name, "`traces` need a place to go to", "set MFW_TRACING__ENDPOINT, or `logs`")
+    elif production and settings.error_tracking is None and endpoint is None:
+        yield SettingsProblem(
+            name,
+            "nobody is named who would learn of an unforeseen error",
+            "set MFW_TRACING__ENDPOINT, or this to `logs` if you are alerted to log lines of level `error`",
+        )
 
 
 def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:

@@ -30,7 +30,7 @@ from app.settings import (
 
 PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
 URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
-GOOD = {"MFW_DATABASE__URL": URL, "MFW_POLICIES__DIRECTORY": "/policies"}
+GOOD = {"MFW_DATABASE__URL": URL, "MFW_POLICIES__DIRECTORY": "/policies", "MFW_ERROR_TRACKING": "logs"}
 DEVELOPMENT = {"MFW_ENVIRONMENT": "development"}
 HMAC_SECRET = "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A"
 
@@ -197,6 +197,7 @@ class TestAllAtOnce:
             "MFW_AUTH__UNSAFE_DISABLED",
             "MFW_DATABASE__URL",
             "MFW_POLICIES__DIRECTORY",
+            "MFW_ERROR_TRACKING",
         }
         assert all(problem.fix for problem in found.values())
         assert found["MFW_HTTP__PORT"].detail == "`eighty` is not a whole number"
@@ -208,7 +209,7 @@ class TestAllAtOnce:
         with pytest.raises(SettingsError) as one:
             Settings.load(GOOD | {"MFW_DEBUG": "true"})
         assert one.value.detail == "1 setting is wrong: MFW_DEBUG (debug is refused in production)"
-        with pytest.raises(SettingsError, match="2 settings are wrong"):
+        with pytest.raises(SettingsError, match="3 settings are wrong"):
             Settings.load({"MFW_POLICIES__SOURCE": "directory"})
 
     def test_a_value_that_cannot_be_read_is_not_also_reported_as_missing(self):
@@ -278,7 +279,8 @@ class TestSecrets:
     def test_a_secret_from_a_file(self, tmp_path):
         file = tmp_path / "url"
         file.write_text(f"{URL}\n")
-        settings = Settings.load({"MFW_DATABASE__URL_FILE": str(file), "MFW_POLICIES__DIRECTORY": "/p"})
+        without = {name: value for name, value in GOOD.items() if name != "MFW_DATABASE__URL"}
+        settings = Settings.load(without | {"MFW_DATABASE__URL_FILE": str(file)})
         assert settings.database.url is not None
         assert settings.database.url.get_secret_value() == URL
 
@@ -636,6 +638,13 @@ class TestTheRest:
     def test_a_tracing_endpoint_that_is_none(self, endpoint):
         assert problems(GOOD | {"MFW_TRACING__ENDPOINT": endpoint}).keys() == {"MFW_TRACING__ENDPOINT"}
 
+    def test_traces_without_an_endpoint_track_nothing(self):
+        assert problems(DEVELOPMENT | {"MFW_ERROR_TRACKING": "traces"}).keys() == {"MFW_ERROR_TRACKING"}
+        environ = {name: value for name, value in GOOD.items() if name != "MFW_ERROR_TRACKING"}
+        assert "nobody" in details(environ)["MFW_ERROR_TRACKING"]
+        Settings.load(environ | {"MFW_TRACING__ENDPOINT": "http://collector:4318/v1/traces"})
+        Settings.load(DEVELOPMENT)
+
     def test_a_tracing_endpoint(self):
         Settings.load(GOOD | {"MFW_TRACING__ENDPOINT": "http://collector:4318/v1/traces"})
 
@@ -708,12 +717,12 @@ class TestReference:
 class TestPolicySource:
     def test_a_directory_is_followed_when_one_is_named_else_the_database(self):
         assert Settings.load(GOOD).policies.chosen_source is PolicySource.DIRECTORY
-        alone = {"MFW_DATABASE__URL": URL}
+        alone = {"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs"}
         assert Settings.load(alone).policies.chosen_source is PolicySource.DATABASE
         assert Settings.load(alone | {"MFW_POLICIES__SOURCE": "database"}).policies.directory is None
 
     def test_what_does_not_go_together(self):
-        found = problems({"MFW_DATABASE__URL": URL, "MFW_POLICIES__SOURCE": "directory"})
+        found = problems({"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs", "MFW_POLICIES__SOURCE": "directory"})
         assert found.keys() == {"MFW_POLICIES__DIRECTORY"}
         assert "needs it" in found["MFW_POLICIES__DIRECTORY"].detail
         found = problems(GOOD | {"MFW_POLICIES__SOURCE": "database"})
