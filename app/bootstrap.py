@@ -42,7 +42,7 @@ from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
 from app.persistence import revision
-from app.persistence.api_keys import ApiKeyStore
+from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.shared_buckets import SharedBucketStore
@@ -55,6 +55,7 @@ from app.service.publish import PublishService
 from app.service.sign import SignService
 from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
 from app.settings import PolicySource as Source
+from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
@@ -275,6 +276,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(decisions_router(endpoint))
+    batches = BatchEndpoint(
+        service,
+        gate=gate,
+        max_body_bytes=settings.http.max_batch_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(batch_router(batches))
     policy_sets = PolicySetEndpoints(
         store=store,
         source=source,
@@ -399,7 +407,7 @@ def _database_url(settings: Settings) -> str:
 def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:
     if settings.auth.unsafe_disabled or not settings.auth.api_keys.enabled:
         return None
-    return ApiKeyRing(store.list_active, refresh_seconds=settings.auth.api_keys.refresh_seconds)
+    return ApiKeyRing(ActiveKeys(store), refresh_seconds=settings.auth.api_keys.refresh_seconds, write_uses=store.touch)
 
 
 async def _check_keys(keys: ApiKeyRing) -> CheckResult:

@@ -249,6 +249,10 @@ class HttpSettings(_Section):
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=16_777_216, description="longest request body that is read; longer is answered with 413")
     ] = 1_048_576
+    max_batch_body_bytes: Annotated[
+        int,
+        Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
+    ] = 16_777_216
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -316,7 +320,7 @@ class ApiKeySettings(_Section):
     enabled: Annotated[bool, Field(description="accept API keys")] = True
     refresh_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time until a revoked key is refused by every replica")
-    ] = 5.0
+    ] = 1.0
 
 
 class JwtSettings(_Section):

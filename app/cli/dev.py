@@ -235,8 +235,8 @@ def _near(path: Path) -> str:
 async def ensure_key(dsn: str, file: Path) -> None:
     """Step 5: the key in the file is good; a new one is made where there is none, or where it was revoked."""
     from app.cli.keys import key_store
+    from app.core.api_key import hash_key
     from app.core.principal import Role
-    from app.persistence.api_keys import hash_key
 
     async with key_store(dsn) as store:
         kept = read_private(file)

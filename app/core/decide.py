@@ -33,6 +33,7 @@ from app.core.cel import (
     RequestBindings,
     bind,
     deciding_clause,
+    metered,
     one_line,
 )
 from app.core.index import MESSAGE_MAX_CHARS, AnyPolicy, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
@@ -150,6 +151,8 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         ]
     if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
         return []
+    if policy.metered:
+        bindings = metered(bindings)
     failures: list[_Spoken] = []
     for position, condition in enumerate(policy.conditions):
         holds = _evaluate(condition.program, bindings)

@@ -1,13 +1,13 @@
 """Policy sets as the decision core knows them: immutable, compiled, and indexed by what they can match (step 6)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from app.core.admission.facts import Facts, facts_of
 from app.core.candidates import Candidates, Indexed, Names
-from app.core.cel import Need, Needs, Path, Program, both, either, key_of, one_line
+from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line
 from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
@@ -286,7 +286,8 @@ class Budget:
 class Policy:
     """One compiled policy, its freezes behind its rules.
 
-    `reasons` are what its rules say when they speak, unless an expression says it better.
+    `reasons` are what its rules say when they speak, unless an expression says it better. `metered`: its expressions
+    and their variables together can cost more than a policy may.
     """
 
     name: str
@@ -298,10 +299,22 @@ class Policy:
     budgets: tuple[Budget, ...] = ()
     validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
+    metered: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         reasons = tuple(Reason(self.name, rule.name, rule.effect, _said(rule), self.mode) for rule in self.rules)
         object.__setattr__(self, "reasons", reasons)
+        object.__setattr__(self, "metered", can_exceed(self.programs()))
+
+    def programs(self) -> Iterator[Program]:
+        """Give every expression that asking the policy can evaluate."""
+        for condition in self.conditions:
+            yield condition.program
+        for rule in self.rules:
+            own = (rule.when, rule.message_expression, *(duty.expression for duty in rule.duties))
+            yield from (program for program in own if program is not None)
+        for budget in self.budgets:
+            yield from (program for program in (budget.when, budget.key, budget.distinct) if program is not None)
 
     def needs(self) -> Needs:
         """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.

@@ -57,6 +57,19 @@ def roles_named(names: Iterable[object]) -> frozenset[Role]:
     return frozenset(_ROLES[name] for name in names if isinstance(name, str) and name in _ROLES)
 
 
+_SCOPES: Mapping[str, AccessScope] = {scope.value: scope for scope in AccessScope}
+
+
+def scopes_named(names: Iterable[object]) -> frozenset[AccessScope]:
+    """The scopes among names; those of a later release mean nothing here."""
+    return frozenset(_SCOPES[name] for name in names if isinstance(name, str) and name in _SCOPES)
+
+
+def scopes_of(roles: Iterable[Role], scopes: Iterable[AccessScope] = ()) -> frozenset[AccessScope]:
+    """Everything that roles, and scopes beside them, permit."""
+    return frozenset(scopes).union(*(SCOPES_OF[role] for role in roles))
+
+
 class PrincipalKind(StrEnum):
     """What stands behind a principal, in the words of a mutation's subject types."""
 
@@ -70,6 +83,7 @@ class AuthMethod(StrEnum):
 
     API_KEY = "api_key"
     JWT = "jwt"
+    MTLS = "mtls"  # a client certificate that a proxy in front of us verified
     NONE = "none"  # nothing was proved: development without authentication
 
 
@@ -121,6 +135,8 @@ class Principal:
     scopes: frozenset[AccessScope] = frozenset()
     # None: may speak for every subject, as a gateway in front of many agents does.
     binding: Binding | None = field(default=None, repr=False, compare=False)
+    # The id of the API key that was presented, "" for every other credential.
+    credential: str = field(default="", repr=False, compare=False)
     identity: bytes = field(init=False, repr=False, compare=False)
     description: bytes = field(init=False, repr=False, compare=False)
 
@@ -128,7 +144,7 @@ class Principal:
         described = {"id": self.id, "kind": self.kind, "method": self.method, "roles": sorted(self.roles)}
         if self.scopes:
             described["scopes"] = sorted(self.scopes)
-        object.__setattr__(self, "scopes", self.scopes.union(*(SCOPES_OF[role] for role in self.roles)))
+        object.__setattr__(self, "scopes", scopes_of(self.roles, self.scopes))
         object.__setattr__(self, "identity", orjson.dumps((self.method, self.id)))
         object.__setattr__(self, "description", orjson.dumps(described))
 

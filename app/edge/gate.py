@@ -6,7 +6,7 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.edge.authn import Authenticates
 from app.edge.context import client_address, context_of
-from app.edge.limits import RateLimits
+from app.edge.limits import Allowance, RateLimits
 from app.observability.metrics import LimitScope, Metrics
 
 
@@ -26,10 +26,15 @@ class Gate:
         """
         principal = await self.authenticator.authenticate(scope["headers"], client_ip=client_address(scope))
         context_of(scope).principal = principal
-        allowance = await self.limits.take(principal, route)
-        if not allowance.allowed:
-            self.rejected()
-            allowance.check()
+        await self.take(principal, route)
         if needed is not None:
             require(principal, needed)
         return principal
+
+    async def take(self, principal: Principal, route: RouteClass, cost: int = 1) -> Allowance:
+        """Take tokens from the caller's bucket. Raises FirewallError: RATE_LIMITED."""
+        allowance = await self.limits.take(principal, route, cost)
+        if not allowance.allowed:
+            self.rejected()
+            allowance.check()
+        return allowance

@@ -16,11 +16,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core.budgets import Counters
+from app.core.budgets import Counters, Tally
 from app.core.types import BudgetUse, Verdict
 from app.errors import FirewallError, Kind
 from app.ledger.append import DEADLINE
@@ -43,6 +43,24 @@ OPERATION: Final = "budgets"
 Judge: TypeAlias = Callable[[Counters], tuple[Verdict, SealedEntry]]
 
 
+class Judged(NamedTuple):
+    """A verdict and the entry that says so."""
+
+    verdict: Verdict
+    entry: SealedEntry
+
+
+# Makes all decisions of one transaction in their order; what one takes is in the tally for the next.
+JudgeAll: TypeAlias = Callable[[Tally], Sequence[Judged]]
+
+
+class Settled(NamedTuple):
+    """What was decided, and the index of the first entry, which the others follow; None where none was appended."""
+
+    judged: Sequence[Judged]
+    first_index: int | None
+
+
 async def settle_within(
     connection: AsyncConnection,
     uses: Sequence[BudgetUse],
@@ -57,9 +75,10 @@ async def settle_within(
     the database raises.
     """
     await lock(connection, uses)
-    verdict, entry = judge(await count(connection, uses, now=now, skew_max=skew_max))
+    tally = await count(connection, uses, now=now, skew_max=skew_max)
+    verdict, entry = judge(tally.counters(uses))
     if took := taken(verdict):
-        await add(connection, took, now=now, decision_id=entry.id, skew_max=skew_max)
+        await add(connection, [(entry.id, use) for use in took], now=now, skew_max=skew_max)
     return verdict, entry
 
 
@@ -90,29 +109,28 @@ class BudgetLedger:
         self._clock = clock
 
     async def settle(
-        self, uses: Sequence[BudgetUse], *, now: datetime, judge: Judge
-    ) -> tuple[Verdict, SealedEntry, int | None]:
-        """The verdict with every budget counted, its entry, and its index once that is committed.
+        self, uses: Sequence[BudgetUse], *, now: datetime, judge: JudgeAll, together: bool = False
+    ) -> Settled:
+        """The verdicts with every budget counted, and the index of the first entry once they are committed.
 
-        The index is None for a decision that uses nothing: its entry still has to be appended. Raises FirewallError,
-        each with `retry_after`: OVERLOADED when too many wait or it took too long to be let in, TIMEOUT when the
-        database took too long, UNAVAILABLE when it is away or its clock is another. After TIMEOUT and UNAVAILABLE the
-        entry and its uses may be there all the same, both of them, but nobody was told so.
+        The index is None where no decision uses anything, unless they have to stand in the ledger `together`: their
+        entries still have to be appended. Raises FirewallError, each with `retry_after`: OVERLOADED when too many wait
+        or it took too long to be let in, TIMEOUT when the database took too long, UNAVAILABLE when it is away or its
+        clock is another. After TIMEOUT and UNAVAILABLE the entries and their uses may be there all the same, all of
+        them, but nobody was told so.
         """
         admitted = False
         try:
             async with asyncio.timeout(self._deadline), self._door.entered(use.key for use in uses):
                 admitted = True
-                return await self._settle(uses, now=now, judge=judge)
+                return await self._settle(uses, now=now, judge=judge, together=together)
         except TimeoutError:
             if not admitted:
                 raise _crowded() from None
             self._observer.error(ErrorKind.TIMEOUT)
             raise FirewallError(Kind.TIMEOUT, "the budgets were not counted in time", retry_after=RETRY_AFTER) from None
 
-    async def _settle(
-        self, uses: Sequence[BudgetUse], *, now: datetime, judge: Judge
-    ) -> tuple[Verdict, SealedEntry, int | None]:
+    async def _settle(self, uses: Sequence[BudgetUse], *, now: datetime, judge: JudgeAll, together: bool) -> Settled:
         if not self._breaker.allow():
             self._observer.error(ErrorKind.BREAKER_OPEN)
             raise FirewallError(
@@ -125,9 +143,15 @@ class BudgetLedger:
             async with transaction(
                 self._engine, operation=OPERATION, observer=self._observer, clock=self._clock
             ) as connection:
-                verdict, entry = await settle_within(connection, uses, now=now, judge=judge, skew_max=self._skew_max)
-                if taken(verdict):
-                    index = await append_within(connection, [entry])
+                tally = Tally()
+                if uses:
+                    await lock(connection, uses)
+                    tally = await count(connection, uses, now=now, skew_max=self._skew_max)
+                judged = judge(tally)
+                if took := [(entry.id, use) for verdict, entry in judged for use in taken(verdict)]:
+                    await add(connection, took, now=now, skew_max=self._skew_max)
+                if took or together:
+                    index = await append_within(connection, [one.entry for one in judged])
         except FirewallError as error:
             if error.__cause__ is None:
                 self._breaker.success()  # refused by us: the database did answer
@@ -139,7 +163,7 @@ class BudgetLedger:
             self._breaker.failure()
             raise
         self._breaker.success()
-        return verdict, entry, index
+        return Settled(judged, index)
 
 
 @dataclass(slots=True)

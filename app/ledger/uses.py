@@ -4,7 +4,7 @@ INVARIANT: between `lock` and the end of the transaction nobody else counts or a
 decisions ever see the same last place.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.budgets import Count, Counters
+from app.core.budgets import Count, Tally
 from app.core.types import BudgetUse, Effect, Mode, Verdict
 from app.errors import FirewallError, Kind
 
@@ -50,8 +50,8 @@ _COUNT: Final = sa.text("""
 # Both skip what somebody else is taking away, so that nobody ever waits for a row.
 _ADD: Final = sa.text("""
     WITH used AS (
-        SELECT * FROM unnest(:keys, :values, :policies, :budgets, :expiries)
-            AS used (key, value, policy, budget, expires_at)
+        SELECT * FROM unnest(:keys, :values, :policies, :budgets, :expiries, :decisions)
+            AS used (key, value, policy, budget, expires_at, decision_id)
     ), replaced AS (
         DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
             SELECT uses.ctid FROM used JOIN budget_uses AS uses USING (key, value)
@@ -63,7 +63,7 @@ _ADD: Final = sa.text("""
         ))
     )
     INSERT INTO budget_uses (key, decided_at, decision_id, policy, budget, value, expires_at)
-    SELECT key, :now, :decision_id, policy, budget, value, expires_at FROM used
+    SELECT key, :now, decision_id, policy, budget, value, expires_at FROM used
 """).bindparams(
     sa.bindparam("keys", type_=ARRAY(sa.LargeBinary)),
     sa.bindparam("values", type_=ARRAY(sa.LargeBinary)),
@@ -71,7 +71,7 @@ _ADD: Final = sa.text("""
     sa.bindparam("budgets", type_=ARRAY(sa.Text)),
     sa.bindparam("expiries", type_=ARRAY(sa.DateTime(timezone=True))),
     sa.bindparam("now", type_=sa.DateTime(timezone=True)),
-    sa.bindparam("decision_id", type_=sa.Uuid),
+    sa.bindparam("decisions", type_=ARRAY(sa.Uuid)),
 )
 
 
@@ -85,20 +85,22 @@ async def lock(connection: AsyncConnection, uses: Iterable[BudgetUse]) -> None:
 
 
 async def count(
-    connection: AsyncConnection, uses: Sequence[BudgetUse], *, now: datetime, skew_max: timedelta = SKEW_MAX
-) -> Counters:
+    connection: AsyncConnection, uses: Iterable[BudgetUse], *, now: datetime, skew_max: timedelta = SKEW_MAX
+) -> Tally:
     """Count what of each budget is used within the window that ends at `now`.
 
     Raises FirewallError (UNAVAILABLE) where `now` and the database's clock are more than `skew_max` apart, and what the
     database raises. Does not check: that `lock` was called with these uses.
     """
+    # Many mutations of one batch may ask for the same.
+    asked = tuple({(use.key, use.value): use for use in uses}.values())
     rows = (
         await connection.execute(
             _COUNT,
             {
-                "keys": [use.key for use in uses],
-                "values": [use.value for use in uses],
-                "since": [now - timedelta(seconds=use.window_seconds) for use in uses],
+                "keys": [use.key for use in asked],
+                "values": [use.value for use in asked],
+                "since": [now - timedelta(seconds=use.window_seconds) for use in asked],
             },
         )
     ).all()
@@ -110,10 +112,10 @@ async def count(
             retry_after=_RETRY_AFTER,
             fix="set both by NTP; until then budgets cannot be counted here",
         )
-    return {
-        (use.policy, use.budget): Count(row.used if use.value is None else row.distinct_values, row.seen)
-        for use, row in zip(uses, rows, strict=True)
-    }
+    tally = Tally()
+    for use, row in zip(asked, rows, strict=True):
+        tally.put(use, Count(row.used if use.value is None else row.distinct_values, row.seen))
+    return tally
 
 
 def taken(verdict: Verdict) -> tuple[BudgetUse, ...]:
@@ -129,16 +131,18 @@ def taken(verdict: Verdict) -> tuple[BudgetUse, ...]:
 
 async def add(
     connection: AsyncConnection,
-    uses: Sequence[BudgetUse],
+    took: Iterable[tuple[UUID, BudgetUse]],
     *,
     now: datetime,
-    decision_id: UUID,
     skew_max: timedelta = SKEW_MAX,
 ) -> None:
-    """Add the uses of a decision, and take away some that no window looks back at any more.
+    """Add the uses of decisions, each with its decision's id, and take away some that no window looks back at any more.
 
     Raises what the database raises. Does not check: that `lock` was called with these uses.
     """
+    # A value needs its last use alone, also within one batch.
+    rows = {(use.key, use.value if use.value is not None else decision): (decision, use) for decision, use in took}
+    uses = [use for _, use in rows.values()]
     await connection.execute(
         _ADD,
         {
@@ -148,7 +152,7 @@ async def add(
             "budgets": [use.budget for use in uses],
             "expiries": [now + timedelta(seconds=use.window_seconds) + skew_max for use in uses],
             "now": now,
-            "decision_id": decision_id,
+            "decisions": [decision for decision, _ in rows.values()],
             "rows": SWEEP_ROWS,
         },
     )

@@ -24,6 +24,7 @@ OTHER: Final = "other"
 # Method and route of everything that is served: a label has these values and `other`, whatever is asked for.
 ROUTES: Final = (
     ("POST", "/v1/decisions"),
+    ("POST", "/v1/decisions:batch"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets/active"),

@@ -9,16 +9,21 @@
     (8b) count         ledger/spend.py, only where a budget has a say: how much of it is used is counted under a lock,
                        7 and 8 are done again with that, and 9 is part of the same transaction
 
+A batch takes the same way: (2) and a first (3) come before (1), since its body may be large; (3) again, for its
+mutations, after (4); then (5) to (8) for each, (9) for all of them in as few statements as it takes.
+
 Doubt denies, and no answer leaves without a committed ledger entry, except a refusal, which is never an allow.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
-from app.core.budgets import Counters
+from app.core.batch import Batch, BatchMode, all_or_none
+from app.core.budgets import Tally
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
@@ -35,10 +40,16 @@ from app.core.types import (
     Verdict,
 )
 from app.core.uuid7 import uuid7
+from app.errors import FirewallError
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
+from app.ledger.spend import JudgeAll, Judged, Settled
+from app.ledger.uses import taken
 
 # RFC 9562 section 5.7 leaves 74 bits of a UUIDv7 to chance.
 UUID_ENTROPY_BYTES = 10
+
+# Mutations of a batch that are decided before others get their turn: some 2 ms.
+SLICE: Final = 32
 
 
 class Decision(NamedTuple):
@@ -81,24 +92,46 @@ class Exchange(Protocol):
         """Step 10: the recorded decision in the surface's wire format."""
 
 
+# What became of one mutation of a batch: it is recorded, or it was refused.
+Outcome: TypeAlias = "Decision | FirewallError"
+
+
+class BatchExchange(Protocol):
+    """One request with many mutations; the steps are those of `Exchange`."""
+
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        """Step 1."""
+
+    def authenticate(self) -> Coroutine[Any, Any, Principal]:
+        """Step 2."""
+
+    def limit(self, principal: Principal, count: int) -> Coroutine[Any, Any, None]:
+        """Step 3: whether they may ask about so many more now, and ask this at all."""
+
+    def parse(self, body: bytes) -> Batch:
+        """Step 4; what is wrong with one mutation alone stands in its place."""
+
+    def render(self, outcomes: Sequence[Outcome]) -> bytes:
+        """Step 10: what became of each mutation, in their order."""
+
+
 class Ledger(Protocol):
     """Where decisions become durable."""
 
     def append(self, entry: SealedEntry) -> Coroutine[Any, Any, int]:
         """Return the entry's index after COMMIT, or raise `FirewallError`."""
 
+    def append_all(self, entries: Sequence[SealedEntry]) -> Coroutine[Any, Any, list[int | FirewallError]]:
+        """Return the index of each after its COMMIT, or why there is none; raise where none was let in."""
+
 
 class Budgets(Protocol):
     """Where the uses of budgets are counted, one decision at a time for each budget."""
 
     def settle(
-        self,
-        uses: Sequence[BudgetUse],
-        *,
-        now: datetime,
-        judge: Callable[[Counters], tuple[Verdict, SealedEntry]],
-    ) -> Coroutine[Any, Any, tuple[Verdict, SealedEntry, int | None]]:
-        """Return what `judge` makes of the counts, and the index after COMMIT; None where it is still to be appended.
+        self, uses: Sequence[BudgetUse], *, now: datetime, judge: JudgeAll, together: bool = False
+    ) -> Coroutine[Any, Any, Settled]:
+        """Return what `judge` makes of the counts, and the first index after COMMIT; None where it is to be appended.
 
         Raises `FirewallError`: then nothing was allowed.
         """
@@ -147,47 +180,134 @@ class DecisionService:
         principal = await exchange.authenticate()  # (2)
         await exchange.limit(principal)  # (3)
         mutation = exchange.parse(body)  # (4)
-        require_subject(principal, mutation.subject)
-        normalised = normalise(mutation)  # (5)
-        now = self._clock()
-        policy_set = self._policies()  # read once: a set that is activated meanwhile is for the next request
-        asked = _Asked(principal, mutation, normalised, policy_set, now)
-        verdict = decide(policy_set, normalised, now)  # (6) (7) (8)
+        # Read once: a set that is activated meanwhile is for the next request.
+        asked = _asked(principal, mutation, self._policies(), self._clock())  # (5)
+        verdict = decide(asked.policy_set, asked.normalised, asked.now)  # (6) (7) (8)
         index: int | None = None
         if uncounted := verdict.uncounted:
-            judge = partial(self._judge, asked)
-            verdict, entry, index = await self._budgets.settle(uncounted, now=now, judge=judge)  # (8b)
+            judge = partial(self._judge, {0: asked}, {0: uncounted}, errors=None)
+            settled = await self._budgets.settle(uncounted, now=asked.now, judge=judge)  # (8b)
+            verdict, entry = settled.judged[0]
+            index = settled.first_index
         else:
             entry = self._seal(asked, verdict)
         if index is None:
             index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
+        return exchange.render(self._decided(asked, verdict, entry, index))  # (10)
+
+    async def decide_batch(self, exchange: BatchExchange) -> bytes:
+        """Decide many mutations, record each, and give the rendered answers.
+
+        Raises `FirewallError` where it concerns all of them: then nothing was allowed, and the caller is told so.
+        """
+        principal = await exchange.authenticate()  # (2)
+        await exchange.limit(principal, 1)  # (3)
+        body = await exchange.read()  # (1)
+        batch = exchange.parse(body)  # (4)
+        await exchange.limit(principal, len(batch.items) - 1)  # (3)
+        return exchange.render(await self.decide_all(principal, batch))  # (10)
+
+    async def decide_all(self, principal: Principal, batch: Batch) -> list[Outcome]:
+        """Steps 5 to 9 for mutations that somebody may ask about: what became of each, in their order.
+
+        Raises `FirewallError` where the ledger takes none of them.
+        """
+        # INVARIANT: all of a batch is judged by one policy set at one moment.
+        policy_set, now = self._policies(), self._clock()
+        errors: dict[int, FirewallError] = {}
+        asked: dict[int, _Asked] = {}
+        verdicts: dict[int, Verdict] = {}
+        for position, item in enumerate(batch.items):
+            if position % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if isinstance(item, FirewallError):
+                errors[position] = item
+                continue
+            try:
+                one = _asked(principal, item, policy_set, now)  # (5)
+            except FirewallError as error:
+                errors[position] = error
+                continue
+            asked[position] = one
+            verdicts[position] = decide(policy_set, one.normalised, now)  # (6) (7) (8)
+        told: dict[int, Outcome] = dict(errors)
+        if asked:
+            told.update(await self._record_all(asked, verdicts, errors if batch.mode is BatchMode.ATOMIC else None))
+        return [told[position] for position in range(len(batch.items))]
+
+    async def _record_all(
+        self,
+        asked: Mapping[int, "_Asked"],
+        verdicts: Mapping[int, Verdict],
+        errors: Mapping[int, FirewallError] | None,
+    ) -> dict[int, Outcome]:
+        """Steps 8b and 9; `errors` are those of an atomic batch, None for one whose mutations are told apart."""
+        uses = {position: verdict.uncounted for position, verdict in verdicts.items()}
+        uncounted = [use for each in uses.values() for use in each]
+        indexes: Sequence[int | FirewallError]
+        if uncounted or errors is not None:
+            judge = partial(self._judge, asked, uses, errors=errors)
+            now = next(iter(asked.values())).now
+            settled = await self._budgets.settle(uncounted, now=now, judge=judge, together=errors is not None)  # (8b)
+            judged = settled.judged
+            first = settled.first_index
+        else:
+            judged = [
+                Judged(verdicts[position], self._seal(one, verdicts[position])) for position, one in asked.items()
+            ]
+            first = None
+        if first is None:
+            indexes = await self._ledger.append_all([one.entry for one in judged])  # (9)
+            if all(isinstance(index, FirewallError) for index in indexes) and isinstance(indexes[0], FirewallError):
+                raise indexes[0]
+        else:
+            indexes = range(first, first + len(judged))
+        return {
+            position: index
+            if isinstance(index, FirewallError)
+            else self._decided(asked[position], verdict, entry, index)
+            for position, (verdict, entry), index in zip(asked, judged, indexes, strict=True)
+        }
+
+    def _decided(self, asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:
+        """Make a decision of a verdict that is committed, and count it."""
         self._counted(verdict.effect)
         for use in verdict.budgets:
             if not use.has_room:
                 self._exhausted(use.mode)
-        return exchange.render(  # (10)
-            Decision(
-                id=entry.id,
-                effect=verdict.effect,
-                reasons=verdict.reasons,
-                policy_set=policy_set.digest,
-                mutation_digest=normalised.digest,
-                ledger_index=index,
-                receipt_hash=entry.receipt_hash,
-                decided_at=timestamp(now),
-                approval=verdict.approval,
-                request_id=mutation.request_id,
-                budgets=verdict.budgets,
-                obligations=verdict.obligations,
-                warnings=verdict.warnings,
-                annotations=verdict.annotations,
-            )
+        return Decision(
+            id=entry.id,
+            effect=verdict.effect,
+            reasons=verdict.reasons,
+            policy_set=asked.policy_set.digest,
+            mutation_digest=asked.normalised.digest,
+            ledger_index=index,
+            receipt_hash=entry.receipt_hash,
+            decided_at=timestamp(asked.now),
+            approval=verdict.approval,
+            request_id=asked.mutation.request_id,
+            budgets=verdict.budgets,
+            obligations=verdict.obligations,
+            warnings=verdict.warnings,
+            annotations=verdict.annotations,
         )
 
-    def _judge(self, asked: "_Asked", counters: Counters) -> tuple[Verdict, SealedEntry]:
-        """(6) (7) (8) once more, with every budget counted."""
-        verdict = decide(asked.policy_set, asked.normalised, asked.now, counters)
-        return verdict, self._seal(asked, verdict)
+    def _judge(
+        self,
+        asked: Mapping[int, "_Asked"],
+        uses: Mapping[int, Sequence[BudgetUse]],
+        tally: Tally,
+        *,
+        errors: Mapping[int, FirewallError] | None,
+    ) -> list[Judged]:
+        """(6) (7) (8) once more, with every budget counted: one mutation after the other, each with what is left."""
+        decided: dict[int, Verdict] = {}
+        for position, one in asked.items():
+            verdict = decide(one.policy_set, one.normalised, one.now, tally.counters(uses[position]))
+            tally.take(taken(verdict))
+            decided[position] = verdict
+        verdicts = decided if errors is None else all_or_none(decided, errors=errors)
+        return [Judged(verdicts[position], self._seal(one, verdicts[position])) for position, one in asked.items()]
 
     def _seal(self, asked: "_Asked", verdict: Verdict) -> SealedEntry:
         """(9), first half."""
@@ -203,6 +323,12 @@ class DecisionService:
             sent=asked.normalised.sent,
         )
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
+
+
+def _asked(principal: Principal, mutation: Mutation, policy_set: CompiledPolicySet, now: datetime) -> "_Asked":
+    """Step 5, for a mutation that its caller may ask about."""
+    require_subject(principal, mutation.subject)
+    return _Asked(principal, mutation, normalise(mutation), policy_set, now)
 
 
 class _Asked(NamedTuple):

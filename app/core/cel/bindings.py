@@ -1,11 +1,12 @@
 """The values of one request as programs read them: the inputs as they are, and variables computed when first read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from app.core.cel.budget import STEPS_MAX
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge
+from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.instants import timestamp_of
 from app.core.cel.kubernetes.authorizer import Answer, Attributes, Authorizer, ResourceCheck, Subject, asked_once
@@ -17,13 +18,15 @@ from app.core.types import JsonObject
 class Variable:
     """One lazily evaluated value; equal only to itself. `source` is that of a variable of a policy.
 
-    `local` ones depend on `params` and are not shared.
+    `local` ones depend on `params` and are not shared. `reads` are the variables that it may evaluate in turn.
     """
 
     name: str
     run: Callable[..., Any] = field(repr=False)
     source: Any = field(default=None, repr=False)
     local: bool = False
+    estimate: Estimate = field(default=UNKNOWN, repr=False)
+    reads: "tuple[Variable, ...]" = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class RequestBindings:
 
     `answers` has what the authorizer was asked and answered so far. With a `parent`, these are the values of one
     evaluation of the request: what does not depend on it is computed, and kept, in the parent.
+    `allowance` is what the policy that is asked has left to spend; None where it cannot spend too much.
     """
 
     inputs: JsonObject
@@ -41,6 +45,7 @@ class RequestBindings:
     authorizer: Authorizer | None = None
     answers: dict[Attributes, Answer] = field(default_factory=dict)
     parent: "RequestBindings | None" = None
+    allowance: Budget | None = None
 
 
 def bind(inputs: JsonObject, *, now: datetime, authorizer: Authorizer | None = None) -> RequestBindings:
@@ -50,6 +55,14 @@ def bind(inputs: JsonObject, *, now: datetime, authorizer: Authorizer | None = N
     `authorizer` answers for programs that were compiled with it.
     """
     return RequestBindings(inputs, now, authorizer=authorizer)
+
+
+def metered(bindings: RequestBindings) -> RequestBindings:
+    """Give the bindings under which one policy pays for all of its expressions, and for the variables it reads.
+
+    It evaluates its variables for itself: what it has left must not depend on who read them before.
+    """
+    return replace(bindings, values={}, failures={}, allowance=[POLICY_STEPS_MAX])
 
 
 def load(bindings: RequestBindings, variable: Variable) -> Any:
@@ -72,8 +85,13 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
     if failure is not None:
         kind, text = failure
         raise kind(text)
+    budget = [STEPS_MAX]
     try:
-        value = variable.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+        try:
+            value = variable.run(bindings, bindings.inputs, bindings.values, budget)
+        finally:
+            if bindings.allowance is not None:
+                charge(bindings.allowance, budget)
     except FAIL as error:
         bindings.failures[variable] = (CelError, said(error))
         raise
@@ -88,7 +106,7 @@ def _now(bindings: RequestBindings, *_: Any) -> Any:
     return timestamp_of(bindings.now)
 
 
-NOW = Variable("now", _now)
+NOW = Variable("now", _now, Estimate(0, 0, 0))
 
 
 def _authorizer(bindings: RequestBindings, *_: Any) -> Any:

@@ -6,7 +6,7 @@ an expression should have given; no request reaches it. Nothing outside this pac
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -16,9 +16,10 @@ from cel_expr_python import cel
 
 from app.core.cel.admission import VARIABLES
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
-from app.core.cel.budget import STEPS_MAX, Budget
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge, policy_too_expensive
 from app.core.cel.checked import MalformedTreeError
 from app.core.cel.clauses import Trace, traced
+from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
@@ -148,13 +149,18 @@ class CompiledProgram:
     run: Callable[..., Any] = field(repr=False, compare=False)
     source: Source = field(repr=False, compare=False)
     lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
+    estimate: Estimate = field(default=UNKNOWN, repr=False, compare=False)
+    reads: tuple[Variable, ...] = field(default=(), repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
+        budget, allowance = [STEPS_MAX], bindings.allowance
+        if allowance is not None and allowance[0] < 0:
+            raise policy_too_expensive()
         try:
-            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
         except EvaluationError:
             raise
         except FAIL as error:
@@ -163,11 +169,38 @@ class CompiledProgram:
             text = f"`{type(error).__name__}`"
         else:
             return answer
+        finally:
+            if allowance is not None:
+                charge(allowance, budget)
         raise EvaluationError(text)
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
         return traced(self.source, bindings, budget=budget)
+
+
+def estimate_of(program: Program) -> Estimate:
+    """Say what a program may cost, without the variables that it reads."""
+    return program.estimate if isinstance(program, CompiledProgram) else UNKNOWN
+
+
+def can_exceed(programs: Iterable[Program]) -> bool:
+    """Tell whether a policy of these programs can spend more than `POLICY_STEPS_MAX`, their variables included.
+
+    Only `metered` bindings hold it to that; a policy that cannot exceed it needs none.
+    """
+    most = 0
+    seen: set[Variable] = set()
+    for program in programs:
+        most += min(estimate_of(program).most, STEPS_MAX)
+        waiting = list(program.reads) if isinstance(program, CompiledProgram) else []
+        while waiting:
+            variable = waiting.pop()
+            if variable not in seen:
+                seen.add(variable)
+                most += min(variable.estimate.most, STEPS_MAX)
+                waiting += variable.reads
+    return most > POLICY_STEPS_MAX
 
 
 def compile_expression(
@@ -198,13 +231,14 @@ def compile_expression(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
         generated, source = _generated(checked, ordered, declared, text, reading)
-        return CompiledProgram(text, _giving_json(generated.run), source)
+        run = _giving_json(generated.run)
+        return CompiledProgram(text, run, source, estimate=generated.estimate, reads=generated.reads)
     wanted = _RESULTS[result]
     if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
         message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
     generated, source = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
-    return CompiledProgram(text, generated.run, source, generated.lifted)
+    return CompiledProgram(text, generated.run, source, generated.lifted, generated.estimate, generated.reads)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -292,7 +326,7 @@ def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], reading: _
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run, source, local),
+        variable=Variable(name, generated.run, source, local, generated.estimate, generated.reads),
         root=generated.root,
     )
 

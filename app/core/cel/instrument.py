@@ -13,8 +13,9 @@ from typing import Any
 
 from app.core.cel import operators
 from app.core.cel.checked import Call, Checked, Comprehension, Constant, Identifier, Node, moved_back, read_checked
+from app.core.cel.estimate import is_bind
 from app.core.cel.functions import Kind
-from app.core.cel.generate import Code, Generator, Name, flat, is_bind
+from app.core.cel.generate import Code, Generator, Name, flat
 from app.core.cel.paths import Local, Path, Reader
 from app.core.cel.spans import Spans, unfolded
 from app.core.cel.tokens import position

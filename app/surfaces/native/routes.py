@@ -115,19 +115,23 @@ class DecisionEndpoint:
             await deliver(problem(error, context.request_id), send, exchange.limit_headers)
             return
         except TimeoutError:
-            late = FirewallError(
-                Kind.TIMEOUT,
-                "the request took too long",
-                retry_after=1,
-                fix="ask again; a decision that was recorded meanwhile was not given to anybody",
-            )
-            await deliver(problem(late, context.request_id), send, exchange.limit_headers)
+            await deliver(problem(too_late(), context.request_id), send, exchange.limit_headers)
             return
         except ClientDisconnectedError:
             # Raised in step 1, so nothing was decided. Not passed on: inside FastAPI it would become a 500.
             return
         length = (b"content-length", b"%d" % len(body))
         await deliver(Answer(200, [_JSON, length, *exchange.limit_headers], body), send)
+
+
+def too_late() -> FirewallError:
+    """Say that a request used up its time."""
+    return FirewallError(
+        Kind.TIMEOUT,
+        "the request took too long",
+        retry_after=1,
+        fix="ask again; a decision that was recorded meanwhile was not given to anybody",
+    )
 
 
 class HotPath:
@@ -144,7 +148,7 @@ class HotPath:
         return self._app(scope, receive, send)
 
 
-class _Delegated(Response):
+class Delegated(Response):
     """Lets a raw ASGI endpoint answer a FastAPI route."""
 
     def __init__(self, endpoint: ASGIApp) -> None:
@@ -152,6 +156,7 @@ class _Delegated(Response):
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand over."""
         await self._endpoint(scope, receive, send)
 
 
@@ -175,6 +180,6 @@ def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
     )
     async def decide(_request: Request) -> Response:
         """Allow, deny or hold: never an answer without a committed ledger entry."""
-        return _Delegated(endpoint)
+        return Delegated(endpoint)
 
     return router

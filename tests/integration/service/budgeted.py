@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from app.core.batch import Batch, BatchMode
 from app.core.index import CompiledPolicySet
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.types import Effect, Mode, Mutation
@@ -17,7 +18,7 @@ from app.ledger.append import LedgerWriter
 from app.ledger.spend import BudgetLedger
 from app.persistence.engine import create_engine
 from app.policies.load import check_documents
-from app.service.decide import Decision, DecisionService
+from app.service.decide import Decision, DecisionService, Outcome
 
 WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 
@@ -88,9 +89,9 @@ class CountingBudgets(BudgetLedger):
 
     asked = 0
 
-    def settle(self, uses: Any, *, now: datetime, judge: Any) -> Coroutine[Any, Any, Any]:
+    def settle(self, uses: Any, **more: Any) -> Coroutine[Any, Any, Any]:
         self.asked += 1
-        return super().settle(uses, now=now, judge=judge)
+        return super().settle(uses, **more)
 
 
 class Replica:
@@ -129,6 +130,10 @@ class Replica:
         await self.service.decide(exchange)
         assert exchange.decision is not None
         return exchange.decision
+
+    async def decide_all(self, *asked: Mutation | FirewallError, mode: BatchMode = BatchMode.EACH) -> list[Outcome]:
+        """What becomes of a batch."""
+        return await self.service.decide_all(WHO, Batch(asked, mode))
 
     async def effects(self, times: int, ask: Callable[[int], Mutation] = lambda _: mutation()) -> list[Effect]:
         """What so many at the same time are told."""

@@ -24,6 +24,7 @@ def document(service):
 
 OPERATIONS = (
     ("/v1/decisions", "POST"),
+    ("/v1/decisions:batch", "POST"),
     ("/v1/policy-sets", "POST"),
     ("/v1/policy-sets", "GET"),
     ("/v1/policy-sets/active", "GET"),
@@ -78,6 +79,7 @@ def test_document_names_every_path(service):
         paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/v1/decisions",
+        "/v1/decisions:batch",
         "/v1/policy-sets",
         "/v1/policy-sets/active",
         "/v1/policy-sets/activations",

@@ -69,7 +69,7 @@ class TestRoot:
     @pytest.mark.parametrize(
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
-        + [["keys", word] for word in ("create", "list", "revoke")],
+        + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )
     def test_help_teaches(self, command):
         result = run(*command, "--help")

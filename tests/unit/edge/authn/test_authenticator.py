@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from math import inf
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwe, jws
 
+from app.core.api_key import generate
 from app.core.principal import (
     SCOPES_OF,
     AccessScope,
@@ -42,10 +44,10 @@ from app.edge.authn import (
     require,
     role_rule,
 )
+from app.edge.authn.api_keys import WRITE_USES_SECONDS
 from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.persistence.api_keys import generate
 
 NOW = 1_800_000_000
 ISSUER = "https://issuer.example"
@@ -110,6 +112,10 @@ class Record:
     principal_id: str = "ci"
     roles: Collection[str] = ("agent",)
     expires_at: datetime | None = None
+    scopes: Collection[str] = ()
+    subjects: Collection[str] = ()
+    networks: Collection[str] = ()
+    id: UUID = field(default_factory=uuid4)
 
 
 class Store:
@@ -393,6 +399,116 @@ async def test_keys_and_tokens_can_be_off() -> None:
     edge = Edge(api_keys=None)
     assert (await edge.refused_bearer(KEY)).kind is Kind.UNAUTHENTICATED
     assert (await edge.refused_bearer(sign(claims()))).kind is Kind.UNAUTHENTICATED
+
+
+async def test_a_key_may_have_scopes_and_subjects() -> None:
+    edge = Edge(Store(KEY))
+    record = edge.store.records[0]
+    record.roles, record.scopes, record.subjects = [], ["decide", "ops", "rule-the-world"], ["agent:deploy-*"]
+    principal = await edge.bearer(KEY)
+    assert principal.scopes == {AccessScope.DECIDE, AccessScope.OPS}
+    assert principal.credential == str(record.id)
+    require_subject(principal, {"type": "agent", "id": "deploy-7", "properties": {}})
+    with pytest.raises(FirewallError, match="may not speak for"):
+        require_subject(principal, {"type": "agent", "id": "other", "properties": {}})
+
+
+async def test_a_key_from_elsewhere_is_no_key(caplog: pytest.LogCaptureFixture) -> None:
+    edge = Edge(Store(KEY))
+    record = edge.store.records[0]
+    record.networks = ["192.0.2.0/28", "2001:db8::/32"]
+    for _ in range(2):  # unknown yet, and known
+        assert (await edge.bearer(KEY, client_ip="192.0.2.1")).id == "ci"
+    assert (await edge.bearer(KEY, client_ip="2001:db8::7")).id == "ci"
+    record.expires_at = datetime.fromtimestamp(NOW - 1, UTC)
+    edge.store.records = [record]
+    await edge.ring.refresh()
+    with caplog.at_level(logging.WARNING):
+        error = await edge.refused_bearer(KEY, client_ip="192.0.2.99")
+    # Not even that it expired.
+    assert (error.kind, error.detail) == (Kind.UNAUTHENTICATED, "a valid api key or token is needed")
+    (logged,) = [getattr(entry, "fields", {}) for entry in caplog.records]
+    assert logged["reason"] == f"api key {record.id} from outside its networks"
+    assert logged["client"] == "192.0.2.99"
+    assert (await edge.refused_bearer(KEY, client_ip="unknown")).kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("changes", [{"subjects": ["nobody"]}, {"networks": ["10.0.0.1/8"]}])
+async def test_a_key_whose_bounds_cannot_be_read_is_no_key(changes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    edge = Edge(Store(OTHER_KEY, KEY))
+    for name, value in changes.items():
+        setattr(edge.store.records[1], name, value)
+    assert (await edge.refused_bearer(KEY)).kind is Kind.UNAUTHENTICATED
+    assert (await edge.bearer(OTHER_KEY)).id == "ci"
+    assert "api key not understood" in caplog.text
+
+
+async def test_the_same_keys_are_not_taken_in_again() -> None:
+    edge = Edge(Store(KEY))
+    same = edge.store.records
+    ring = ApiKeyRing(lambda: _given(same), monotonic=edge.clock, clock=edge.clock)
+    await ring.refresh()
+    known = ring._known
+    await ring.refresh()
+    assert ring._known is known
+
+
+async def _given(records: Iterable[Record]) -> Iterable[Record]:
+    return records
+
+
+class Uses:
+    """What is told about uses."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[UUID, datetime]] = []
+        self.error: Exception | None = None
+
+    async def write(self, uses: Mapping[UUID, datetime]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written.append(dict(uses))
+
+
+async def test_uses_are_written_in_a_batch_and_kept_while_they_cannot_be() -> None:
+    clock, store, uses = Clock(), Store(KEY, OTHER_KEY), Uses()
+    ring = ApiKeyRing(store.load, monotonic=clock, clock=clock, refresh_seconds=0, write_uses=uses.write)
+    await ring.start()
+    key, other = (record.id for record in store.records)
+    moment = datetime.fromtimestamp(NOW, UTC)
+    assert ring.find_known(KEY.encode(), client_ip="192.0.2.1") is not None
+    uses.error = ConnectionError("no")
+    clock.now += WRITE_USES_SECONDS
+    asked = store.asked
+    while store.asked < asked + 3:
+        await asyncio.sleep(0)
+    assert uses.written == []
+    uses.error = None
+    clock.now += WRITE_USES_SECONDS
+    while not uses.written:
+        await asyncio.sleep(0)
+    assert uses.written == [{key: moment}]
+    assert ring.find_known(OTHER_KEY.encode(), client_ip="192.0.2.1") is not None
+    await ring.stop()
+    assert uses.written[1:] == [{other: datetime.fromtimestamp(clock.now, UTC)}]
+
+
+async def test_a_use_while_others_are_written_is_not_lost() -> None:
+    clock, store, uses = Clock(), Store(KEY), Uses()
+
+    async def write(seen: Mapping[UUID, datetime]) -> None:
+        if not uses.written:
+            clock.now += 1
+            ring.find_known(KEY.encode(), client_ip="192.0.2.1")
+        await uses.write(seen)
+
+    ring = ApiKeyRing(store.load, monotonic=clock, clock=clock, write_uses=write)
+    await ring.refresh()
+    ring.find_known(KEY.encode(), client_ip="192.0.2.1")
+    for _ in range(3):
+        await ring._write()
+    (record,) = store.records
+    assert uses.written == [{record.id: datetime.fromtimestamp(at, UTC)} for at in (NOW, NOW + 1)]
 
 
 # -- brute force -------------------------------------------------------------------------------------------------------

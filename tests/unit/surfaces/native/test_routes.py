@@ -3,7 +3,7 @@
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import orjson
@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from app.core.api_key import generate
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect, Reason
 from app.edge.authn import ApiKeyRing, Authenticator
@@ -20,7 +21,6 @@ from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.persistence.api_keys import generate
 from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_REQUEST
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
@@ -64,7 +64,16 @@ class Steps:
 
 async def load() -> list[Any]:
     return [
-        SimpleNamespace(hash=sha256(key.encode()).digest(), principal_id=name, roles=[role], expires_at=None)
+        SimpleNamespace(
+            id=uuid4(),
+            hash=sha256(key.encode()).digest(),
+            principal_id=name,
+            roles=[role],
+            scopes=[],
+            subjects=[],
+            networks=[],
+            expires_at=None,
+        )
         for key, name, role in ((KEY, "ci", "agent"), (VIEWER_KEY, "audit", "viewer"))
     ]
 

@@ -5,18 +5,19 @@ import logging
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.core.api_key import generate
 from app.core.quota import Limit, RouteClass
 from app.edge.authn import ApiKeyRing, Authenticator
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.persistence.api_keys import generate
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.problems import install_problem_handlers
 
@@ -42,7 +43,16 @@ class Check:
 
 async def load() -> list[Any]:
     return [
-        SimpleNamespace(hash=sha256(key.encode()).digest(), principal_id=role, roles=[role], expires_at=None)
+        SimpleNamespace(
+            id=uuid4(),
+            hash=sha256(key.encode()).digest(),
+            principal_id=role,
+            roles=[role],
+            scopes=[],
+            subjects=[],
+            networks=[],
+            expires_at=None,
+        )
         for role, key in KEYS.items()
     ]
 
