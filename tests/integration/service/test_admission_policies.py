@@ -12,7 +12,6 @@ import pytest
 from app.core.canonical import canonical
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.types import Mutation
 from app.ledger.read import LedgerReader
 from app.persistence.engine import create_engine
 from app.policies.load import check_documents
