@@ -1,6 +1,6 @@
 """Mutations that are asked about in one request, and what it means that they stand or fall together. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -26,14 +26,14 @@ class Batch(NamedTuple):
     mode: BatchMode = BatchMode.EACH
 
 
-def all_or_none(verdicts: Mapping[int, Verdict], *, errors: Mapping[int, FirewallError]) -> Mapping[int, Verdict]:
-    """Give the verdicts, by position in the batch, of an atomic one.
+def all_or_none(verdicts: Mapping[int, Verdict], *, barring: Iterable[int]) -> Mapping[int, Verdict]:
+    """Give the verdicts, by position in the batch, of an atomic one; `barring` are the positions that hold no mutation.
 
     Where anything is not allowed, or is no mutation at all, what would have been allowed is denied. Its own reasons
     follow ours, and its budgets stay: the decision can be made again from them. Obligations go with the allow.
     """
     barred = {position: f"is {verdict.effect.value}" for position, verdict in verdicts.items() if not _allows(verdict)}
-    barred |= dict.fromkeys(errors, "cannot be read or asked")
+    barred |= dict.fromkeys(barring, "cannot be read or asked")
     if not barred:
         return verdicts
     first = min(barred)

@@ -6,6 +6,8 @@
     (4) parse          surfaces/*/wire.py                    (9) append     ledger/receipt.py, ledger/append.py
     (5) normalise      core/normalise.py                    (10) render     surfaces/*/wire.py
 
+    (3b) claim        edge/idempotency.py, ledger/once.py, only where a request shall be answered once: the answer is
+                       stored under its key by the transaction of 9, and looked for by it before anything else
     (8b) count         ledger/spend.py, only where a budget has a say: how much of it is used is counted under a lock,
                        7 and 8 are done again with that, and 9 is part of the same transaction
 
@@ -16,7 +18,7 @@ Doubt denies, and no answer leaves without a committed ledger entry, except a re
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
@@ -28,6 +30,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal, require_subject
+from app.core.switches import Switch
 from app.core.types import (
     NO_ANNOTATIONS,
     BudgetUse,
@@ -41,8 +44,9 @@ from app.core.types import (
 )
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError
+from app.ledger.once import Claim
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
-from app.ledger.spend import JudgeAll, Judged, Settled
+from app.ledger.spend import JudgeAll, Judged, Keep, Settled
 from app.ledger.uses import taken
 
 # RFC 9562 section 5.7 leaves 74 bits of a UUIDv7 to chance.
@@ -88,12 +92,23 @@ class Exchange(Protocol):
     def parse(self, body: bytes) -> Mutation:
         """Step 4: the surface's wire format becomes a mutation; the surface is gone after this point."""
 
+    def claim(self, principal: Principal, body: bytes) -> Claim | None:
+        """Step 3: under which key the caller wants the same answer again; None where they do not care."""
+
     def render(self, decision: Decision) -> bytes:
         """Step 10: the recorded decision in the surface's wire format."""
+
+    def replayed(self) -> None:
+        """Learn that the answer is one that was given before, and that nothing was decided."""
 
 
 # What became of one mutation of a batch: it is recorded, or it was refused.
 Outcome: TypeAlias = "Decision | FirewallError"
+
+
+NO_ERRORS: Final[Mapping[int, Outcome]] = {}
+
+_Render: TypeAlias = Callable[[Mapping[int, Outcome]], bytes]
 
 
 class BatchExchange(Protocol):
@@ -111,8 +126,14 @@ class BatchExchange(Protocol):
     def parse(self, body: bytes) -> Batch:
         """Step 4; what is wrong with one mutation alone stands in its place."""
 
+    def claim(self, principal: Principal, body: bytes) -> Claim | None:
+        """Step 3: under which key the caller wants the same answer again; None where they do not care."""
+
     def render(self, outcomes: Sequence[Outcome]) -> bytes:
         """Step 10: what became of each mutation, in their order."""
+
+    def replayed(self) -> None:
+        """Learn that the answer is one that was given before, and that nothing was decided."""
 
 
 class Ledger(Protocol):
@@ -129,12 +150,25 @@ class Budgets(Protocol):
     """Where the uses of budgets are counted, one decision at a time for each budget."""
 
     def settle(
-        self, uses: Sequence[BudgetUse], *, now: datetime, judge: JudgeAll, together: bool = False
+        self,
+        uses: Sequence[BudgetUse],
+        *,
+        now: datetime,
+        judge: JudgeAll,
+        together: bool = False,
+        keep: Keep | None = None,
     ) -> Coroutine[Any, Any, Settled]:
         """Return what `judge` makes of the counts, and the first index after COMMIT; None where it is to be appended.
 
+        Or the answer that is kept already under the claim of `keep`.
+
         Raises `FirewallError`: then nothing was allowed.
         """
+
+
+def no_switches(_subject_id: str, _now: datetime) -> tuple[Switch, ...]:
+    """The kill switches of a service that has none."""
+    return ()
 
 
 class DecisionService:
@@ -142,7 +176,8 @@ class DecisionService:
 
     `policies` gives that set, or raises `FirewallError` where there is none yet. `clock` gives the time, aware and in
     UTC; `entropy(n)` gives n random bytes; `engine` names the release that decides, for replay; `counted` is told of
-    each recorded decision, `exhausted` of each budget without room that one met.
+    each recorded decision, `exhausted` of each budget without room that one met. `switches` gives the kill switches in
+    force for a subject at a moment, or raises `FirewallError` where they are not known.
     """
 
     def __init__(
@@ -156,6 +191,7 @@ class DecisionService:
         engine: str,
         counted: Callable[[Effect], None],
         exhausted: Callable[[Mode], None],
+        switches: Callable[[str, datetime], tuple[Switch, ...]] = no_switches,
     ) -> None:
         self._policies = policies
         self._ledger = ledger
@@ -165,6 +201,7 @@ class DecisionService:
         self._engine = engine
         self._counted = counted
         self._exhausted = exhausted
+        self._switches = switches
 
     @property
     def policy_set(self) -> CompiledPolicySet:
@@ -179,21 +216,25 @@ class DecisionService:
         body = await exchange.read()  # (1)
         principal = await exchange.authenticate()  # (2)
         await exchange.limit(principal)  # (3)
+        claim = exchange.claim(principal, body)
         mutation = exchange.parse(body)  # (4)
         # Read once: a set that is activated meanwhile is for the next request.
-        asked = _asked(principal, mutation, self._policies(), self._clock())  # (5)
-        verdict = decide(asked.policy_set, asked.normalised, asked.now)  # (6) (7) (8)
-        index: int | None = None
-        if uncounted := verdict.uncounted:
-            judge = partial(self._judge, {0: asked}, {0: uncounted}, errors=None)
-            settled = await self._budgets.settle(uncounted, now=asked.now, judge=judge)  # (8b)
-            verdict, entry = settled.judged[0]
-            index = settled.first_index
-        else:
+        asked = self._asked(principal, mutation, self._policies(), self._clock())  # (5)
+        verdict = decide(asked.policy_set, asked.normalised, asked.now, switches=asked.switches)  # (6) (7) (8)
+        if claim is None and not verdict.uncounted:
             entry = self._seal(asked, verdict)
-        if index is None:
             index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
-        return exchange.render(self._decided(asked, verdict, entry, index))  # (10)
+            self._count(verdict)
+            return exchange.render(_decision(asked, verdict, entry, index))  # (10)
+
+        def render(outcomes: Mapping[int, Outcome]) -> bytes:
+            outcome = outcomes[0]
+            if isinstance(outcome, FirewallError):
+                raise outcome
+            return exchange.render(outcome)
+
+        told = await self._record({0: asked}, {0: verdict}, claim=claim, render=render)
+        return self._answer(told, exchange, render)
 
     async def decide_batch(self, exchange: BatchExchange) -> bytes:
         """Decide many mutations, record each, and give the rendered answers.
@@ -203,18 +244,30 @@ class DecisionService:
         principal = await exchange.authenticate()  # (2)
         await exchange.limit(principal, 1)  # (3)
         body = await exchange.read()  # (1)
+        claim = exchange.claim(principal, body)
         batch = exchange.parse(body)  # (4)
-        await exchange.limit(principal, len(batch.items) - 1)  # (3)
-        return exchange.render(await self.decide_all(principal, batch))  # (10)
+        count = len(batch.items)
+        await exchange.limit(principal, count - 1)  # (3)
+
+        def render(outcomes: Mapping[int, Outcome]) -> bytes:
+            return exchange.render([outcomes[position] for position in range(count)])
+
+        return self._answer(await self._decide_all(principal, batch, claim=claim, render=render), exchange, render)
 
     async def decide_all(self, principal: Principal, batch: Batch) -> list[Outcome]:
         """Steps 5 to 9 for mutations that somebody may ask about: what became of each, in their order.
 
         Raises `FirewallError` where the ledger takes none of them.
         """
+        told = await self._decide_all(principal, batch)
+        return [told.outcomes[position] for position in range(len(batch.items))]
+
+    async def _decide_all(
+        self, principal: Principal, batch: Batch, *, claim: Claim | None = None, render: "_Render | None" = None
+    ) -> "_Told":
         # INVARIANT: all of a batch is judged by one policy set at one moment.
         policy_set, now = self._policies(), self._clock()
-        errors: dict[int, FirewallError] = {}
+        errors: dict[int, Outcome] = {}
         asked: dict[int, _Asked] = {}
         verdicts: dict[int, Verdict] = {}
         for position, item in enumerate(batch.items):
@@ -224,73 +277,85 @@ class DecisionService:
                 errors[position] = item
                 continue
             try:
-                one = _asked(principal, item, policy_set, now)  # (5)
+                one = self._asked(principal, item, policy_set, now)  # (5)
             except FirewallError as error:
                 errors[position] = error
                 continue
             asked[position] = one
-            verdicts[position] = decide(policy_set, one.normalised, now)  # (6) (7) (8)
-        told: dict[int, Outcome] = dict(errors)
-        if asked:
-            told.update(await self._record_all(asked, verdicts, errors if batch.mode is BatchMode.ATOMIC else None))
-        return [told[position] for position in range(len(batch.items))]
+            verdicts[position] = decide(policy_set, one.normalised, now, switches=one.switches)  # (6) (7) (8)
+        if not asked:
+            return _Told(errors)
+        return await self._record(
+            asked, verdicts, errors=errors, atomic=batch.mode is BatchMode.ATOMIC, claim=claim, render=render
+        )
 
-    async def _record_all(
+    async def _record(
         self,
         asked: Mapping[int, "_Asked"],
         verdicts: Mapping[int, Verdict],
-        errors: Mapping[int, FirewallError] | None,
-    ) -> dict[int, Outcome]:
-        """Steps 8b and 9; `errors` are those of an atomic batch, None for one whose mutations are told apart."""
+        *,
+        errors: Mapping[int, Outcome] = NO_ERRORS,
+        atomic: bool = False,
+        claim: Claim | None = None,
+        render: "_Render | None" = None,
+    ) -> "_Told":
+        """Steps 8b and 9 for what is decided, by position; `errors` are of what is not.
+
+        With a `claim` the answer is rendered before the COMMIT that it is part of, and given to nobody before.
+        """
+
+        def told(judged: Sequence[Judged], indexes: Iterable[int | FirewallError]) -> dict[int, Outcome]:
+            outcomes = dict(errors)
+            for (position, one), (verdict, entry), index in zip(asked.items(), judged, indexes, strict=True):
+                if isinstance(index, FirewallError):
+                    outcomes[position] = index
+                else:
+                    outcomes[position] = _decision(one, verdict, entry, index)
+            return outcomes
+
         uses = {position: verdict.uncounted for position, verdict in verdicts.items()}
         uncounted = [use for each in uses.values() for use in each]
-        indexes: Sequence[int | FirewallError]
-        if uncounted or errors is not None:
-            judge = partial(self._judge, asked, uses, errors=errors)
-            now = next(iter(asked.values())).now
-            settled = await self._budgets.settle(uncounted, now=now, judge=judge, together=errors is not None)  # (8b)
+        settled = Settled((), None)
+        if uncounted or atomic or claim is not None:
+            keep: Keep | None = None
+            if claim is not None and render is not None:
+                keep = Keep(claim, lambda judged, first: render(told(judged, range(first, first + len(judged)))))
+            settled = await self._budgets.settle(  # (8b)
+                uncounted,
+                now=next(iter(asked.values())).now,
+                judge=partial(self._judge, asked, uses, barring=errors.keys() if atomic else None),
+                together=atomic,
+                keep=keep,
+            )
+            if settled.kept_before:
+                return _Told({}, settled.answer, kept_before=True)
             judged = settled.judged
-            first = settled.first_index
         else:
-            judged = [
-                Judged(verdicts[position], self._seal(one, verdicts[position])) for position, one in asked.items()
-            ]
-            first = None
-        if first is None:
+            judged = self._seal_all(asked, verdicts)
+        indexes: Sequence[int | FirewallError]
+        if settled.first_index is None:
             indexes = await self._ledger.append_all([one.entry for one in judged])  # (9)
             if all(isinstance(index, FirewallError) for index in indexes) and isinstance(indexes[0], FirewallError):
                 raise indexes[0]
         else:
-            indexes = range(first, first + len(judged))
-        return {
-            position: index
-            if isinstance(index, FirewallError)
-            else self._decided(asked[position], verdict, entry, index)
-            for position, (verdict, entry), index in zip(asked, judged, indexes, strict=True)
-        }
+            indexes = range(settled.first_index, settled.first_index + len(judged))
+        for (verdict, _), index in zip(judged, indexes, strict=True):
+            if not isinstance(index, FirewallError):
+                self._count(verdict)
+        return _Told(told(judged, indexes), settled.answer)
 
-    def _decided(self, asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:
-        """Make a decision of a verdict that is committed, and count it."""
+    def _answer(self, told: "_Told", exchange: Exchange | BatchExchange, render: "_Render") -> bytes:
+        """Step 10: what is kept under a claim goes out byte for byte."""
+        if told.kept_before:
+            exchange.replayed()
+        return told.answer or render(told.outcomes)
+
+    def _count(self, verdict: Verdict) -> None:
+        """Tell of a verdict that is committed."""
         self._counted(verdict.effect)
         for use in verdict.budgets:
             if not use.has_room:
                 self._exhausted(use.mode)
-        return Decision(
-            id=entry.id,
-            effect=verdict.effect,
-            reasons=verdict.reasons,
-            policy_set=asked.policy_set.digest,
-            mutation_digest=asked.normalised.digest,
-            ledger_index=index,
-            receipt_hash=entry.receipt_hash,
-            decided_at=timestamp(asked.now),
-            approval=verdict.approval,
-            request_id=asked.mutation.request_id,
-            budgets=verdict.budgets,
-            obligations=verdict.obligations,
-            warnings=verdict.warnings,
-            annotations=verdict.annotations,
-        )
 
     def _judge(
         self,
@@ -298,16 +363,31 @@ class DecisionService:
         uses: Mapping[int, Sequence[BudgetUse]],
         tally: Tally,
         *,
-        errors: Mapping[int, FirewallError] | None,
+        barring: Collection[int] | None,
     ) -> list[Judged]:
-        """(6) (7) (8) once more, with every budget counted: one mutation after the other, each with what is left."""
+        """(6) (7) (8) once more, with every budget counted: one mutation after the other, each with what is left.
+
+        `barring` are the positions in an atomic batch that hold no mutation; None where nothing is atomic.
+        """
         decided: dict[int, Verdict] = {}
         for position, one in asked.items():
-            verdict = decide(one.policy_set, one.normalised, one.now, tally.counters(uses[position]))
+            verdict = decide(one.policy_set, one.normalised, one.now, tally.counters(uses[position]), one.switches)
             tally.take(taken(verdict))
             decided[position] = verdict
-        verdicts = decided if errors is None else all_or_none(decided, errors=errors)
+        verdicts = decided if barring is None else all_or_none(decided, barring=barring)
+        return self._seal_all(asked, verdicts)
+
+    def _seal_all(self, asked: Mapping[int, "_Asked"], verdicts: Mapping[int, Verdict]) -> list[Judged]:
+        """(9), first half, for what was decided together."""
         return [Judged(verdicts[position], self._seal(one, verdicts[position])) for position, one in asked.items()]
+
+    def _asked(
+        self, principal: Principal, mutation: Mutation, policy_set: CompiledPolicySet, now: datetime
+    ) -> "_Asked":
+        """Step 5, for a mutation that its caller may ask about."""
+        require_subject(principal, mutation.subject)
+        switches = self._switches(mutation.subject["id"], now)
+        return _Asked(principal, mutation, normalise(mutation), policy_set, now, switches)
 
     def _seal(self, asked: "_Asked", verdict: Verdict) -> SealedEntry:
         """(9), first half."""
@@ -321,14 +401,37 @@ class DecisionService:
             verdict=verdict,
             engine=self._engine,
             sent=asked.normalised.sent,
+            switches=asked.switches,
         )
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
 
 
-def _asked(principal: Principal, mutation: Mutation, policy_set: CompiledPolicySet, now: datetime) -> "_Asked":
-    """Step 5, for a mutation that its caller may ask about."""
-    require_subject(principal, mutation.subject)
-    return _Asked(principal, mutation, normalise(mutation), policy_set, now)
+def _decision(asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:
+    """Make a decision of a verdict whose entry has its index."""
+    return Decision(
+        id=entry.id,
+        effect=verdict.effect,
+        reasons=verdict.reasons,
+        policy_set=asked.policy_set.digest,
+        mutation_digest=asked.normalised.digest,
+        ledger_index=index,
+        receipt_hash=entry.receipt_hash,
+        decided_at=timestamp(asked.now),
+        approval=verdict.approval,
+        request_id=asked.mutation.request_id,
+        budgets=verdict.budgets,
+        obligations=verdict.obligations,
+        warnings=verdict.warnings,
+        annotations=verdict.annotations,
+    )
+
+
+class _Told(NamedTuple):
+    """What became of each mutation by its position, or the answer that is kept."""
+
+    outcomes: Mapping[int, Outcome]
+    answer: bytes = b""
+    kept_before: bool = False
 
 
 class _Asked(NamedTuple):
@@ -339,3 +442,4 @@ class _Asked(NamedTuple):
     normalised: NormalisedMutation
     policy_set: CompiledPolicySet
     now: datetime
+    switches: tuple[Switch, ...]

@@ -24,6 +24,8 @@ from app.persistence.api_keys import ApiKeyStore, Installed, NewApiKey, StoredAp
 from app.policies.store import check_text
 from app.service.decide import UUID_ENTROPY_BYTES
 
+__all__ = ["Act", "Installed", "KeyService", "Rotated", "WantedKey"]
+
 GRACE_DEFAULT: Final = timedelta(hours=24)
 GRACE_MAX: Final = timedelta(days=30)
 BOOTSTRAP_NAME: Final = "bootstrap"
@@ -65,7 +67,8 @@ class Rotated:
 class KeyService:
     """Makes, rotates and revokes keys. `clock` gives aware moments in UTC; `engine` names the release.
 
-    With `holds_database` nobody is judged: who calls could write into the table as well.
+    With `holds_database` nobody is judged: who calls could write into the table as well. `follow` is called after each
+    act, so that this replica knows of it before it answers.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class KeyService:
         entropy: Callable[[int], bytes],
         engine: str,
         holds_database: bool = False,
+        follow: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._entropy = entropy
         self._engine = engine
         self._holds_database = holds_database
+        self._follow = follow
 
     async def create(self, wanted: WantedKey, *, principal: Principal, reason: str) -> NewApiKey:
         """Make a key; its text is in the answer and nowhere else.
@@ -110,7 +115,9 @@ class KeyService:
             reason=reason,
             record={"key": _described({"name": wanted.name, **rights})},
         )
-        return await self._store.create(wanted.name, **rights, id=key_id, append=_appending(entry))
+        made = await self._store.create(wanted.name, **rights, id=key_id, append=_appending(entry))
+        await self._followed()
+        return made
 
     async def rotate(
         self, key_id: UUID, *, principal: Principal, reason: str, grace: timedelta = GRACE_DEFAULT
@@ -145,6 +152,7 @@ class KeyService:
         made, ended = await self._store.rotate(
             key_id, id=new_id, ends_at=ends_at, expires_at=expires_at, append=_appending(entry)
         )
+        await self._followed()
         return Rotated(made, ended)
 
     async def revoke(self, key_id: UUID, *, principal: Principal, reason: str, force: bool = False) -> StoredApiKey:
@@ -165,7 +173,9 @@ class KeyService:
             reason=reason,
             record={"key": _rights(found), **({"force": True} if force else {})},
         )
-        return await self._store.revoke(key_id, keep_an_admin=not force, append=_appending(entry))
+        revoked = await self._store.revoke(key_id, keep_an_admin=not force, append=_appending(entry))
+        await self._followed()
+        return revoked
 
     async def bootstrap(self, key: str) -> Installed:
         """Store a key that the settings bring along, if there is no key of an administrator that works.
@@ -215,6 +225,10 @@ class KeyService:
                 pointer="/networks",
                 fix=f"name networks within {', '.join(f'`{bound}`' for bound in bounds)}",
             )
+
+    async def _followed(self) -> None:
+        if self._follow is not None:
+            await self._follow()
 
     def _key_id(self) -> UUID:
         return UUID(bytes=self._entropy(16), version=4)

@@ -151,23 +151,32 @@ class ApiKeyRing:
         async with self._loading:
             if self._loads != loads or self._monotonic() - self._tried_at < unless_tried_within:
                 return
-            self._tried_at = self._monotonic()
-            # Until the opposite is known: a request whose time runs out is cancelled in the middle of this load, and
-            # who waits for it must not take that for "there is no such key".
-            self._failed = True
-            try:
-                records = await self._load()
-                if records is not self._records:
-                    self._known = self._read(records)
-                    self._records = records
-            except Exception as error:  # noqa: BLE001 - whatever the store raises, the keys in memory stay and age
-                _log.warning("api keys not loaded", extra={"fields": {"error": type(error).__name__}})
-                return
-            finally:
-                self._loads += 1
-            # The age counts from the question, not from the answer: what was revoked in between is not in it.
-            self._loaded_at = self._tried_at
-            self._failed = False
+            await self._take()
+
+    async def follow(self) -> None:
+        """Load what was committed before this call, whatever else is being loaded."""
+        async with self._loading:
+            await self._take()
+
+    async def _take(self) -> None:
+        """Load the keys. INVARIANT: one at a time."""
+        self._tried_at = self._monotonic()
+        # Until the opposite is known: a request whose time runs out is cancelled in the middle of this load, and
+        # who waits for it must not take that for "there is no such key".
+        self._failed = True
+        try:
+            records = await self._load()
+            if records is not self._records:
+                self._known = self._read(records)
+                self._records = records
+        except Exception as error:  # noqa: BLE001 - whatever the store raises, the keys in memory stay and age
+            _log.warning("api keys not loaded", extra={"fields": {"error": type(error).__name__}})
+            return
+        finally:
+            self._loads += 1
+        # The age counts from the question, not from the answer: what was revoked in between is not in it.
+        self._loaded_at = self._tried_at
+        self._failed = False
 
     async def find(self, key: bytes, *, client_ip: str) -> Principal | None:
         """Return whom a key speaks for, None if nobody; looks again in the store if the key is not known.

@@ -18,12 +18,14 @@ from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import RequestContext, client_address, context_of, deliver
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
+from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
+from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Outcome
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, BatchOut, BatchRequest
 from app.surfaces.native.routes import Answer, Delegated, too_late
 from app.surfaces.native.wire import batch_from_wire, decision_members
-from app.surfaces.openapi import json_body, problem_responses
+from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
 from app.surfaces.problems import problem, problem_members
 
 PATH: Final = "/v1/decisions:batch"
@@ -97,6 +99,14 @@ class BatchNativeExchange:
         """Step 4."""
         return batch_from_wire(strict_json.parse(body, max_depth=MAX_DEPTH).tree)
 
+    def claim(self, principal: Principal, body: bytes) -> Claim | None:
+        """Step 3b."""
+        return claim_of(self._scope["headers"], principal, route=PATH, body=body)
+
+    def replayed(self) -> None:
+        """Say so in the answer."""
+        self.limit_headers = [*self.limit_headers, REPLAYED]
+
     def render(self, outcomes: Sequence[Outcome]) -> bytes:
         """Step 10."""
         summary = dict.fromkeys([*(effect.value for effect in Effect), _REFUSED], 0)
@@ -161,6 +171,7 @@ def batch_router(endpoint: BatchEndpoint) -> APIRouter:
         200: {
             "model": BatchOut,
             "description": "What became of each mutation, after all of it was committed to the ledger.",
+            "headers": REPLAYED_HEADER,
             "content": {"application/json": {"example": example}},
         }
     }
@@ -169,8 +180,8 @@ def batch_router(endpoint: BatchEndpoint) -> APIRouter:
         PATH,
         summary="Ask for decisions about many mutations",
         operation_id="decide_batch",
-        responses=success | problem_responses(400, 401, 403, 413, 415, 429, 500, 503, 504),
-        openapi_extra=json_body(BatchRequest, {"mutations": [EXAMPLE_REQUEST], "mode": "each"}),
+        responses=success | problem_responses(400, 401, 403, 409, 413, 415, 429, 500, 503, 504),
+        openapi_extra=ONCE | json_body(BatchRequest, {"mutations": [EXAMPLE_REQUEST], "mode": "each"}),
     )
     async def decide_batch(_request: Request) -> Response:
         """Each mutation has an entry of its own in the ledger; one that cannot be read fails alone."""

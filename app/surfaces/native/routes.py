@@ -15,11 +15,13 @@ from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import RequestContext, client_address, context_of, deliver
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
+from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
+from app.ledger.once import Claim
 from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
 from app.surfaces.native.wire import decision_to_wire, mutation_from_wire
-from app.surfaces.openapi import json_body, problem_responses
+from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
 from app.surfaces.problems import problem
 
 PATH: Final = "/v1/decisions"
@@ -83,9 +85,17 @@ class NativeExchange:
         """Step 4."""
         return mutation_from_wire(strict_json.parse(body).tree)
 
+    def claim(self, principal: Principal, body: bytes) -> Claim | None:
+        """Step 3b."""
+        return claim_of(self._scope["headers"], principal, route=PATH, body=body)
+
     def render(self, decision: Decision) -> bytes:
         """Step 10."""
         return decision_to_wire(decision)
+
+    def replayed(self) -> None:
+        """Say so in the answer."""
+        self.limit_headers = [*self.limit_headers, REPLAYED]
 
 
 class DecisionEndpoint:
@@ -167,6 +177,7 @@ def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
         200: {
             "model": DecisionOut,
             "description": "The decision, after it was committed to the ledger.",
+            "headers": REPLAYED_HEADER,
             "content": {"application/json": {"example": EXAMPLE_DECISION}},
         }
     }
@@ -175,8 +186,8 @@ def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
         PATH,
         summary="Ask for a decision about one mutation",
         operation_id="decide",
-        responses=success | problem_responses(400, 401, 403, 413, 415, 429, 500, 503, 504),
-        openapi_extra=json_body(DecisionRequest, EXAMPLE_REQUEST),
+        responses=success | problem_responses(400, 401, 403, 409, 413, 415, 429, 500, 503, 504),
+        openapi_extra=ONCE | json_body(DecisionRequest, EXAMPLE_REQUEST),
     )
     async def decide(_request: Request) -> Response:
         """Allow, deny or hold: never an answer without a committed ledger entry."""

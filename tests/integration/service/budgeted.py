@@ -15,6 +15,7 @@ from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.types import Effect, Mode, Mutation
 from app.errors import FirewallError
 from app.ledger.append import LedgerWriter
+from app.ledger.once import Claim
 from app.ledger.spend import BudgetLedger
 from app.persistence.engine import create_engine
 from app.policies.load import check_documents
@@ -79,9 +80,15 @@ class Exchange:
     def parse(self, body: bytes) -> Mutation:
         return self._asked
 
+    def claim(self, principal: Principal, body: bytes) -> Claim | None:
+        return None
+
     def render(self, decision: Decision) -> bytes:
         self.decision = decision
-        return b""
+        return b"decided"
+
+    def replayed(self) -> None:
+        raise AssertionError("without a claim there is nothing to replay")
 
 
 class CountingBudgets(BudgetLedger):

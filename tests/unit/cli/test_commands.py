@@ -90,13 +90,15 @@ class TestConfig:
         result = run("config", "check")
         assert result.exit_code == ExitCode.BAD_SETTINGS
         assert "MFW_DATABASE__URL" in result.stderr
-        assert "1 setting is wrong" in result.stderr
+        assert "MFW_ERROR_TRACKING" in result.stderr
+        assert "2 settings are wrong" in result.stderr
 
     def test_check_shows_the_settings_in_force_without_secrets(self, monkeypatch):
         secret = "rT7pw2Kx9QzLm4VbN8sY"
         monkeypatch.setenv("MFW_DATABASE__URL", f"postgresql://u:{secret}@localhost/x?sslmode=require")
         monkeypatch.setenv("MFW_POLICIES__DIRECTORY", "/policies")
         monkeypatch.setenv("MFW_LIMITS__BURST", "77")
+        monkeypatch.setenv("MFW_ERROR_TRACKING", "logs")
         result = run("config", "check")
         assert result.exit_code == 0
         assert secret not in result.output

@@ -5,9 +5,6 @@ from hypothesis import strategies as st
 
 from app.core.batch import BATCH_NOT_ALLOWED, all_or_none
 from app.core.types import Effect, Obligation, Reason, Verdict
-from app.errors import FirewallError, Kind
-
-ERROR = FirewallError(Kind.MALFORMED, "no")
 
 
 def verdict(effect: Effect) -> Verdict:
@@ -17,8 +14,8 @@ def verdict(effect: Effect) -> Verdict:
 @given(st.lists(st.sampled_from([*Effect, None]), min_size=1, max_size=12))
 def test_all_or_none(told: list[Effect | None]) -> None:
     verdicts = {position: verdict(effect) for position, effect in enumerate(told) if effect is not None}
-    errors = {position: ERROR for position, effect in enumerate(told) if effect is None}
-    result = all_or_none(verdicts, errors=errors)
+    barring = [position for position, effect in enumerate(told) if effect is None]
+    result = all_or_none(verdicts, barring=barring)
     assert list(result) == list(verdicts)
     if set(told) == {Effect.ALLOW}:
         assert result == verdicts
