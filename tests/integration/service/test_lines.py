@@ -124,7 +124,7 @@ def test_who_may_not_decide(service):
 
 
 class Anybody:
-    async def authenticate(self, _headers: Any, *, client_ip: str) -> Principal:
+    async def authenticate(self, _headers: Any, *, client_ip: str, peer: str | None = None) -> Principal:
         return WHO
 
 
