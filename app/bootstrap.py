@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,20 @@ from starlette.types import ASGIApp
 
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
-from app.edge.authn import ApiKeyRing, Authenticates, Authenticator, JwtVerifier, UnsafeAnonymousAuthenticator
+from app.edge.authn import (
+    ApiKeyRing,
+    Authenticates,
+    Authenticator,
+    JwksKeys,
+    JwtVerifier,
+    RoleRule,
+    StaticKeys,
+    SubjectCondition,
+    TokenKeys,
+    UnsafeAnonymousAuthenticator,
+    http_jwks,
+    role_rule,
+)
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
@@ -39,7 +53,7 @@ from app.service.activate import ActivateService
 from app.service.decide import DecisionService
 from app.service.publish import PublishService
 from app.service.sign import SignService
-from app.settings import LimitSettings, LogLevel, Settings
+from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
 from app.settings import PolicySource as Source
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
@@ -153,7 +167,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         observer=observer,
     )
     keys = _key_ring(settings, ApiKeyStore(engine, observer=observer))
-    authenticator = _authenticator(settings, keys, metrics)
+    token_keys = None if settings.auth.unsafe_disabled else _token_keys(settings.auth.jwt, metrics)
+    authenticator = _authenticator(settings, keys, token_keys, metrics)
     store = PolicySetStore(engine, observer=observer)
     signers = RequiredSigners.of(settings.policies.signers, required=settings.policies.signatures_required)
     source = _policy_source(settings, store, dsn, metrics, signers)
@@ -194,6 +209,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     ]
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
+    if isinstance(token_keys, JwksKeys):
+        checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -225,6 +242,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if keys is not None:
                 await keys.start()
                 opened.push_async_callback(keys.stop)
+            if isinstance(token_keys, JwksKeys):
+                await token_keys.start()
+                opened.push_async_callback(token_keys.stop)
             if link is not None:
                 await link.start()
                 opened.push_async_callback(link.stop)
@@ -422,12 +442,50 @@ async def _check_limits(link: StoreLink) -> CheckResult:
     return CheckResult(Status.DEGRADED, f"Redis is away: each replica enforces 1/{link.replicas} of every limit")
 
 
-def _authenticator(settings: Settings, keys: ApiKeyRing | None, metrics: Metrics) -> Authenticates:
+def _token_keys(jwt: JwtSettings, metrics: Metrics) -> TokenKeys | None:
+    """Where the keys of tokens come from: secrets, PEM keys, or what the issuer publishes."""
+    algorithms = [algorithm.value for algorithm in jwt.algorithms]
+    if not jwt.enabled:
+        return None
+    if jwt.public_keys or jwt.secret is not None:
+        secrets = [] if jwt.secret is None else [(jwt.secret_id, jwt.secret.get_secret_value(), math.inf)]
+        if jwt.previous_secret is not None:
+            until = math.inf if jwt.previous_secret_until is None else jwt.previous_secret_until.timestamp()
+            secrets.append((jwt.previous_secret_id, jwt.previous_secret.get_secret_value(), until))
+        return StaticKeys(algorithms=algorithms, public_keys=jwt.public_keys, secrets=secrets)
+    return JwksKeys(
+        http_jwks(url=jwt.jwks_url, issuer=jwt.issuer, ca_file=jwt.ca_file, token_file=jwt.token_file),
+        algorithms=algorithms,
+        keep_seconds=jwt.keys_keep_seconds,
+        counted=metrics.external("jwks"),
+    )
+
+
+def _role_rules(jwt: JwtSettings) -> list[RoleRule]:
+    try:
+        return [role_rule(text) for text in jwt.role_rules]
+    except ValueError as error:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS, f"a rule for roles {error}", fix="see MFW_AUTH__JWT__ROLE_RULES"
+        ) from None
+
+
+async def _check_issuer(keys: JwksKeys) -> CheckResult:
+    if keys.fresh:
+        return CheckResult(Status.HEALTHY, "the token issuer's keys are fresh")
+    if keys.usable:
+        return CheckResult(Status.DEGRADED, f"the token issuer is away; its keys are {keys.age:.0f} s old")
+    return CheckResult(Status.DEGRADED, "the token issuer's keys cannot be fetched: no token is accepted")
+
+
+def _authenticator(
+    settings: Settings, keys: ApiKeyRing | None, token_keys: TokenKeys | None, metrics: Metrics
+) -> Authenticates:
     auth = settings.auth
     if auth.unsafe_disabled:
         return UnsafeAnonymousAuthenticator()
     verifier: JwtVerifier | None = None
-    if auth.jwt.enabled:
+    if auth.jwt.enabled and token_keys is not None:
         if auth.jwt.issuer is None or auth.jwt.audience is None:
             raise FirewallError(
                 Kind.INVALID_SETTINGS,
@@ -435,12 +493,12 @@ def _authenticator(settings: Settings, keys: ApiKeyRing | None, metrics: Metrics
                 fix="set MFW_AUTH__JWT__ISSUER and MFW_AUTH__JWT__AUDIENCE",
             )
         verifier = JwtVerifier(
-            algorithms=[algorithm.value for algorithm in auth.jwt.algorithms],
+            token_keys,
             issuer=auth.jwt.issuer,
             audience=auth.jwt.audience,
-            public_keys=auth.jwt.public_keys,
-            secret=None if auth.jwt.secret is None else auth.jwt.secret.get_secret_value(),
             roles_claim=auth.jwt.roles_claim,
+            role_rules=_role_rules(auth.jwt),
+            subjects=None if auth.jwt.subject_condition is None else SubjectCondition(auth.jwt.subject_condition),
             leeway_seconds=auth.jwt.leeway_seconds,
         )
     return Authenticator(

@@ -80,6 +80,7 @@ def decide_here(body: bytes, *, policies: Path, used: Sequence[str] = ()) -> dic
     from app.core.budgets import to_answer
     from app.core.decide import decide
     from app.core.normalise import normalise
+    from app.core.reasons import reason_members
     from app.policies.load import load_directory
     from app.surfaces.native.wire import mutation_from_wire
 
@@ -91,17 +92,7 @@ def decide_here(body: bytes, *, policies: Path, used: Sequence[str] = ()) -> dic
     return {
         "recorded": False,
         "decision": verdict.effect.value,
-        "reasons": [
-            {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-                **({"clause": reason.clause} if reason.clause is not None else {}),
-            }
-            for reason in verdict.reasons
-        ],
+        "reasons": [reason_members(reason) for reason in verdict.reasons],
         "policy_set": policy_set.digest,
         "mutation_digest": normalised.digest,
         "decided_at": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -131,6 +122,17 @@ def _decision(raw: bytes, *, url: str) -> dict[str, Any]:
     return dict(answer)
 
 
+def _clause_lines(clause: object) -> list[str]:
+    """Say which clause decided and what it saw; nothing for an answer that has none in the form known here."""
+    match clause:
+        case {"path": path, "text": text, "line": line, "column": column, "outcome": outcome, "values": dict(values)}:
+            place = f" ({path} {line}:{column})" if line else f" ({path})"
+            seen = [f"  {name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+            return [f"{outcome}: {text}{place}" if line else f"{text}{place}", *seen]
+        case _:
+            return []
+
+
 def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     from rich.text import Text
 
@@ -139,7 +141,6 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     reasons = table("effect", "policy", "rule", "message")
     for reason in answer["reasons"]:
         shadow = " (shadow)" if reason.get("mode") == "shadow" else ""
-        clause = f"\n{reason['clause']}" if reason.get("clause") else ""
         reasons.add_row(
             *(
                 plain(text)
@@ -147,7 +148,7 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
                     f"{reason['effect']}{shadow}",
                     reason["policy"],
                     reason["rule"],
-                    f"{reason['message']}{clause}",
+                    "\n".join([reason["message"], *_clause_lines(reason.get("clause"))]),
                 )
             )
         )

@@ -12,16 +12,29 @@ The rule of combination, in full:
    computed has failed (2); one that denies speaks without it.
 6. A budget of a speaking policy that this mutation would use, and that has no room, asks for its effect like a rule.
    One that nobody counted asks for deny, unless a policy denies anyway: it could not change that, and is left out.
+7. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
-from app.core.cel import Bindings, EvaluationError, Program, bind, metered, one_line
+from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, metered, one_line
 from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
-from app.core.types import BudgetUse, Effect, Json, JsonObject, Mode, NormalisedMutation, Obligation, Reason, Verdict
+from app.core.types import (
+    BudgetUse,
+    Clause,
+    Effect,
+    Json,
+    Mode,
+    NormalisedMutation,
+    Obligation,
+    Outcome,
+    Reason,
+    Verdict,
+)
 from app.core.validity import ALWAYS, Phase
 
 # Who speaks where no policy does; no policy can have this name.
@@ -42,13 +55,24 @@ _STRENGTH = (Effect.DENY, Effect.HOLD, Effect.ALLOW)
 
 
 class _Spoken(NamedTuple):
-    """One rule, or one condition, that had something to say."""
+    """One rule, or one condition, that had something to say.
+
+    `asked` is the expression that made it speak, and `path` where that stands; what speaks without one has its clause,
+    or always speaks. `failure` is the text it failed with.
+    """
 
     reason: Reason
-    failed: bool = False
+    asked: Program | Clause | None
+    path: str
+    failure: str | None = None
     approval: Approval | None = None
     uncounted: bool = False
     obligations: tuple[Obligation, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it speaks because it has no value."""
+        return self.failure is not None
 
 
 class _Meter(NamedTuple):
@@ -72,22 +96,22 @@ def decide(
         meter = _Meter(counters, [])
         spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, meter)]
         if not meter.uses:
-            return _combine(spoken, normalised.inputs)
-        return _metered(spoken, normalised.inputs, meter.uses)
+            return _combine(spoken, bindings)
+        return _metered(spoken, bindings, meter.uses)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
 
 
-def _metered(spoken: list[_Spoken], inputs: JsonObject, uses: list[BudgetUse]) -> Verdict:
+def _metered(spoken: list[_Spoken], bindings: Bindings, uses: list[BudgetUse]) -> Verdict:
     """Combine where budgets have a say. Those that nobody counted are left out where that cannot change the effect."""
     known = [use for use in uses if use.used is not None]
     if len(known) != len(uses):
-        without = _combine([word for word in spoken if not word.uncounted], inputs)
+        without = _combine([word for word in spoken if not word.uncounted], bindings)
         # A default deny may still become a hold.
         if without.effect is Effect.DENY and without.reasons[0].policy != FIREWALL:
             return without._replace(budgets=tuple(known))
-    return _combine(spoken, inputs)._replace(budgets=tuple(uses))
+    return _combine(spoken, bindings)._replace(budgets=tuple(uses))
 
 
 def _ask(policy: Policy, bindings: Bindings, meter: _Meter) -> Iterable[_Spoken]:
@@ -102,53 +126,58 @@ def _ask(policy: Policy, bindings: Bindings, meter: _Meter) -> Iterable[_Spoken]
         if holds is False:
             return []
         if holds is not True:
-            clause = f"matchConditions[{position}].expression"
-            failures.append(_failure(policy, condition.name, holds, clause))
+            path = f"matchConditions[{position}].expression"
+            failures.append(_failure(policy, condition.name, holds, condition.program, path))
     if failures:
         return failures
     spoken: list[_Spoken] = []
-    for rule, reason in zip(policy.rules, policy.reasons, strict=True):
+    for position, (rule, reason) in enumerate(zip(policy.rules, policy.reasons, strict=True)):
         frozen = None if rule.window is None else rule.window.end(bindings.now)
         if rule.window is not None and frozen is None:
             continue
         holds = True if rule.when is None else _evaluate(rule.when, bindings)
         if holds is True:
             if frozen is not None:
-                spoken.append(_Spoken(_frozen(reason, frozen), approval=rule.approval))
+                asked = _open_window(policy, position, bindings) if rule.when is None else rule.when
+                spoken.append(_Spoken(_frozen(reason, frozen), asked, "when", approval=rule.approval))
                 continue
             said = reason if rule.message_expression is None else _explained(reason, rule.message_expression, bindings)
-            word = _Spoken(said, approval=rule.approval)
+            path = f"rules[{position}]" if rule.when is None else "when"
+            word = _Spoken(said, rule.when, path, approval=rule.approval)
             spoken.append(word if not rule.duties else _obliging(word, policy, rule, bindings))
         elif holds is not False:
-            spoken.append(_failure(policy, rule.name, holds, "when"))
+            spoken.append(_failure(policy, rule.name, holds, rule.when, "when"))
     for position, budget in enumerate(policy.budgets):
-        limited = _budget(policy, budget, bindings, meter, clause=f"budgets[{position}]")
+        limited = _budget(policy, budget, bindings, meter, path=f"budgets[{position}]")
         if limited is not None:
             spoken.append(limited)
     return spoken
 
 
-def _budget(policy: Policy, budget: Budget, bindings: Bindings, meter: _Meter, *, clause: str) -> _Spoken | None:
+def _budget(policy: Policy, budget: Budget, bindings: Bindings, meter: _Meter, *, path: str) -> _Spoken | None:
     """Ask one budget: it is silent while there is room."""
     holds = True if budget.when is None else _evaluate(budget.when, bindings)
     if holds is False:
         return None
     if holds is not True:
-        return _failure(policy, budget.name, holds, f"{clause}.when")
+        return _failure(policy, budget.name, holds, budget.when, f"{path}.when")
+    limit = f"{budget.limit} in {budget.window}"
+    unknown = Clause(path, limit, 0, 0, Outcome.ERROR, {})
     try:
         use = counted(concerned(policy, budget, bindings), meter.counters)
     except EvaluationError as error:
-        return _failure(policy, budget.name, str(error), clause)
+        return _failure(policy, budget.name, str(error), unknown, path)
     except Exception as error:  # noqa: BLE001 - as for a rule
-        return _failure(policy, budget.name, f"`{type(error).__name__}`", clause)
+        return _failure(policy, budget.name, f"`{type(error).__name__}`", unknown, path)
     meter.uses.append(use)
     if use.has_room:
         return None
     if use.used is None:
-        unknown = _failure(policy, budget.name, "how much of this budget is used is not known", clause)
-        return unknown._replace(uncounted=True)
-    message = exhausted_message(budget, use)
-    return _Spoken(Reason(policy.name, budget.name, budget.effect, message, policy.mode), approval=budget.approval)
+        word = _failure(policy, budget.name, "how much of this budget is used is not known", unknown, path)
+        return word._replace(uncounted=True)
+    reason = Reason(policy.name, budget.name, budget.effect, exhausted_message(budget, use), policy.mode)
+    exhausted = Clause(path, limit, 0, 0, Outcome.TRUE, {"used": use.used})
+    return _Spoken(reason, exhausted, path, approval=budget.approval)
 
 
 def _evaluate(program: Program, bindings: Bindings) -> bool | str:
@@ -172,8 +201,9 @@ def _obliging(word: _Spoken, policy: Policy, rule: Rule, bindings: Bindings) -> 
             if rule.effect is Effect.DENY:
                 continue
             text = str(error) if isinstance(error, EvaluationError) else f"`{type(error).__name__}`"
-            text = f"the obligation `{duty.key}` has no value: {text}"
-            return _failure(policy, rule.name, text, f"obligations[{position}].valueExpression")
+            path = f"obligations[{position}].valueExpression"
+            said = f"the obligation `{duty.key}` has no value: {text}"
+            return _failure(policy, rule.name, said, duty.expression, path)._replace(failure=text)
         found.append(Obligation(policy.name, rule.name, duty.key, value))
     return word._replace(obligations=tuple(found))
 
@@ -182,9 +212,17 @@ def _value(duty: Duty, bindings: Bindings) -> Json:
     return duty.value if duty.expression is None else duty.expression.evaluate(bindings)
 
 
-def _failure(policy: Policy, name: str, text: bool | str, clause: str) -> _Spoken:  # noqa: FBT001 - as `_evaluate` gives it
+def _failure(policy: Policy, name: str, text: str, asked: Program | Clause | None, path: str) -> _Spoken:
     message = one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
-    return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode, clause), failed=True)
+    return _Spoken(Reason(policy.name, name, Effect.DENY, message, policy.mode), asked, path, failure=text)
+
+
+def _open_window(policy: Policy, position: int, bindings: Bindings) -> Clause:
+    """Say which freeze a policy is in. Its freezes stand behind its rules."""
+    window = policy.rules[position].window
+    path = f"freezes[{position - sum(rule.window is None for rule in policy.rules)}].schedule"
+    text = f"{window.schedule} {window.time_zone}" if window is not None else ""
+    return Clause(path, text, 1, 1, Outcome.TRUE, {"now": _instant(bindings.now)})
 
 
 def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reason:
@@ -198,12 +236,16 @@ def _explained(reason: Reason, expression: Program, bindings: Bindings) -> Reaso
 
 def _frozen(reason: Reason, end: datetime) -> Reason:
     """Give the reason of a freeze with what its reader wants to know: when to come back."""
-    until = f"; the window ends at {end.isoformat().replace('+00:00', 'Z')}"
+    until = f"; the window ends at {_instant(end)}"
     message = one_line(reason.message, MESSAGE_MAX_CHARS - len(until)) + until
     return Reason(reason.policy, reason.rule, reason.effect, message, reason.mode)
 
 
-def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
+def _instant(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
     """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
     if len(spoken) > 1:
         spoken.sort(key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
@@ -214,7 +256,7 @@ def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
     for effect in _STRENGTH:
         winning = [word for word in enforced if word.reason.effect is effect]
         if winning:
-            reasons = _bounded([word.reason for word in winning], REASONS_MAX)
+            reasons = _bounded(_with_clauses(winning, effect, bindings), REASONS_MAX)
             approval = _together(word.approval for word in winning) if effect is Effect.HOLD else None
             obligations = tuple([obligation for word in winning for obligation in word.obligations])
             if len(obligations) > OBLIGATIONS_MAX:
@@ -224,9 +266,28 @@ def _combine(spoken: list[_Spoken], inputs: JsonObject) -> Verdict:
                     return Verdict(Effect.DENY, (denial, *shadows))
                 obligations = obligations[:OBLIGATIONS_MAX]
             return Verdict(effect, (*reasons, *shadows), approval, obligations)
+    inputs = bindings.inputs
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
     return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))
+
+
+def _with_clauses(words: list[_Spoken], effect: Effect, bindings: Bindings) -> list[Reason]:
+    """Say in each reason which clause decided; an allow is not asked why, and pays nothing for it."""
+    reasons = [word.reason for word in words]
+    if effect is not Effect.ALLOW:
+        budget = [CLAUSE_STEPS_MAX]
+        for position, word in enumerate(words[:REASONS_MAX]):
+            reasons[position] = replace(word.reason, clause=_clause(word, bindings, budget))
+    return reasons
+
+
+def _clause(word: _Spoken, bindings: Bindings, budget: list[int]) -> Clause:
+    if word.asked is None:
+        return Clause(word.path, "always", 0, 0, Outcome.TRUE, {})
+    if isinstance(word.asked, Clause):
+        return word.asked
+    return deciding_clause(word.asked, bindings, path=word.path, failure=word.failure, budget=budget)
 
 
 def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:

@@ -1,10 +1,14 @@
 """Who asks: the authenticated caller, as every layer above the core sees it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import orjson
 
+from app.core.glob import Glob, compile_glob
+from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
 
 
@@ -34,6 +38,37 @@ class AuthMethod(StrEnum):
     NONE = "none"  # nothing was proved: development without authentication
 
 
+class Binding(Protocol):
+    """Whom a principal may speak for. Never raises: doubt is no."""
+
+    def permits(self, subject: JsonObject) -> bool:
+        """Tell whether a mutation may have this subject (`{type, id, properties}`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPatterns:
+    """The subjects whose type and id fit one of these pairs of globs."""
+
+    patterns: tuple[tuple[Glob, Glob], ...]
+
+    def permits(self, subject: JsonObject) -> bool:
+        """Tell whether a mutation may have this subject."""
+        return any(
+            of_type.matches(subject["type"]) and of_id.matches(subject["id"]) for of_type, of_id in self.patterns
+        )
+
+
+def subject_patterns(texts: Iterable[str]) -> SubjectPatterns:
+    """Read patterns written `TYPE:ID`, such as `agent:deploy-*`. Raises ValueError that says what is wrong."""
+    patterns: list[tuple[Glob, Glob]] = []
+    for text in texts:
+        of_type, colon, of_id = text.partition(":")
+        if not colon:
+            raise ValueError(f"`{text[:80]}` is not `TYPE:ID`, such as `agent:deploy-*`")
+        patterns.append((compile_glob(of_type), compile_glob(of_id)))
+    return SubjectPatterns(tuple(patterns))
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """An authenticated caller; `id` is unique within `method`, so keep both wherever principals are told apart.
@@ -46,6 +81,8 @@ class Principal:
     kind: PrincipalKind
     roles: frozenset[Role]
     method: AuthMethod
+    # None: may speak for every subject, as a gateway in front of many agents does.
+    binding: Binding | None = field(default=None, repr=False, compare=False)
     identity: bytes = field(init=False, repr=False, compare=False)
     description: bytes = field(init=False, repr=False, compare=False)
 
@@ -72,3 +109,17 @@ def require(principal: Principal, role: Role, *alternatives: Role) -> None:
         f"role {needed} is needed",
         fix="use a credential that carries the role, or ask an administrator to grant it",
     )
+
+
+def require_subject(principal: Principal, subject: JsonObject) -> None:
+    """Let a principal speak for a subject that it is bound to, or for any if it is bound to none.
+
+    Raises FirewallError(FORBIDDEN).
+    """
+    if principal.binding is not None and not principal.binding.permits(subject):
+        raise FirewallError(
+            Kind.FORBIDDEN,
+            f"this credential may not speak for the {subject['type'][:80]} `{subject['id'][:200]}`",
+            pointer="/subject",
+            fix="ask as the subject that the credential is bound to, or use the credential of that subject",
+        )

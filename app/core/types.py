@@ -60,16 +60,45 @@ class NormalisedMutation(NamedTuple):
     sent: bytes | None = None
 
 
+class Outcome(StrEnum):
+    """What an expression, or a part of one, said."""
+
+    TRUE = "true"
+    FALSE = "false"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """The part of an expression that decided, and what it saw.
+
+    `path` is where the expression stands in its rule (`when`) or in the `spec` of its policy
+    (`matchConditions[0].expression`, `variables[1].expression`); `text`, `line` and `column` are of the part, from 1 in
+    the expression; `outcome` is what the part said. `values` has what it read by path, masked and cut short. A rule
+    without a condition has the text `always`, without a place.
+    """
+
+    path: str
+    text: str
+    line: int
+    column: int
+    outcome: Outcome
+    values: Mapping[str, Json]
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall")."""
+    """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
+
+    `clause` is there in every reason for a deny or a hold that comes from a rule or a condition.
+    """
 
     policy: str
     rule: str
     effect: Effect
     message: str
     mode: Mode = Mode.ENFORCE
-    clause: str | None = None
+    clause: Clause | None = None
 
 
 class BudgetUse(NamedTuple):

@@ -97,6 +97,10 @@ class PolicyFailure(StrEnum):
     UNSIGNED = "unsigned"
 
 
+# The services outside this cluster's own database and cache; failure mode 14 is about them.
+EXTERNAL = ("jwks",)
+
+
 class Tally:
     """One counter as a plain integer: the library's own takes a lock and a microsecond each time.
 
@@ -197,6 +201,9 @@ class Metrics:
         }
         self.rate_limit_rejections: Mapping[LimitScope, Tally] = {scope: Tally() for scope in LimitScope}
         self.db_errors: Mapping[DbErrorKind, Tally] = {kind: Tally() for kind in DbErrorKind}
+        self._external: Mapping[tuple[str, ...], Tally] = {
+            (dependency, result): Tally() for dependency in EXTERNAL for result in ("success", "failure")
+        }
         self.policy_set_failures: Mapping[PolicyFailure, Tally] = {kind: Tally() for kind in PolicyFailure}
         self.db_query_duration: Mapping[DbOperation, Timing] = {
             operation: Timing(QUERY_BUCKETS) for operation in DbOperation
@@ -245,6 +252,12 @@ class Metrics:
                 {(kind.value,): tally for kind, tally in self.db_errors.items()},
             ),
             _Tallies(
+                "mfw_external_calls",
+                "calls of services outside, each try by itself",
+                ("dependency", "result"),
+                self._external,
+            ),
+            _Tallies(
                 "mfw_policy_set_failures",
                 "policy sets that were not taken, and looks for one that failed",
                 ("kind",),
@@ -280,6 +293,15 @@ class Metrics:
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
             registry=registry,
         )
+
+    def external(self, dependency: str) -> Callable[[bool], None]:
+        """Give what counts the calls of one service outside, by whether they worked."""
+        worked, failed = self._external[dependency, "success"], self._external[dependency, "failure"]
+
+        def count(success: bool) -> None:  # noqa: FBT001 - one fact, as the caller has it
+            (worked if success else failed).inc()
+
+        return count
 
     def route_of(self, path: str) -> str:
         """The route's label: the path if it is one of ours, else `other`."""

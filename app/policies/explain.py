@@ -10,11 +10,11 @@ from app.core.budgets import Assumed, Counters
 from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
 from app.core.decide import decide
 from app.core.index import Rule
+from app.core.masking import MASK, is_secret, masked
 from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Verdict
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, paths
 from app.policies.load import Checked
-from app.policies.masking import MASK, is_secret, masked
 from app.policies.trace import Outcome, PolicyTrace, Said, trace
 
 # Enough to recognise a value; who needs all of it has the mutation.

@@ -24,7 +24,8 @@ from app.core.canonical import digest as digest_of
 from app.core.decide import decide
 from app.core.normalise import normalise
 from app.core.principal import Principal, Role, require
-from app.core.types import Effect, Json, Mutation, NormalisedMutation, Reason, Verdict
+from app.core.reasons import reason_members
+from app.core.types import Effect, Json, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, PendingDecision, SealedEntry, seal, seal_decision
@@ -288,7 +289,7 @@ def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: st
         "decision_id": str(sealed.id),
         "ledger_index": index,
         "policy_set": judge,
-        "reasons": [_reason(one) for one in verdict.reasons],
+        "reasons": [reason_members(one) for one in verdict.reasons],
     }
     if verdict.effect is Effect.HOLD:
         extra["approval"] = verdict.approval
@@ -301,14 +302,3 @@ def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: st
     return FirewallError(
         Kind.FORBIDDEN, f"the set in force denies this activation: {verdict.reasons[0].message}", extra=extra
     )
-
-
-def _reason(reason: Reason) -> dict[str, str]:
-    return {
-        "policy": reason.policy,
-        "rule": reason.rule,
-        "effect": reason.effect.value,
-        "mode": reason.mode.value,
-        "message": reason.message,
-        **({} if reason.clause is None else {"clause": reason.clause}),
-    }

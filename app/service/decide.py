@@ -22,7 +22,7 @@ from app.core.budgets import Counters
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
-from app.core.principal import Principal
+from app.core.principal import Principal, require_subject
 from app.core.types import BudgetUse, Effect, Mode, Mutation, NormalisedMutation, Obligation, Reason, Verdict
 from app.core.uuid7 import uuid7
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
@@ -135,6 +135,7 @@ class DecisionService:
         principal = await exchange.authenticate()  # (2)
         await exchange.limit(principal)  # (3)
         mutation = exchange.parse(body)  # (4)
+        require_subject(principal, mutation.subject)
         normalised = normalise(mutation)  # (5)
         now = self._clock()
         policy_set = self._policies()  # read once: a set that is activated meanwhile is for the next request

@@ -2,6 +2,7 @@
 
 from app.core.cel.bindings import bind, metered
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX
+from app.core.cel.clauses import CLAUSE_STEPS_MAX, SeenSite, Trace, deciding_clause
 from app.core.cel.engine import can_exceed, check_variable, compile_expression, estimate_of
 from app.core.cel.estimate import Estimate
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
@@ -23,6 +24,7 @@ from app.core.cel.program import (
 from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
+    "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
     "INPUT_NAMES",
@@ -47,11 +49,14 @@ __all__ = [
     "Problem",
     "Program",
     "ResultType",
+    "SeenSite",
+    "Trace",
     "bind",
     "both",
     "can_exceed",
     "check_variable",
     "compile_expression",
+    "deciding_clause",
     "either",
     "estimate_of",
     "key_of",

@@ -17,10 +17,14 @@ from app.core.types import JsonObject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variable:
-    """One lazily evaluated value; equal only to itself. `reads` are the variables that it may evaluate in turn."""
+    """One lazily evaluated value; equal only to itself.
+
+    `source` is that of a variable of a policy, `reads` are the variables that it may evaluate in turn.
+    """
 
     name: str
     run: Callable[..., Any] = field(repr=False)
+    source: Any = field(default=None, repr=False)
     estimate: Estimate = field(default=UNKNOWN, repr=False)
     reads: "tuple[Variable, ...]" = field(default=(), repr=False)
 
@@ -93,7 +97,7 @@ def _now(bindings: RequestBindings, *_: Any) -> Any:
     return timestamp_of(bindings.now)
 
 
-NOW = Variable("now", _now, Estimate(0, 0, 0))
+NOW = Variable("now", _now, estimate=Estimate(0, 0, 0))
 
 
 def _authorizer(bindings: RequestBindings, *_: Any) -> Any:

@@ -9,7 +9,7 @@ generated classes nor its loading time belong to the serving path.
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from app.core.cel.values import Duration, Timestamp, UInt
 
@@ -114,6 +114,25 @@ class Comprehension:
 
 
 Node: TypeAlias = Constant | Identifier | Select | Call | ListLiteral | MapLiteral | MessageLiteral | Comprehension
+
+
+def below(node: Node) -> "tuple[Node, ...]":
+    """Give the nodes right below one, in the order of the tree."""
+    match node:
+        case Constant() | Identifier() | MessageLiteral():
+            return ()
+        case Select(operand=operand):
+            return (operand,)
+        case Call(arguments=arguments):
+            return arguments
+        case ListLiteral(elements=elements):
+            return elements
+        case MapLiteral(entries=entries):
+            return tuple(part for entry in entries for part in (entry.key, entry.value))
+        case Comprehension():
+            return (node.over, node.initial, node.condition, node.step, node.result)
+        case _:
+            assert_never(node)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,14 @@ from typing import Any
 from cel_expr_python import cel
 
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable
-from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, charge, policy_too_expensive
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge, policy_too_expensive
 from app.core.cel.checked import MalformedTreeError, read_checked
+from app.core.cel.clauses import Trace
 from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.instrument import Source
 from app.core.cel.kubernetes.signatures import MERGED, declarations
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.plain import to_json
@@ -108,6 +110,7 @@ _REFUSED = {
     name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
+_ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
 _KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
 
 
@@ -117,6 +120,7 @@ class CompiledProgram:
 
     text: str
     run: Callable[..., Any] = field(repr=False, compare=False)
+    source: Source = field(repr=False, compare=False)
     lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
     estimate: Estimate = field(default=UNKNOWN, repr=False, compare=False)
     reads: tuple[Variable, ...] = field(default=(), repr=False, compare=False)
@@ -142,6 +146,12 @@ class CompiledProgram:
             if allowance is not None:
                 charge(allowance, budget)
         raise EvaluationError(text)
+
+    def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
+        """Evaluate once more, with notes; see `Program.trace`."""
+        if not isinstance(bindings, RequestBindings):
+            raise EvaluationError("the values were bound for another engine")
+        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
 
 
 def estimate_of(program: Program) -> Estimate:
@@ -192,14 +202,15 @@ def compile_expression(
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        generated = _generated(checked, ordered, declared, text, also=also)
-        return CompiledProgram(text, _giving_json(generated.run), estimate=generated.estimate, reads=generated.reads)
+        generated, source = _generated(checked, ordered, declared, text, also=also)
+        run = _giving_json(generated.run)
+        return CompiledProgram(text, run, source, estimate=generated.estimate, reads=generated.reads)
     wanted = _RESULTS[result]
     if found not in wanted:
         message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
-    generated = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
-    return CompiledProgram(text, generated.run, generated.lifted, generated.estimate, generated.reads)
+    generated, source = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, source, generated.lifted, generated.estimate, generated.reads)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -217,22 +228,32 @@ def _generated(
     *,
     also: frozenset[str],
     wanted: Kind = Kind.ANY,
-) -> Generated:
-    """Generate an expression with the variables that it reads."""
-    scope = {**_SCOPE, **_REFUSED}
+) -> tuple[Generated, Source]:
+    """Generate an expression with the variables that it reads; the source is for its traces."""
+    scope = _scope(ordered, texts, also)
+    serialised = checked.serialize()
+    boolean = checked.return_type() == cel.Type.BOOL
+    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts))
+    try:
+        tree = read_checked(serialised)
+    except MalformedTreeError as error:
+        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
+    try:
+        return generate(tree, scope, wanted=wanted), source
+    except UnsupportedError as error:
+        line, column = position(text, tree.positions.get(error.node, 0))
+        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+
+
+def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], also: frozenset[str]) -> Mapping[str, Name]:
+    if not ordered and not also:
+        return _ALONE  # shared, for a program keeps its scope
+    scope = dict(_ALONE)
     for name in also:
         scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
         scope[f"variables.{name}"] = _variable(name, texts, also)
-    try:
-        tree = read_checked(checked.serialize())
-    except MalformedTreeError as error:
-        raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
-    try:
-        return generate(tree, scope, wanted=wanted)
-    except UnsupportedError as error:
-        line, column = position(text, tree.positions.get(error.node, 0))
-        raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
+    return scope
 
 
 def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name:
@@ -244,13 +265,13 @@ def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name
 def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], also: frozenset[str]) -> Name:
     known = dict(texts)
     checked, ordered = _checked(known[name], known)
-    generated = _generated(checked, ordered, known, known[name], also=also)
+    generated, source = _generated(checked, ordered, known, known[name], also=also)
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run, generated.estimate, generated.reads),
+        variable=Variable(name, generated.run, source, generated.estimate, generated.reads),
         root=generated.root,
     )
 

@@ -137,7 +137,7 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     Raises:
         UnsupportedError: a part of it is not known here, or it is certain to cost too much; `node` says which.
     """
-    generator = _Generator(scope)
+    generator = Generator(scope)
     generated = generator.function(checked.root, wanted)
     cost = estimate(checked.root, generator.constants)
     if cost.least > STEPS_MAX:
@@ -244,7 +244,12 @@ _RUNTIME: dict[str, Any] = {
 }
 
 
-class _Generator:
+class Generator:
+    """Writes the function of one expression; `instrument.py` writes one that also notes what its parts say."""
+
+    # What every function takes: the bindings, the inputs, the values of variables, the budget.
+    parameters = "b, i, c, q"
+
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
         self.constants = {n: known.constant for n, known in scope.items() if known.constant is not operators.MISSING}
@@ -258,6 +263,7 @@ class _Generator:
         self._count = 0
 
     def function(self, root: Node, wanted: Kind) -> Generated:
+        """Write the function of a whole expression."""
         code = self._value(root)
         if wanted is Kind.ANY or code.kind is wanted:
             self._line(f"return {code.text}")
@@ -267,7 +273,7 @@ class _Generator:
             self._line(f"    wrong_result({code.text}, {wanted.value!r})")
             self._line(f"return {code.text}")
             code = replace(code, kind=wanted, fails=True)
-        source = "\n".join(["def run(b, i, c, q):", *self._lines, ""])
+        source = "\n".join([f"def run({self.parameters}):", *self._lines, ""])
         run = _function(source, self._namespace)
         reads = tuple(value for value in self._namespace.values() if isinstance(value, Variable))
         return Generated(source, run, code.kind, code.element, code.fails, code.constant, root, reads=reads)
@@ -641,7 +647,7 @@ class _Generator:
 
     def _logic(self, node: Call, *, conjunction: bool) -> Code:
         """`a && b && c`: false if one is false, else an error if one is, else true; `||` the other way round."""
-        operands = list(_flat(node, node.function))
+        operands = list(flat(node, node.function))
         if self._too_deep():
             return self._in_function(lambda: self._logic(node, conjunction=conjunction))
         with self._inside(), self._inside(block=True):
@@ -1029,11 +1035,11 @@ def _outdented(lines: list[str], levels: int = 1) -> list[str]:
     return [line[4 * levels :] for line in lines]
 
 
-def _flat(node: Node, function: str) -> Iterator[Node]:
+def flat(node: Node, function: str) -> Iterator[Node]:
     """Give the operands of `a && b && c`, which the parser balances into a tree."""
     if isinstance(node, Call) and node.function == function:
         for argument in node.arguments:
-            yield from _flat(argument, function)
+            yield from flat(argument, function)
     else:
         yield node
 

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.core.cel.needs import Lifted
 from app.core.types import Json, JsonObject
+
+if TYPE_CHECKING:
+    from app.core.cel.budget import Budget
+    from app.core.cel.clauses import Trace
 
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
 INPUT_NAMES = ("subject", "action", "resource", "context", "change")
@@ -93,6 +97,16 @@ class Program(Protocol):
 
         Raises:
             EvaluationError: for every value and every failure that is not of that type.
+        """
+        ...
+
+    def trace(self, bindings: Bindings, *, budget: "Budget | None" = None) -> "Trace":
+        """Evaluate once more, and note what each boolean part says: several times the cost, and for a reason only.
+
+        What it costs is taken from `budget`, of steps; without one it may cost what an evaluation may.
+
+        Raises:
+            Exception: there is no trace. The value of the expression is what `evaluate` says, whatever happens here.
         """
         ...
 

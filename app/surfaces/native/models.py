@@ -7,7 +7,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.core.manifest import ArtefactKind
 from app.core.statements import MAX_TEXT, SqlDialect
-from app.core.types import Effect, Mode
+from app.core.types import Effect, Mode, Outcome
 from app.surfaces.native.wire import MAX_ID_CHARS, MAX_RATIONALE_CHARS
 
 
@@ -109,6 +109,17 @@ class DecisionRequest(_Wire):
     rationale: Left[str] = Field(default=None, min_length=1, max_length=MAX_RATIONALE_CHARS)
 
 
+class ClauseOut(_Wire):
+    """The part of an expression that decided, and what it saw."""
+
+    path: str = Field(description="where the expression stands: in its rule, as `when`, or in the `spec` of its policy")
+    text: str = Field(description="the part, at most 200 characters; `always` for a rule without a condition")
+    line: int = Field(ge=0, description="of the part in its expression, from 1")
+    column: int = Field(ge=0)
+    outcome: Outcome = Field(description="what the part said; `false` where the rule asks for its opposite")
+    values: dict[str, JsonValue] = Field(description="what it read, by path; secrets masked, long values cut short")
+
+
 class ReasonOut(_Wire):
     """One rule that spoke."""
 
@@ -117,7 +128,7 @@ class ReasonOut(_Wire):
     effect: Effect
     mode: Mode
     message: str
-    clause: Left[str] = None
+    clause: Left[ClauseOut] = Field(default=None, description="in the reasons of a deny or a hold")
 
 
 class BudgetOut(_Wire):

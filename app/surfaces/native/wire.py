@@ -6,6 +6,7 @@ import orjson
 
 from app.core.budgets import to_answer
 from app.core.members import refuse_unknown
+from app.core.reasons import reason_members
 from app.core.types import Json, JsonObject, Mutation
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
@@ -66,25 +67,7 @@ def decision_to_wire(decision: Decision) -> bytes:
     members: JsonObject = {
         "id": decision.id,
         "decision": decision.effect.value,
-        "reasons": [
-            {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-            }
-            if reason.clause is None
-            else {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-                "clause": reason.clause,
-            }
-            for reason in decision.reasons
-        ],
+        "reasons": [reason_members(reason) for reason in decision.reasons],
         "policy_set": decision.policy_set,
         "mutation_digest": decision.mutation_digest,
         "ledger_index": decision.ledger_index,

@@ -71,7 +71,7 @@ def test_a_budget_that_nobody_counted_denies_and_says_what_to_count():
     verdict = judge(policy(budget()))
     assert verdict.effect is Effect.DENY
     assert verdict.reasons[0].message == "rule_error: how much of this budget is used is not known"
-    assert verdict.reasons[0].clause == "budgets[0]"
+    assert verdict.reasons[0].clause.path == "budgets[0]"
     assert [(one.policy, one.budget, one.has_room) for one in verdict.uncounted] == [("p", "b", False)]
     # Another budget's count says nothing of this one.
     assert judge(policy(budget()), counters={("p", "c"): Count(0)}).effect is Effect.DENY
@@ -129,7 +129,7 @@ def test_seen_values_have_room():
 def test_an_expression_that_fails_denies(more, clause, words):
     verdict = judge(policy(budget(**more)), counters=Assumed())
     assert verdict.effect is Effect.DENY
-    assert (verdict.reasons[0].rule, verdict.reasons[0].clause) == ("b", clause)
+    assert (verdict.reasons[0].rule, verdict.reasons[0].clause.path) == ("b", clause)
     assert verdict.reasons[0].message == f"rule_error: {words}"
     assert verdict.budgets == ()
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.cel import NOTHING_LIFTED, EvaluationError, ResultType, compile_expression
+from app.core.cel.engine import CompiledProgram
 from app.core.decide import (
     DEFAULT_DENY,
     FIREWALL,
@@ -22,7 +23,7 @@ from app.core.decide import (
 )
 from app.core.freeze import window
 from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Duty, Policy, Rule
-from app.core.types import Effect, Mode, NormalisedMutation, Obligation
+from app.core.types import Clause, Effect, Mode, NormalisedMutation, Obligation, Outcome
 from app.core.validity import Validity
 
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
@@ -103,7 +104,8 @@ def test_an_error_denies_and_says_where():
     verdict = judge(Policy("p", (rule("a"), rule("broken", Effect.ALLOW, "change.nothing == 1"))))
     assert verdict.effect is Effect.DENY
     (reason,) = verdict.reasons
-    assert (reason.policy, reason.rule, reason.clause) == ("p", "broken", "when")
+    assert (reason.policy, reason.rule) == ("p", "broken")
+    assert reason.clause == Clause("when", "change.nothing == 1", 1, 1, Outcome.ERROR, {"change.nothing": "absent"})
     assert reason.message == "rule_error: no such key: `nothing`"
 
 
@@ -137,7 +139,10 @@ class TestMatchConditions:
     def test_an_error_without_a_false_denies(self):
         verdict = self.judge("true", "error", "error")
         assert said(verdict) == [("p", "c1", Effect.DENY, Mode.ENFORCE), ("p", "c2", Effect.DENY, Mode.ENFORCE)]
-        assert verdict.reasons[0].clause == "matchConditions[1].expression"
+        assert [reason.clause.path for reason in verdict.reasons] == [
+            "matchConditions[1].expression",
+            "matchConditions[2].expression",
+        ]
         assert verdict.reasons[0].message == "rule_error: divide by zero"
 
     def test_an_error_in_a_shadow_is_only_recorded(self):
@@ -228,7 +233,7 @@ class TestObligations:
         verdict = self.verdict(effect, self.duty(value=1), self.duty("broken", text=text))
         assert (verdict.effect, verdict.obligations, verdict.approval) == (Effect.DENY, (), None)
         (reason,) = verdict.reasons
-        assert (reason.rule, reason.clause) == ("r", "obligations[1].valueExpression")
+        assert (reason.rule, reason.clause.path) == ("r", "obligations[1].valueExpression")
         assert reason.message.startswith("rule_error: the obligation `broken` has no value: ")
 
     def test_a_deny_speaks_without_it(self):
@@ -347,6 +352,9 @@ class Misbehaves:
             raise self.answer
         return self.answer
 
+    def trace(self, bindings, *, budget=None):
+        raise self.answer if isinstance(self.answer, BaseException) else ValueError
+
 
 @pytest.mark.parametrize(
     "answer", [None, 1, "true", ValueError("secret"), RecursionError(), EvaluationError("x"), MemoryError()]
@@ -357,6 +365,7 @@ def test_nothing_but_true_is_true(answer):
     assert verdict.reasons[0].rule == "r"
     assert verdict.reasons[0].message.startswith("rule_error: ")
     assert "secret" not in verdict.reasons[0].message
+    assert verdict.reasons[0].clause == Clause("when", "", 1, 1, Outcome.ERROR, {})
 
 
 def test_a_broken_message_does_not_change_the_effect():
@@ -378,6 +387,48 @@ def test_a_broken_policy_set_denies():
         INTERNAL_ERROR,
     )
     assert verdict.reasons[0].message == "rule_error: the policies could not be evaluated (`AttributeError`)"
+
+
+class TestClauses:
+    def test_every_deny_and_hold_says_which_clause_decided(self):
+        for effect in (Effect.DENY, Effect.HOLD):
+            (reason,) = judge(Policy("p", (rule(effect=effect, when="false || resource.id == 'i'"),))).reasons
+            assert reason.clause == Clause("when", "resource.id == 'i'", 1, 10, Outcome.TRUE, {"resource.id": "i"})
+
+    def test_an_allow_and_a_shadow_are_not_asked(self, monkeypatch):
+        monkeypatch.setattr(CompiledProgram, "trace", lambda *_, **__: pytest.fail("asked"))
+        verdict = judge(Policy("p", (rule(),)), Policy("s", (rule(effect=Effect.DENY),), mode=Mode.SHADOW))
+        assert [reason.clause for reason in verdict.reasons] == [None, None]
+
+    def test_the_firewalls_own_word_has_none(self):
+        assert judge(Policy("p", (rule(when="false"),))).reasons[0].clause is None
+        many = Policy("p", tuple(rule(f"r{i:02}", Effect.DENY) for i in range(REASONS_MAX + 1)))
+        clauses = [reason.clause for reason in judge(many).reasons]
+        assert None not in clauses[:-1]
+        assert clauses[-1] is None
+
+    def test_a_rule_without_a_condition(self):
+        verdict = judge(Policy("p", (rule(when="false"), Rule("r", Effect.DENY))))
+        assert verdict.reasons[0].clause == Clause("rules[1]", "always", 0, 0, Outcome.TRUE, {})
+
+    def test_a_trace_that_fails_does_not_change_the_effect(self, monkeypatch):
+        monkeypatch.setattr(CompiledProgram, "trace", lambda *_, **__: 1 / 0)
+        (reason,) = judge(Policy("p", (rule(effect=Effect.DENY, when="\n resource.id\n   == 'i'"),))).reasons
+        assert reason.effect is Effect.DENY
+        assert reason.clause == Clause("when", "resource.id == 'i'", 2, 2, Outcome.TRUE, {})
+
+    def test_a_trace_that_costs_too_much_is_not_believed(self):
+        inputs = {**INPUTS, "change": {"after": [1] * 1_000, "paths": []}}
+        dear = "change.after.all(x, x == 1)"
+        loops = " && ".join([dear] * 60)
+        verdict = judge(Policy("p", (rule(effect=Effect.DENY, when=loops),)), mutation=NormalisedMutation(inputs, "d"))
+        assert verdict.effect is Effect.DENY
+        clause = verdict.reasons[0].clause
+        assert (clause.text[:27], len(clause.text), clause.values) == (dear, 200, {})
+
+    def test_the_same_question_has_the_same_clause(self):
+        asked = Policy("p", (rule(effect=Effect.DENY, when="subject.type == 'agent' && change.paths == []"),))
+        assert judge(asked).reasons == judge(asked).reasons
 
 
 # The reference: the rule of combination written as naively as it can be.

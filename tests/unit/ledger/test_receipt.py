@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from app.core.canonical import canonical
 from app.core.normalise import normalise
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
-from app.core.types import Effect, Mode, Mutation, Obligation, Reason, Verdict
+from app.core.types import Clause, Effect, Mode, Mutation, Obligation, Outcome, Reason, Verdict
 from app.errors import FirewallError, Kind
 from app.ledger import receipt as form
 from app.ledger.receipt import EntryKind, PendingDecision, build, build_decision, leaf_hash, parse, seal, seal_decision
@@ -33,8 +33,9 @@ MUTATION = Mutation(
     request_id="r-1",
     rationale="because",
 )
+CLAUSE = Clause("when", "a < b", 1, 3, Outcome.TRUE, {"a": 1, "b": "2"})
 VERDICT = Verdict(
-    Effect.DENY, (Reason("p", "r", Effect.DENY, "no", clause="a < b"), Reason("q", "s", Effect.ALLOW, "y", Mode.SHADOW))
+    Effect.DENY, (Reason("p", "r", Effect.DENY, "no", clause=CLAUSE), Reason("q", "s", Effect.ALLOW, "y", Mode.SHADOW))
 )
 
 
@@ -145,7 +146,14 @@ def test_the_record_keeps_what_replay_needs_with_the_type_of_every_number():
     assert record["rationale"] == "because"
     assert record["principal"] == {"id": WHO.id, "kind": "user", "method": "jwt", "roles": ["auditor", "requester"]}
     assert [reason["mode"] for reason in record["reasons"]] == ["enforce", "shadow"]
-    assert record["reasons"][0]["clause"] == "a < b"
+    assert record["reasons"][0]["clause"] == {
+        "path": "when",
+        "text": "a < b",
+        "line": 1,
+        "column": 3,
+        "outcome": "true",
+        "values": {"a": 1, "b": "2"},
+    }
 
 
 json_values = st.recursive(

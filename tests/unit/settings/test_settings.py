@@ -3,6 +3,7 @@
 import json
 import os
 import string
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -481,8 +482,46 @@ class TestAuth:
         assert problems(GOOD | {"MFW_AUTH__JWT__ENABLED": "true"}).keys() == {
             "MFW_AUTH__JWT__ISSUER",
             "MFW_AUTH__JWT__AUDIENCE",
-            "MFW_AUTH__JWT__PUBLIC_KEYS",
         }
+
+    @pytest.mark.parametrize(
+        ("values", "variable", "detail"),
+        [
+            ({}, "ISSUER", None),
+            ({"JWKS_URL": "https://keys.example/jwks"}, "JWKS_URL", None),
+            ({"JWKS_URL": "http://localhost:9/jwks"}, "JWKS_URL", None),
+            ({"JWKS_URL": "http://keys.example/jwks"}, "JWKS_URL", "without TLS"),
+            ({"JWKS_URL": "keys.example"}, "JWKS_URL", "is no URL"),
+            ({"ISSUER": "acme"}, "ISSUER", "is no URL that keys could be fetched from"),
+            ({"ISSUER": "http://id.example"}, "ISSUER", "without TLS"),
+            ({"ALGORITHMS": "PS256"}, "ISSUER", None),
+        ],
+    )
+    def test_keys_can_be_fetched(self, values, variable, detail):
+        environ = {name: value for name, value in jwt(**values).items() if not name.endswith("PUBLIC_KEYS")}
+        if detail is None:
+            assert Settings.load(environ).auth.jwt.public_keys == {}
+            return
+        found = details(environ)
+        assert found.keys() == {f"MFW_AUTH__JWT__{variable}"}
+        assert detail in found[f"MFW_AUTH__JWT__{variable}"]
+
+    def test_a_previous_secret_has_an_end_and_is_another(self):
+        other = HMAC_SECRET[::-1]
+        good = {"ALGORITHMS": "HS256", "SECRET": HMAC_SECRET, "PREVIOUS_SECRET": other}
+        settings = Settings.load(jwt(**good, PREVIOUS_SECRET_UNTIL="2026-12-01T00:00:00Z"))
+        assert settings.auth.jwt.previous_secret_until == datetime(2026, 12, 1, tzinfo=UTC)
+        assert problems(jwt(**good)).keys() == {"MFW_AUTH__JWT__PREVIOUS_SECRET_UNTIL"}
+        for until in ("tomorrow", "2026-12-01T00:00:00"):
+            assert problems(jwt(**good, PREVIOUS_SECRET_UNTIL=until)).keys() == {"MFW_AUTH__JWT__PREVIOUS_SECRET_UNTIL"}
+        weak = good | {"PREVIOUS_SECRET": "short", "PREVIOUS_SECRET_UNTIL": "2026-12-01T00:00:00Z"}
+        assert details(jwt(**weak)) == {"MFW_AUTH__JWT__PREVIOUS_SECRET": "is shorter than 32 bytes"}
+        same = good | {"PREVIOUS_SECRET": HMAC_SECRET, "PREVIOUS_SECRET_UNTIL": "2026-12-01T00:00:00Z"}
+        assert details(jwt(**same)) == {"MFW_AUTH__JWT__PREVIOUS_SECRET": "is the secret itself"}
+
+    @pytest.mark.parametrize("rule", ["admin", "admin=groups", "boss=groups=x"])
+    def test_a_rule_for_roles_that_cannot_be_read(self, rule):
+        assert details(jwt(ROLE_RULES=rule)) == {"MFW_AUTH__JWT__ROLE_RULES": f"`{rule}` is no rule"}
 
     def test_hmac(self):
         settings = Settings.load(jwt(ALGORITHMS="HS256", SECRET=HMAC_SECRET))
@@ -645,6 +684,7 @@ class TestReference:
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
             "MFW_AUTH__JWT__SECRET",
+            "MFW_AUTH__JWT__PREVIOUS_SECRET",
             "MFW_LIMITS__REDIS_URL",
         }
 

@@ -134,6 +134,9 @@ def test_what_is_not_known_may_cost_everything():
         def evaluate(self, bindings):
             return True
 
+        def trace(self, bindings, *, budget=None):
+            raise NotImplementedError
+
     assert estimate_of(Another()) == UNKNOWN
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from app.core.types import Effect, Mode, Obligation, Reason
+from app.core.types import Clause, Effect, Mode, Obligation, Outcome, Reason
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
@@ -221,13 +221,16 @@ def test_a_decision_is_written_without_what_does_not_apply() -> None:
     }
 
 
+CLAUSE = Clause("when", "a > b", 1, 1, Outcome.TRUE, {"a": 2, "b": None})
+
+
 def test_a_hold_says_what_would_lift_it() -> None:
     body = orjson.loads(
         decision_to_wire(
             decision(
                 effect=Effect.HOLD,
                 reasons=(
-                    Reason("p", "r", Effect.HOLD, "m", clause="a > b"),
+                    Reason("p", "r", Effect.HOLD, "m", clause=CLAUSE),
                     Reason("q", "s", Effect.DENY, "n", mode=Mode.SHADOW),
                 ),
                 approval={"anyOf": [{"group": "sre", "count": 2}]},
@@ -238,7 +241,14 @@ def test_a_hold_says_what_would_lift_it() -> None:
     assert body["decision"] == "hold"
     assert body["approval"] == {"anyOf": [{"group": "sre", "count": 2}]}
     assert body["request_id"] == "r-1"
-    assert body["reasons"][0]["clause"] == "a > b"
+    assert body["reasons"][0]["clause"] == {
+        "path": "when",
+        "text": "a > b",
+        "line": 1,
+        "column": 1,
+        "outcome": "true",
+        "values": {"a": 2, "b": None},
+    }
     assert body["reasons"][1] == {"policy": "q", "rule": "s", "effect": "deny", "mode": "shadow", "message": "n"}
 
 
@@ -255,11 +265,11 @@ def test_obligations_are_written_where_there_are_any() -> None:
 @given(
     effect=st.sampled_from(Effect),
     message=st.text(max_size=20),
-    clause=st.text(max_size=5) | st.none(),
+    clause=st.sampled_from([CLAUSE, None]),
     request_id=st.text(max_size=5) | st.none(),
 )
 def test_every_decision_fits_the_document(
-    effect: Effect, message: str, clause: str | None, request_id: str | None
+    effect: Effect, message: str, clause: Clause | None, request_id: str | None
 ) -> None:
     reasons = (Reason("p", "r", effect, message, clause=clause),)
     body = orjson.loads(decision_to_wire(decision(effect=effect, reasons=reasons, request_id=request_id)))

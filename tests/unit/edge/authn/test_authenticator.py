@@ -8,15 +8,18 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwe, jws
 
+from app.core.principal import require_subject
 from app.core.quota import Limit
 from app.edge.authn import (
     MAX_KEYS_AGE_SECONDS,
@@ -26,8 +29,11 @@ from app.edge.authn import (
     JwtVerifier,
     Principal,
     Role,
+    StaticKeys,
+    SubjectCondition,
     UnsafeAnonymousAuthenticator,
     require,
+    role_rule,
 )
 from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
@@ -118,13 +124,12 @@ class Store:
 
 
 def verifier(**changes: Any) -> JwtVerifier:
-    base: dict[str, Any] = {
-        "algorithms": ["RS256"],
-        "issuer": ISSUER,
-        "audience": AUDIENCE,
-        "public_keys": {"": pem(RSA)},
-    }
-    return JwtVerifier(**(base | changes))
+    base: dict[str, Any] = {"algorithms": ["RS256"], "public_keys": {"": pem(RSA)}, "secret": None}
+    options = base | changes
+    secret = options.pop("secret")
+    given = {name: options.pop(name) for name in ("algorithms", "public_keys")}
+    keys = StaticKeys(**given, secrets=options.pop("secrets", [] if secret is None else [("", secret, inf)]))
+    return JwtVerifier(keys, issuer=ISSUER, audience=AUDIENCE, **options)
 
 
 class Edge:
@@ -464,9 +469,11 @@ async def test_the_key_id_selects_the_key() -> None:
         sign(claims(), RSA, kid="b"),
         sign(claims(), RSA, kid="c"),
         sign(claims(), RSA, kid=7),
-        sign(claims(), RSA),
+        sign(claims(), P256, algorithm="ES256"),
     ):
         assert (await edge.refused_bearer(token, client_ip=token[-9:])).kind is Kind.UNAUTHENTICATED
+    # Without one, every key of the algorithm is tried.
+    assert (await edge.bearer(sign(claims(), OTHER_RSA))).id == "alice"
 
 
 async def test_a_key_without_an_id_fits_tokens_with_one() -> None:
@@ -768,6 +775,109 @@ async def test_the_cache_is_bounded_and_the_oldest_goes(monkeypatch: pytest.Monk
     await edge.refused_bearer(tokens[0])
 
 
+# -- several keys, roles and subjects ----------------------------------------------------------------------------------
+
+
+async def test_the_previous_secret_is_good_until_its_end() -> None:
+    old, new = "ab" * 32, "cd" * 32
+    secrets = [("new", new, inf), ("old", old, NOW + 100)]
+    edge = Edge(jwt=verifier(algorithms=["HS256"], public_keys={}, secrets=secrets))
+    token = sign(claims(), old, algorithm="HS256", kid="old")
+    unnamed = sign(claims(), old, algorithm="HS256")
+    assert (await edge.bearer(token)).id == "alice"
+    assert (await edge.bearer(unnamed)).id == "alice"
+    assert (await edge.bearer(sign(claims(), new, algorithm="HS256", kid="new"))).id == "alice"
+    # A name belongs to its key: the old secret under the name of the new one is a forgery.
+    assert (await edge.refused_bearer(sign(claims(), old, algorithm="HS256", kid="new"))).kind is Kind.UNAUTHENTICATED
+    edge.clock.now = NOW + 100
+    for gone in (token, unnamed):
+        await edge.refused_bearer(gone)
+    assert (await edge.bearer(sign(claims(exp=NOW + 900), new, algorithm="HS256", kid="new"))).id == "alice"
+
+
+@pytest.mark.parametrize("algorithm", ["PS256", "PS384", "PS512"])
+async def test_probabilistic_signatures(algorithm: str) -> None:
+    hashed = {"PS256": hashes.SHA256(), "PS384": hashes.SHA384(), "PS512": hashes.SHA512()}[algorithm]
+    signed = ".".join(b64(json.dumps(part).encode()) for part in ({"alg": algorithm}, claims()))
+
+    def signature(key: Any, salt: int) -> str:
+        made: bytes = key.sign(signed.encode(), padding.PSS(padding.MGF1(hashed), salt), hashed)
+        return b64(made)
+
+    edge = Edge(jwt=verifier(algorithms=[algorithm]))
+    assert (await edge.bearer(f"{signed}.{signature(RSA, hashed.digest_size)}")).id == "alice"
+    await edge.refused_bearer(f"{signed}.{signature(OTHER_RSA, hashed.digest_size)}")
+    await edge.refused_bearer(f"{signed}.{signature(RSA, 0)}")
+    await edge.refused_bearer(f"{signed}.AAAA")
+
+
+@pytest.mark.parametrize(
+    ("changes", "roles"),
+    [
+        ({"groups": ["platform-admins"]}, {Role.ADMIN}),
+        ({"groups": "x platform-admins"}, {Role.ADMIN}),
+        ({"sub": "system:serviceaccount:agents:deployer"}, {Role.REQUESTER}),
+        ({"sub": "system:serviceaccount:other:deployer"}, set()),
+        ({"realm": {"roles": ["judge"]}, "groups": ["platform-admins"]}, {Role.APPROVER, Role.ADMIN}),
+        ({"realm": ["judge"]}, set()),
+        ({"groups": {"platform-admins": True}}, set()),
+        ({"groups": [["platform-admins"], 1, None]}, set()),
+    ],
+)
+async def test_roles_by_rules(changes: dict[str, Any], roles: set[Role]) -> None:
+    rules = (
+        "admin=groups=platform-admins",
+        "requester=sub=system:serviceaccount:agents:*",
+        "approver=realm.roles=judge",
+    )
+    edge = Edge(jwt=verifier(role_rules=[role_rule(text) for text in rules]))
+    assert (await edge.bearer(sign(claims(roles=..., **changes)))).roles == roles
+
+
+@pytest.mark.parametrize("text", ["admin", "admin=x", "admin==x", "boss=groups=x", "admin=groups=", "admin=groups=**"])
+def test_a_rule_for_roles_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        role_rule(text)
+
+
+async def test_roles_in_a_nested_claim() -> None:
+    edge = Edge(jwt=verifier(roles_claim="realm_access.roles"))
+    token = sign(claims(roles=["admin"], realm_access={"roles": ["operator"]}))
+    assert (await edge.bearer(token)).roles == {Role.OPERATOR}
+
+
+SUBJECT = {"type": "agent", "id": "alice", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("condition", "subject", "allowed"),
+    [
+        (None, SUBJECT | {"id": "bob"}, True),
+        ("subject.id == context.claims.sub", SUBJECT, True),
+        ("subject.id == context.claims.sub", SUBJECT | {"id": "bob"}, False),
+        ("subject.id in context.claims.agents", SUBJECT, False),  # an error: the claim is not there
+        ("subject.type == 'agent' && subject.id.startsWith(context.claims.sub)", SUBJECT | {"id": "alice-2"}, True),
+    ],
+)
+async def test_a_token_speaks_for_the_subjects_that_its_claims_allow(
+    condition: str | None, subject: dict[str, Any], allowed: bool
+) -> None:
+    edge = Edge(jwt=verifier(subjects=None if condition is None else SubjectCondition(condition)))
+    principal = await edge.bearer(sign(claims()))
+    if allowed:
+        require_subject(principal, subject)
+        return
+    with pytest.raises(FirewallError) as caught:
+        require_subject(principal, subject)
+    assert (caught.value.kind, caught.value.pointer) == (Kind.FORBIDDEN, "/subject")
+
+
+def test_a_subject_condition_that_does_not_compile_is_refused() -> None:
+    with pytest.raises(FirewallError, match="1:1") as caught:
+        SubjectCondition("claims.sub == subject.id")
+    assert caught.value.kind is Kind.INVALID_SETTINGS
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -778,7 +888,7 @@ async def test_the_cache_is_bounded_and_the_oldest_goes(monkeypatch: pytest.Monk
         {"algorithms": [], "public_keys": {}},
         {"algorithms": ["none"]},
         {"algorithms": ["EdDSA"]},
-        {"algorithms": ["PS256"]},
+        {"algorithms": ["PS256"], "public_keys": {"": pem(P256)}},
         {"algorithms": ["RS256"], "public_keys": {}},
         {"algorithms": ["RS256"], "public_keys": None},
         {"algorithms": ["RS256", "ES256"]},

@@ -1,0 +1,232 @@
+"""Step 2: who asks. API keys and JSON Web Tokens become a principal, or nothing does."""
+
+import ipaddress
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from typing import Final, NoReturn, Protocol
+
+from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
+from app.edge.authn.api_keys import ApiKeyRing
+from app.edge.authn.keys import UnknownKeyError
+from app.edge.authn.rejected import RejectedError
+from app.edge.authn.tokens import JwtVerifier
+from app.edge.limits import TokenBuckets
+from app.errors import FirewallError, Kind
+from app.observability.metrics import AuthResult, LimitScope, Metrics
+from app.persistence.api_keys import is_well_formed
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+API_KEY_PREFIX: Final = b"mfw_"
+
+# A verified token costs about 400 bytes to remember.
+MAX_CACHED_TOKENS: Final = 10_000
+
+# The one thing that a caller without a valid credential is told: what exactly was wrong would help to guess.
+_REFUSED: Final = "a valid api key or token is needed"
+_FIX: Final = "send `Authorization: Bearer` with an api key (`mfw_...`) or a token of the configured issuer"
+
+_log: Final = logging.getLogger("mfw.authn")
+
+
+class Authenticates(Protocol):
+    """What a surface needs of step 2."""
+
+    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
+        """Return who asks, or raise FirewallError."""
+
+
+class Authenticator:
+    """Turns a request's credential into a principal.
+
+    A credential that is known (a loaded API key, a token that was verified before) costs one hash and one look-up and
+    is never held up. Only what is *not* known is stopped by the address's bucket of failures, before any work is done
+    for it: behind one proxy or one NAT, somebody's wrong key must not lock everybody out. The bucket bounds work and
+    noise; that keys cannot be guessed rests on their random bits.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_keys: ApiKeyRing | None,
+        jwt: JwtVerifier | None,
+        failures: TokenBuckets,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+        max_cached_tokens: int = MAX_CACHED_TOKENS,
+    ) -> None:
+        self._api_keys = api_keys
+        self._jwt = jwt
+        self._failures = failures
+        self._clock = clock
+        self._max_cached_tokens = max_cached_tokens
+        self._tokens: dict[bytes, tuple[int, float, Principal]] = {}
+        self._epoch = 0
+        self._attempts = metrics.auth_attempts
+        self._rejections = metrics.rate_limit_rejections[LimitScope.ADDRESS]
+        self._key_success = metrics.auth_attempts[AuthMethod.API_KEY, AuthResult.SUCCESS]
+        self._token_success = metrics.auth_attempts[AuthMethod.JWT, AuthResult.SUCCESS]
+
+    def replace_jwt(self, verifier: JwtVerifier | None) -> None:
+        """Take other keys into use; every token is verified anew, since what was remembered is of an earlier epoch."""
+        self._jwt = verifier
+        self._epoch += 1
+
+    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
+        """Return who asks.
+
+        Raises FirewallError: UNAUTHENTICATED without saying why, TOKEN_EXPIRED for a genuine credential past its end,
+        MALFORMED for more than one credential (RFC 6750 section 3.1), RATE_LIMITED for an address that failed too
+        often, UNAVAILABLE while API keys cannot be loaded.
+        """
+        credential = _credential(headers)
+        if credential is None:
+            self._attempts[AuthMethod.NONE, AuthResult.FAILURE].inc()
+            raise FirewallError(Kind.UNAUTHENTICATED, _REFUSED, fix=_FIX)
+        method = AuthMethod.API_KEY if credential.startswith(API_KEY_PREFIX) else AuthMethod.JWT
+        try:
+            if method is AuthMethod.API_KEY:
+                known = self._api_keys.find_known(credential) if self._api_keys is not None else None
+                if known is not None:
+                    self._key_success.inc()
+                    return known
+                self._admit(method, client_ip)
+                principal = await self._find_key(credential)
+            else:
+                digest = sha256(credential).digest()
+                known = self._recall(digest)
+                if known is not None:
+                    self._token_success.inc()
+                    return known
+                self._admit(method, client_ip)
+                principal = await self._verify_token(credential, digest)
+        except RejectedError as rejected:
+            self._refuse(method, client_ip, rejected)
+        except FirewallError as error:
+            if error.kind is Kind.UNAVAILABLE:
+                self._attempts[method, AuthResult.UNAVAILABLE].inc()
+            raise
+        self._attempts[method, AuthResult.SUCCESS].inc()
+        return principal
+
+    async def _find_key(self, key: bytes) -> Principal:
+        if self._api_keys is None:
+            raise RejectedError("api keys are off")
+        # The checksum tells a typing error or a made-up key from one of ours without asking the database.
+        if not is_well_formed(key.decode("latin-1")):
+            raise RejectedError("not an api key")
+        principal = await self._api_keys.find(key)
+        if principal is None:
+            raise RejectedError("unknown api key")
+        return principal
+
+    def _recall(self, digest: bytes) -> Principal | None:
+        remembered = self._tokens.get(digest)
+        if remembered is None:
+            return None
+        epoch, refused_from, principal = remembered
+        if self._jwt is None or epoch != self._epoch + self._jwt.keys.epoch:
+            del self._tokens[digest]
+            return None
+        if self._clock() >= refused_from:
+            del self._tokens[digest]
+            raise RejectedError("token expired", expired=True)
+        return principal
+
+    async def _verify_token(self, token: bytes, digest: bytes) -> Principal:
+        if self._jwt is None:
+            raise RejectedError("tokens are off")
+        verifier = self._jwt
+        try:
+            principal, refused_from = verifier.verify(token, now=self._clock())
+        except UnknownKeyError as unknown:
+            if not await verifier.keys.look_again(unknown.kid):
+                raise
+            principal, refused_from = verifier.verify(token, now=self._clock())
+        if len(self._tokens) >= self._max_cached_tokens:
+            # The oldest goes: only genuine tokens are in here, so nobody without the issuer's key can push others out.
+            del self._tokens[next(iter(self._tokens))]
+        self._tokens[digest] = (self._epoch + verifier.keys.epoch, refused_from, principal)
+        return principal
+
+    def _admit(self, method: AuthMethod, client_ip: str) -> None:
+        """Refuse an address whose failures used up its bucket, before anything is computed for it."""
+        refusal = self._failures.exhausted(_network(client_ip))
+        if refusal is not None:
+            self._attempts[method, AuthResult.LIMITED].inc()
+            self._rejections.inc()
+            refusal.check()
+
+    def _refuse(self, method: AuthMethod, client_ip: str, rejected: RejectedError) -> NoReturn:
+        self._attempts[method, AuthResult.EXPIRED if rejected.expired else AuthResult.FAILURE].inc()
+        if rejected.expired:
+            # Genuine, only old: not a guess, so it does not count against the address.
+            detail = "api key expired" if method is AuthMethod.API_KEY else "token expired"
+            raise FirewallError(Kind.TOKEN_EXPIRED, detail, fix="get a new one") from None
+        self._failures.take_now(_network(client_ip))
+        _log.warning(
+            "authentication failed",
+            extra={"fields": {"client": client_ip, "method": method.value, "reason": rejected.reason}},
+        )
+        raise FirewallError(Kind.UNAUTHENTICATED, _REFUSED, fix=_FIX) from None
+
+
+class UnsafeAnonymousAuthenticator:
+    """Lets everybody do everything. For a machine of one's own; production settings refuse it."""
+
+    def __init__(self) -> None:
+        warnings.warn("authentication is off: anybody may ask for decisions", RuntimeWarning, stacklevel=2)
+        self._principal = Principal(
+            id="anonymous", kind=PrincipalKind.SERVICE, roles=frozenset(Role), method=AuthMethod.NONE
+        )
+
+    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:  # noqa: ARG002 - the interface
+        """Return the one principal there is."""
+        return self._principal
+
+
+def _credential(headers: Headers) -> bytes | None:
+    """The one credential of a request: None if there is none, or if it is of a scheme that is not ours."""
+    authorization: bytes | None = None
+    api_key: bytes | None = None
+    for name, value in headers:
+        if name == b"authorization":
+            if authorization is not None:
+                raise _ambiguous()
+            authorization = value
+        elif name == b"x-api-key":
+            if api_key is not None:
+                raise _ambiguous()
+            api_key = value
+    if authorization is None:
+        # Only API keys come in this header: a token in it would be a second way in that nobody documents.
+        return api_key.strip() if api_key is not None and api_key.strip().startswith(API_KEY_PREFIX) else None
+    if api_key is not None:
+        raise _ambiguous()
+    scheme, _, credential = authorization.partition(b" ")
+    # RFC 9110 section 11.1: the scheme is case-insensitive.
+    return credential.strip() or None if scheme.lower() == b"bearer" else None
+
+
+def _ambiguous() -> FirewallError:
+    return FirewallError(
+        Kind.MALFORMED,
+        "more than one credential was sent",
+        fix="send either `Authorization` or `X-API-Key`, once",
+    )
+
+
+def _network(client_ip: str) -> str:
+    """What counts as one caller: an IPv4 address, or the /64 that every IPv6 subscriber has to choose from."""
+    if ":" not in client_ip:
+        return client_ip
+    try:
+        address = ipaddress.IPv6Address(client_ip.partition("%")[0])
+    except ValueError:
+        return client_ip
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return address.exploded[:19]
