@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.api_key import CHECKSUM_CHARACTERS, is_well_formed
+from app.core.api_key import PREFIX as API_KEY_PREFIX
 from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
 from app.errors import FirewallError, Kind
@@ -98,6 +100,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class ErrorTracking(StrEnum):
+    """Where somebody looks at errors that nobody foresaw. There is no third place, and no default for production."""
+
+    TRACES = "traces"  # what collects OpenTelemetry spans; of sampled requests
+    LOGS = "logs"  # whoever reads the lines of level `error`: every one of them
 
 
 class JwtAlgorithm(StrEnum):
@@ -249,6 +258,10 @@ class HttpSettings(_Section):
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=16_777_216, description="longest request body that is read; longer is answered with 413")
     ] = 1_048_576
+    max_batch_body_bytes: Annotated[
+        int,
+        Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
+    ] = 16_777_216
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -316,7 +329,12 @@ class ApiKeySettings(_Section):
     enabled: Annotated[bool, Field(description="accept API keys")] = True
     refresh_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time until a revoked key is refused by every replica")
-    ] = 5.0
+    ] = 1.0
+    bootstrap: Annotated[
+        SecretStr | None,
+        _Production("random: `mfw keys generate`"),
+        Field(description="a key that is stored as an administrator's at the start, unless there is one that works"),
+    ] = None
 
 
 class JwtSettings(_Section):
@@ -386,7 +404,7 @@ class JwtSettings(_Section):
         Items,
         Field(
             description="roles by claims, each as `ROLE=CLAIM=GLOB`, such as `admin=groups=platform-admins` or "
-            "`requester=sub=system:serviceaccount:agents:*`"
+            "`agent=sub=system:serviceaccount:agents:*`"
         ),
     ] = ()
     subject_condition: Annotated[
@@ -600,6 +618,15 @@ class Settings(BaseSettings):
         _Production("refused"),
         Field(description="the answer to an unforeseen error (500) names the exception and its text"),
     ] = False
+    error_tracking: Annotated[
+        ErrorTracking | None,
+        _DefaultText("`traces` when MFW_TRACING__ENDPOINT is set"),
+        _Production("required, unless MFW_TRACING__ENDPOINT is set"),
+        Field(
+            description="where unforeseen errors are looked at: in traces (of sampled requests), or in the log; "
+            "`logs` acknowledges that somebody is alerted to its lines of level `error`"
+        ),
+    ] = None
     state_dir: Annotated[
         Path,
         _DefaultText(
@@ -945,10 +972,23 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _policy_rules(settings.policies)
     yield from _signer_rules(settings.policies)
     yield from _limit_rules(settings.limits, production=production)
+    yield from _error_rules(settings, production=production)
     if not production:
         return
     if settings.debug:
         yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
+
+
+def _error_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
+    name, endpoint = "MFW_ERROR_TRACKING", settings.tracing.endpoint
+    if settings.error_tracking is ErrorTracking.TRACES and endpoint is None:
+        yield SettingsProblem(name, "`traces` need a place to go to", "set MFW_TRACING__ENDPOINT, or `logs`")
+    elif production and settings.error_tracking is None and endpoint is None:
+        yield SettingsProblem(
+            name,
+            "nobody is named who would learn of an unforeseen error",
+            "set MFW_TRACING__ENDPOINT, or this to `logs` if you are alerted to log lines of level `error`",
+        )
 
 
 def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
@@ -1015,7 +1055,7 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
             role_limit(text)
         except ValueError as error:
             yield SettingsProblem(
-                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `requester:decide=1000/2000`"
+                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `agent:decide=1000/2000`"
             )
     name = "MFW_LIMITS__REDIS_URL"
     if limits.redis_url is None:
@@ -1202,6 +1242,7 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem(
             "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
         )
+    yield from _bootstrap_rules(auth.api_keys, production=production)
     jwt = auth.jwt
     if not jwt.enabled:
         return
@@ -1229,6 +1270,21 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem("MFW_AUTH__JWT__SECRET", "the HMAC algorithms need it", "set it, or use RS256 or ES256")
     else:
         yield from _secret_rules(jwt, production=production)
+
+
+def _bootstrap_rules(keys: ApiKeySettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if keys.bootstrap is None:
+        return
+    key, fix = keys.bootstrap.get_secret_value(), "make one: `mfw keys generate`"
+    if not keys.enabled:
+        yield SettingsProblem(
+            "MFW_AUTH__API_KEYS__BOOTSTRAP", "is an api key, and they are off", "unset it, or accept API keys"
+        )
+    elif not is_well_formed(key):
+        yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", "is no api key: its checksum does not fit", fix)
+    # The checksum is made of the rest, and adds nothing to it.
+    elif production and (why := weakness(key[len(API_KEY_PREFIX) : -CHECKSUM_CHARACTERS])):
+        yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", why, fix)
 
 
 def _claim_rules(jwt: JwtSettings) -> Iterator[SettingsProblem]:

@@ -278,7 +278,8 @@ def _write(documents: Sequence[Any], directory: Path, *, digest: str) -> list[st
         metadata = document.get("metadata") if isinstance(document, dict) else None
         name = metadata.get("name") if isinstance(metadata, dict) else None
         stem = name if isinstance(name, str) and _NAME.fullmatch(name) else f"document-{number}"
-        names.append(f"{stem}.yaml")
+        # A policy and an exception may have the same name.
+        names.append(f"{stem}.yaml" if f"{stem}.yaml" not in names else f"{stem}.{number}.yaml")
         (directory / names[-1]).write_text(_yaml(document), encoding="utf-8")
     read = check_directory(directory)
     # A set of another release may have errors here; what loads must be what was asked for.

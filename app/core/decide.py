@@ -13,6 +13,9 @@ The rule of combination, in full:
 6. A budget of a speaking policy that this mutation would use, and that has no room, asks for its effect like a rule.
    One that nobody counted asks for deny, unless a policy denies anyway: it could not change that, and is left out.
 7. Each reason of a deny or a hold says which clause decided (`app/core/cel/clauses.py`).
+8. What denies or holds, failures among it, does not count where an exception that fits names it; the failure of a rule
+   that allows does, and the default is nobody's to lift.
+9. A ValidatingAdmissionPolicy only denies: `app.core.admission.asking` says when.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,9 +23,21 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.core.admission.asking import Heard, ask_admission
 from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
-from app.core.cel import CLAUSE_STEPS_MAX, Bindings, EvaluationError, Program, bind, deciding_clause, metered, one_line
-from app.core.index import MESSAGE_MAX_CHARS, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
+from app.core.cel import (
+    CLAUSE_STEPS_MAX,
+    Bindings,
+    EvaluationError,
+    Program,
+    RequestBindings,
+    bind,
+    deciding_clause,
+    metered,
+    one_line,
+)
+from app.core.index import MESSAGE_MAX_CHARS, AnyPolicy, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
+from app.core.lifting import Lifting
 from app.core.types import (
     BudgetUse,
     Clause,
@@ -48,6 +63,7 @@ RULE_ERROR = "rule_error: "
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
+LIFTED_REASONS_MAX = 16
 # Each has up to 4 KiB, and every one of them has to be met: none may be left out of an allow.
 OBLIGATIONS_MAX = 64
 
@@ -58,7 +74,8 @@ class _Spoken(NamedTuple):
     """One rule, or one condition, that had something to say.
 
     `asked` is the expression that made it speak, and `path` where that stands; what speaks without one has its clause,
-    or always speaks. `failure` is the text it failed with.
+    or always speaks. `failure` is the text it failed with. `violated` is there for a validation of an admission policy,
+    which speaks because `asked` is false: the values it was asked with.
     """
 
     reason: Reason
@@ -68,6 +85,7 @@ class _Spoken(NamedTuple):
     approval: Approval | None = None
     uncounted: bool = False
     obligations: tuple[Obligation, ...] = ()
+    violated: RequestBindings | None = None
 
     @property
     def failed(self) -> bool:
@@ -93,14 +111,24 @@ def decide(
     """
     try:
         bindings = bind(normalised.inputs, now=now)
-        meter = _Meter(counters, [])
-        spoken = [word for policy in policy_set.select(normalised.inputs) for word in _ask(policy, bindings, meter)]
+        meter, heard = _Meter(counters, []), Heard()
+        candidates = policy_set.select(normalised.inputs)
+        spoken = [word for policy in candidates for word in _ask(policy, bindings, meter, heard)]
+        if policy_set.exceptions:
+            spoken = _lifted(spoken, Lifting(policy_set, bindings))
         if not meter.uses:
-            return _combine(spoken, bindings)
-        return _metered(spoken, bindings, meter.uses)
+            return _noted(_combine(spoken, bindings), heard)
+        return _noted(_metered(spoken, bindings, meter.uses), heard)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
+
+
+def _noted(verdict: Verdict, heard: Heard) -> Verdict:
+    """Add what admission policies say beside the decision, if they do."""
+    if not heard.notes:
+        return verdict
+    return verdict._replace(warnings=heard.bounded_warnings(), annotations=heard.all_annotations())
 
 
 def _metered(spoken: list[_Spoken], bindings: Bindings, uses: list[BudgetUse]) -> Verdict:
@@ -114,8 +142,13 @@ def _metered(spoken: list[_Spoken], bindings: Bindings, uses: list[BudgetUse]) -
     return _combine(spoken, bindings)._replace(budgets=tuple(uses))
 
 
-def _ask(policy: Policy, bindings: Bindings, meter: _Meter) -> Iterable[_Spoken]:
+def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Heard) -> Iterable[_Spoken]:
     """Step 7 for one policy."""
+    if not isinstance(policy, Policy):
+        return [
+            _Spoken(word.reason, word.asked, word.path, failure=word.failure, violated=word.bindings)
+            for word in ask_admission(policy, bindings, heard)
+        ]
     if policy.validity is not ALWAYS and policy.validity.phase(bindings.now) is not Phase.CURRENT:
         return []
     if policy.metered:
@@ -245,14 +278,29 @@ def _instant(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
+def _lifted(spoken: list[_Spoken], lifting: Lifting) -> list[_Spoken]:
+    """Mark what exceptions lift. A policy in shadow is marked too: it shows what it would do."""
+    return [
+        word._replace(reason=replace(word.reason, exception=name))
+        if word.reason.effect is not Effect.ALLOW
+        and (name := lifting.exception(word.reason.policy, word.reason.rule)) is not None
+        else word
+        for word in spoken
+    ]
+
+
 def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
-    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then the shadows."""
+    """Step 8. Reasons: those of the winning effect, real ones before failures, by policy and rule; then what exceptions
+    lifted, then the shadows.
+    """
     if len(spoken) > 1:
         spoken.sort(key=lambda word: (word.failed, word.reason.policy, word.reason.rule))
-    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE]
-    shadows: list[Reason] = []
+    enforced = [word for word in spoken if word.reason.mode is Mode.ENFORCE and word.reason.exception is None]
+    silent: list[Reason] = []
     if len(enforced) != len(spoken):
-        shadows = _bounded([w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE], SHADOW_REASONS_MAX)
+        shadows = [w.reason for w in spoken if w.reason.mode is not Mode.ENFORCE]
+        lifted = [w.reason for w in spoken if w.reason.mode is Mode.ENFORCE and w.reason.exception is not None]
+        silent = [*_bounded(lifted, LIFTED_REASONS_MAX), *_bounded(shadows, SHADOW_REASONS_MAX)]
     for effect in _STRENGTH:
         winning = [word for word in enforced if word.reason.effect is effect]
         if winning:
@@ -263,13 +311,13 @@ def _combine(spoken: list[_Spoken], bindings: Bindings) -> Verdict:
                 if effect is not Effect.DENY:
                     message = f"{effect} with {len(obligations)} obligations, and {OBLIGATIONS_MAX} are the most"
                     denial = Reason(FIREWALL, TOO_MANY_OBLIGATIONS, Effect.DENY, message)
-                    return Verdict(Effect.DENY, (denial, *shadows))
+                    return Verdict(Effect.DENY, (denial, *silent))
                 obligations = obligations[:OBLIGATIONS_MAX]
-            return Verdict(effect, (*reasons, *shadows), approval, obligations)
+            return Verdict(effect, (*reasons, *silent), approval, obligations)
     inputs = bindings.inputs
     what = f"{inputs['action']['name']} of {inputs['resource']['type']} `{inputs['resource']['id']}`"
     message = one_line(f"no policy allows this {what}", MESSAGE_MAX_CHARS)
-    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *shadows))
+    return Verdict(Effect.DENY, (Reason(FIREWALL, DEFAULT_DENY, Effect.DENY, message), *silent))
 
 
 def _with_clauses(words: list[_Spoken], effect: Effect, bindings: Bindings) -> list[Reason]:
@@ -287,7 +335,14 @@ def _clause(word: _Spoken, bindings: Bindings, budget: list[int]) -> Clause:
         return Clause(word.path, "always", 0, 0, Outcome.TRUE, {})
     if isinstance(word.asked, Clause):
         return word.asked
-    return deciding_clause(word.asked, bindings, path=word.path, failure=word.failure, budget=budget)
+    return deciding_clause(
+        word.asked,
+        bindings if word.violated is None else word.violated,
+        path=word.path,
+        failure=word.failure,
+        budget=budget,
+        holds=word.violated is None,
+    )
 
 
 def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:
@@ -295,7 +350,7 @@ def _bounded(reasons: list[Reason], limit: int) -> list[Reason]:
         return reasons
     kept, rest = reasons[: limit - 1], reasons[limit - 1 :]
     message = f"{len(rest)} more rules spoke; the record has the mutation and the policy set to ask them again"
-    return [*kept, Reason(FIREWALL, MORE_REASONS, rest[0].effect, message, rest[0].mode)]
+    return [*kept, replace(rest[0], policy=FIREWALL, rule=MORE_REASONS, message=message, clause=None)]
 
 
 def _together(approvals: Iterable[Approval | None]) -> Mapping[str, Any]:

@@ -3,14 +3,21 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
+from app.core.admission.facts import Facts, facts_of
 from app.core.candidates import Candidates, Indexed, Names
 from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line
 from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
 from app.core.validity import ALWAYS, Validity
+
+if TYPE_CHECKING:
+    from app.core.admission.policy import AdmissionPolicy
+
+# Every kind of document that speaks about mutations.
+AnyPolicy: TypeAlias = "Policy | AdmissionPolicy"
 
 # A person reads one line; the receipt of the ledger has 4 KiB for everything.
 MESSAGE_MAX_CHARS = 512
@@ -312,14 +319,15 @@ class Policy:
     def needs(self) -> Needs:
         """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.
 
-        INVARIANT: all a policy can say comes from a condition that fails and from a rule. What else can make it speak
-        must be looked at here.
+        INVARIANT: all a policy can say comes from a condition that fails, from a rule and from a budget. What else can
+        make it speak must be looked at here.
         """
         conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
         found = both(self.match.needs(), conditions)
         # A condition that fails speaks, whatever the rules say.
         if all(condition.program.lifted.sure for condition in self.conditions):
-            found = both(found, _any_of(rule.when.lifted.needs if rule.when is not None else {} for rule in self.rules))
+            whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
+            found = both(found, _any_of(when.lifted.needs if when is not None else {} for when in whens))
         return {path: need for path, need in found.items() if need.constants is not None}
 
 
@@ -341,34 +349,115 @@ def _default_message(effect: Effect) -> str:
             assert_never(effect)
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyException:
+    """One compiled exception: while it is valid, and for mutations that fit, it lifts what denies or holds.
+
+    `policies` has the names of the policies whose words it lifts, each with the names of the rules that are meant, None
+    for all of them. `owner` and `reason` are for people.
+    """
+
+    name: str
+    owner: str
+    reason: str
+    validity: Validity
+    policies: Mapping[str, frozenset[str] | None]
+    match: Match = field(default_factory=Match)
+    conditions: tuple[Condition, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def covers(self, policy: str, rule: str) -> bool:
+        """Tell whether it is about a rule at all."""
+        if policy not in self.policies:
+            return False
+        rules = self.policies[policy]
+        return rules is None or rule in rules
+
+
 class CompiledPolicySet:
     """An immutable collection of policies, named by the digest of their content.
 
     An index of what policies need leaves out those that have nothing to say, so that the cost of a decision follows the
-    policies that can match, not those that exist.
+    policies that can match, not those that exist. Admission policies are found by the Kubernetes resource.
     """
 
-    __slots__ = ("_candidates", "digest", "policies")
+    __slots__ = ("_admission", "_allowing", "_candidates", "digest", "exceptions", "policies")
 
-    def __init__(self, policies: Iterable[Policy], *, digest: str) -> None:
+    def __init__(
+        self, policies: Iterable[AnyPolicy], *, digest: str, exceptions: Iterable[PolicyException] = ()
+    ) -> None:
         """Index the policies, sorted by name.
 
         Raises:
-            ValueError: there are none, or two have the same name.
+            ValueError: there are none, or two policies or two exceptions have the same name.
         """
+        self.exceptions = tuple(sorted(exceptions, key=lambda exception: exception.name))
+        if len({exception.name for exception in self.exceptions}) != len(self.exceptions):
+            raise ValueError("two exceptions have the same name")
         self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
         self.digest = digest
         if not self.policies:
             raise ValueError("a policy set without policies would deny everything without saying why")
         if len({policy.name for policy in self.policies}) != len(self.policies):
             raise ValueError("two policies have the same name")
-        self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in self.policies)
+        own = self.mutation_policies
+        excepted = {name for exception in self.exceptions for name in exception.policies}
+        self._allowing = frozenset(
+            (policy.name, rule.name)
+            for policy in own
+            if policy.name in excepted
+            for rule in policy.rules
+            if rule.effect is Effect.ALLOW
+        )
+        self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in own)
+        self._admission = _AdmissionBuckets(policy for policy in self.policies if not isinstance(policy, Policy))
+
+    @property
+    def mutation_policies(self) -> tuple[Policy, ...]:
+        """The policies of the firewall's own kind, by name."""
+        return tuple(policy for policy in self.policies if isinstance(policy, Policy))
 
     @property
     def rules(self) -> tuple[tuple[Policy, Rule], ...]:
-        """Every rule with its policy, in the order of names."""
-        return tuple((policy, rule) for policy in self.policies for rule in policy.rules)
+        """Every rule with its policy, in the order of names; validations of admission policies are none."""
+        return tuple((policy, rule) for policy in self.mutation_policies for rule in policy.rules)
 
-    def select(self, inputs: JsonObject) -> tuple[Policy, ...]:
+    @property
+    def says(self) -> int:
+        """How many rules, budgets, validations and annotations there are: a set may do nothing but limit."""
+        budgets = sum(len(policy.budgets) for policy in self.mutation_policies)
+        admission = sum(len(policy.validations) + len(policy.annotations) for policy in self._admission.all)
+        return len(self.rules) + budgets + admission
+
+    def exceptions_of(self, policy: str, rule: str) -> tuple[PolicyException, ...]:
+        """Give the exceptions that could lift what a rule says, by name; none for a rule that allows, failed or not."""
+        if (policy, rule) in self._allowing:
+            return ()
+        return tuple([exception for exception in self.exceptions if exception.covers(policy, rule)])
+
+    def select(self, inputs: JsonObject) -> tuple[AnyPolicy, ...]:
         """Give the policies to ask, sorted by name: their `match` fits, and all others would say nothing."""
-        return self._candidates.select(inputs)
+        own = self._candidates.select(inputs)
+        if not self._admission.all or (facts := facts_of(inputs)) is None:
+            return own
+        selected = [policy for policy in self._admission.about(facts) if policy.match.fits(facts) is not False]
+        return tuple(sorted([*own, *selected], key=lambda policy: policy.name)) if selected else own
+
+
+class _AdmissionBuckets:
+    """Admission policies by the Kubernetes resource that they are about."""
+
+    __slots__ = ("_by_resource", "_open", "all")
+
+    def __init__(self, policies: "Iterable[AdmissionPolicy]") -> None:
+        self.all = tuple(policies)
+        only = {policy.name: policy.match.resources() for policy in self.all}
+        self._open = tuple(policy for policy in self.all if only[policy.name] is None)
+        self._by_resource = {
+            resource: tuple(p for p in self.all if (named := only[p.name]) is None or resource in named)
+            for resource in sorted({resource for names in only.values() for resource in names or ()})
+        }
+
+    def about(self, facts: Facts) -> "tuple[AdmissionPolicy, ...]":
+        """Give the policies that a request could be the business of; all where its facts are broken."""
+        return self.all if facts.problem is not None else self._by_resource.get(facts.resource, self._open)

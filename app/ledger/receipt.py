@@ -7,6 +7,7 @@ reasons.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -19,7 +20,7 @@ import orjson
 from app.core.budgets import to_record
 from app.core.canonical import canonical
 from app.core.principal import Principal
-from app.core.types import Effect, JsonObject, Mode, Mutation, Verdict
+from app.core.types import Effect, JsonObject, Mode, Mutation, Reason, Verdict
 from app.errors import FirewallError, Kind
 
 VERSION = 1
@@ -73,6 +74,39 @@ class SealedEntry(NamedTuple):
     def receipt_hash(self) -> str:
         """The leaf hash as the wire shows it: "sha256:" and 64 hex digits."""
         return "sha256:" + leaf_hash(self.receipt).hex()
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """A reason as it is written: orjson writes a dataclass in the order of its fields, which is part of the form."""
+
+    policy: str
+    rule: str
+    effect: Effect
+    message: str
+    mode: Mode
+    clause: Any
+
+
+@dataclass(slots=True)
+class _Lifted(_Recorded):
+    """A reason that did not count."""
+
+    exception: str
+
+
+@dataclass(slots=True)
+class _Bound(_Recorded):
+    """A reason of an admission policy."""
+
+    binding: str
+
+
+@dataclass(slots=True)
+class _LiftedBound(_Bound):
+    """A reason of an admission policy that did not count."""
+
+    exception: str
 
 
 class PendingDecision(NamedTuple):
@@ -153,12 +187,14 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "rationale": mutation.rationale,
             "mutation": pending.mutation_digest,
             "decision": verdict.effect,
-            "reasons": verdict.reasons,
+            "reasons": [_recorded(reason) for reason in verdict.reasons],
             "approval": verdict.approval,
             # Inputs as well: a decision is made again with what it saw of its budgets.
             **({"budgets": budgets} if (budgets := to_record(verdict.budgets)) else {}),
             # Left out where there are none: the form of a record changes by what is new in it alone.
             **({"obligations": verdict.obligations} if verdict.obligations else {}),
+            **({"warnings": verdict.warnings} if verdict.warnings else {}),
+            **({"annotations": verdict.annotations} if verdict.annotations else {}),
         }
     )
     deciding = verdict.reasons[0]
@@ -329,6 +365,18 @@ def _written(value: UUID | datetime) -> str:
 def _dump(record: Mapping[str, Any]) -> bytes:
     """The record's bytes. Not RFC 8785: that writes 1.0 as 1, and a rule can tell them apart."""
     return orjson.dumps(record, option=orjson.OPT_SORT_KEYS, default=_plain)
+
+
+def _recorded(reason: Reason) -> "_Recorded":
+    """A reason as records have it; `exception` and `binding` are left out where there is none, as obligations are."""
+    members = (reason.policy, reason.rule, reason.effect, reason.message, reason.mode, reason.clause)
+    if reason.binding is not None:
+        return (
+            _Bound(*members, reason.binding)
+            if reason.exception is None
+            else _LiftedBound(*members, reason.binding, reason.exception)
+        )
+    return _Recorded(*members) if reason.exception is None else _Lifted(*members, reason.exception)
 
 
 def _plain(value: object) -> object:

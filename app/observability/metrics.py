@@ -24,6 +24,7 @@ OTHER: Final = "other"
 # Method and route of everything that is served: a label has these values and `other`, whatever is asked for.
 ROUTES: Final = (
     ("POST", "/v1/decisions"),
+    ("POST", "/v1/decisions:batch"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets/active"),
@@ -32,6 +33,11 @@ ROUTES: Final = (
     ("POST", "/v1/policy-sets/{digest}/activate"),
     ("GET", "/v1/policy-sets/{digest}/signatures"),
     ("POST", "/v1/policy-sets/{digest}/signatures"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("GET", "/v1/keys/{id}"),
+    ("DELETE", "/v1/keys/{id}"),
+    ("POST", "/v1/keys/{id}/rotate"),
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),

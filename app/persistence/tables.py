@@ -82,6 +82,15 @@ api_keys = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
+    # Beside the roles; what may be done is the union.
+    Column("scopes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # Whom it may speak for (`TYPE:ID`) and where it may come from (CIDR); none is any.
+    Column("subjects", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("networks", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # To the minute: written in batches, off the way of requests.
+    Column("last_used_at", DateTime(timezone=True)),
+    # The key that it was rotated from.
+    Column("replaces", Uuid),
     CheckConstraint("octet_length(hash) = 32", name="hash"),
     CheckConstraint("name <> '' AND length(name) <= 200", name="name"),
     CheckConstraint("principal_id <> '' AND length(principal_id) <= 200", name="principal_id"),
@@ -168,4 +177,19 @@ budget_uses = Table(
     CheckConstraint("octet_length(value) = 32", name="value"),
     CheckConstraint("expires_at > decided_at", name="expires_at"),
     Index("budget_uses_expires_at_idx", "expires_at"),
+)
+
+# Answers under idempotency keys (app/ledger/once.py). Not append-only: rows go when their time is over.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # SHA-256 of who sent which key.
+    Column("id", LargeBinary, primary_key=True),
+    # SHA-256 of what was sent with it.
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("octet_length(id) = 32", name="id"),
+    CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
+    Index("idempotency_keys_expires_at_idx", "expires_at"),
 )

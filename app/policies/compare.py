@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -10,6 +10,7 @@ from app.core.canonical import canonical
 from app.core.types import Effect, Verdict
 from app.core.validity import parse_instant
 from app.policies import shape
+from app.policies.admission import BindingDocument, ParameterDocument, PolicyDocument
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, signature
 from app.policies.load import Document
@@ -28,7 +29,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that differs.
+    """One thing that differs. `policy` is the name of the policy, or of the exception where `kind` is that.
 
     `part` is empty for a whole policy, else for example `rules.large`, `variables.growth`, `match`; `member` is the
     member of a rule that differs. `before` and `after` are texts as they are written, None where there is none.
@@ -40,6 +41,7 @@ class Difference:
     member: str = ""
     before: str | None = None
     after: str | None = None
+    kind: str = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Decided:
 
 
 def _essence(verdict: Verdict) -> tuple[Effect, list[tuple[str, str, str]], bytes]:
-    reasons = [(reason.policy, reason.rule, str(reason.mode)) for reason in verdict.reasons]
+    reasons = [(reason.policy, reason.rule, f"{reason.mode} {reason.exception}") for reason in verdict.reasons]
     approval: Any = with_counts(dict(verdict.approval)) if verdict.approval is not None else None
     return verdict.effect, reasons, canonical([approval, [asdict(one) for one in verdict.obligations]])
 
@@ -73,6 +75,7 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
     The order of policies, rules and patterns, the layout of YAML and of expressions, comments, and what is written out
     but is the default anyway do not count.
     """
+    before, after = tuple(before), tuple(after)
     old = {document.policy.name: document for document in before if document.policy is not None}
     new = {document.policy.name: document for document in after if document.policy is not None}
     found: list[Difference] = []
@@ -83,7 +86,94 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
             found.append(Difference(name, "", Change.ADDED))
         else:
             found += _policy(name, old[name], new[name])
-    return tuple(found)
+    return (*found, *_exceptions(before, after), *_admission(before, after))
+
+
+def _admission(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:
+    """Compare admission policies, bindings and parameters, member by member of `spec` or of the parameter."""
+    old, new = (
+        {_identity(document): document for document in documents if document.admission is not None}
+        for documents in (before, after)
+    )
+    for kind, name in sorted(old.keys() | new.keys()):
+        one, other = old.get((kind, name)), new.get((kind, name))
+        if one is None or other is None:
+            yield Difference(name, "", Change.ADDED if one is None else Change.REMOVED, kind=kind)
+            continue
+        was, now = dict(_admission_parts(one)), dict(_admission_parts(other))
+        for part in sorted(was.keys() | now.keys()):
+            if _comparable(was.get(part)) != _comparable(now.get(part)):
+                yield from (replace(found, kind=kind) for found in _texts(name, part, was.get(part), now.get(part)))
+
+
+def _identity(document: Document) -> tuple[str, str]:
+    match document.admission:
+        case PolicyDocument(name=name):
+            return "admission policy", name
+        case BindingDocument(name=name):
+            return "binding", name
+        case ParameterDocument(kind=kind, parameter=parameter):
+            place = f"{parameter.namespace}/" if parameter.namespace else ""
+            return "parameter", f"{' '.join(kind)} {place}{parameter.name}"
+        case _:
+            raise ValueError("no document of an admission policy")
+
+
+def _admission_parts(document: Document) -> Iterator[tuple[str, Any]]:
+    root: Any = document.root.plain()
+    members = root if isinstance(document.admission, ParameterDocument) else root["spec"]
+    for member, value in members.items():
+        names = {"variables": "name", "matchConditions": "name", "auditAnnotations": "key"}
+        if value is None or member in {"apiVersion", "kind", "metadata"}:
+            continue
+        if member in names and isinstance(value, list):
+            yield from ((f"{member}.{item[names[member]]}", item) for item in value)
+        elif member == "validations":
+            yield from ((f"{member}[{position}]", item) for position, item in enumerate(value))
+        else:
+            yield member, value
+
+
+def _comparable(value: Any) -> Any:
+    """Give a member in a form in which the layout of expressions does not count."""
+    if not isinstance(value, dict):
+        return value
+    expressions = {"expression", "valueExpression", "messageExpression"}
+    return {name: signature(item) if name in expressions and item else item for name, item in value.items()}
+
+
+def _exceptions(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:
+    old, new = (
+        {document.exception.name: document for document in documents if document.exception is not None}
+        for documents in (before, after)
+    )
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old or name not in new:
+            change = Change.REMOVED if name in old else Change.ADDED
+            yield Difference(name, "", change, kind="exception")
+            continue
+        one, other = _exception(old[name]), _exception(new[name])
+        for part in one:
+            was, now = one.get(part), other.get(part)
+            if was != now:
+                for found in _texts(name, part, was, now):
+                    yield replace(found, kind="exception")
+
+
+def _exception(document: Document) -> dict[str, Any]:
+    """An exception in a form in which equal meaning is equal."""
+    root: Any = document.root.plain()
+    spec = root["spec"]
+    return {
+        "labels": root["metadata"].get("labels"),
+        **{part: spec.get(part) for part in ("owner", "reason")},
+        **{part: _instant(spec.get(part)) for part in ("validFrom", "validUntil")},
+        **{part: _unordered(spec.get(part)) for part in ("policies", "match")},
+        "matchConditions": sorted(
+            ([item["name"], *signature(item["expression"])] for item in spec.get("matchConditions", ())), key=canonical
+        )
+        or None,
+    }
 
 
 def _policy(name: str, before: Document, after: Document) -> Iterator[Difference]:

@@ -37,7 +37,7 @@ from app.core.validity import ALWAYS, Validity, parse_instant
 from app.core.zones import zone_names
 from app.policies import shape
 from app.policies.budgets import Parts, read_budgets
-from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.diagnostics import Severity
 from app.policies.durations import check_duration, seconds
 from app.policies.reader import Reader, join
 from app.policies.tree import Mapping, Node, Scalar, Sequence
@@ -56,9 +56,9 @@ def read_policy(root: Node, reader: Reader) -> Policy | None:
     before = len(reader.diagnostics)
     members = reader.mapping(root, "", known=shape.POLICY.known, required=shape.POLICY.required)
     reader.choice(members.get("apiVersion"), "apiVersion", (shape.API_VERSION,))
-    if reader.choice(members.get("kind"), "kind", (shape.KIND,)) is None:
+    if reader.choice(members.get("kind"), "kind", shape.SET_KINDS) is None:
         return None  # another kind has another shape: its members would only add noise
-    name, labels = _metadata(members.get("metadata"), reader)
+    name, labels = read_metadata(members.get("metadata"), reader)
     policy = _spec(members["spec"], name or "", labels, reader) if "spec" in members else None
     if policy is None or len(reader.diagnostics) > before:
         return None
@@ -89,7 +89,8 @@ def _warn(policy: Policy, spec: Node, reader: Reader) -> None:
             reader.note(spec, "spec", message, fix="add `match.resources` or `when`", severity=Severity.WARNING)
 
 
-def _metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
+def read_metadata(node: Node | None, reader: Reader) -> tuple[str | None, dict[str, str]]:
+    """Read the name and the labels of a document."""
     if node is None:
         return None, {}
     members = reader.mapping(node, "metadata", known=shape.METADATA.known, required=shape.METADATA.required)
@@ -117,7 +118,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
     conditions = [
         condition
         for item, path in reader.items(members.get("matchConditions"), "spec.matchConditions")
-        if (condition := _condition(item, path, variables, names, reader)) is not None
+        if (condition := read_condition(item, path, variables, names, reader)) is not None
     ]
     rules = [
         rule
@@ -272,7 +273,7 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
             check_variable(name, variables=texts)
         except ExpressionError as error:
             if error.variable is None:
-                _note_expression(place, path, error, reader)
+                reader.note_expression(place, path, error)
                 noted.add(name)
             else:
                 elsewhere[name] = error
@@ -280,12 +281,15 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
     for name, failure in elsewhere.items():
         blamed = failure.variable or name
         if name not in noted and blamed not in noted and blamed in places:
-            _note_expression(*places[blamed], failure, reader)
+            reader.note_expression(*places[blamed], failure)
             noted.add(blamed)
     return texts
 
 
-def _condition(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Condition | None:
+def read_condition(
+    node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader
+) -> Condition | None:
+    """Read one of `matchConditions`; None if anything is wrong with it."""
     members = reader.mapping(node, path, known=shape.CONDITION.known, required=shape.CONDITION.required)
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     program = _program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)
@@ -430,20 +434,11 @@ def _program(
         return compile_expression(text, result=result, variables=variables)
     except ExpressionError as error:
         if error.variable is None:
-            _note_expression(node, path, error, reader)
+            reader.note_expression(node, path, error)
         elif not reader.diagnostics:
             # INVARIANT: no expression is left out silently. The variable was noted at its own place; if not, here.
             reader.note(node, path, f"the variable `{error.variable}` has no value", fix="correct it")
     return None
-
-
-def _note_expression(node: Node, path: str, error: ExpressionError, reader: Reader) -> None:
-    assert isinstance(node, Scalar)  # noqa: S101 - `Reader.text` has seen it
-    for problem in error.problems:
-        place = reader.place_in(node, line=problem.line, column=problem.column)
-        line, column = place or (node.line, node.column)
-        where = "" if place else f" (line {problem.line}, column {problem.column} of the expression)"
-        reader.diagnostics.append(Diagnostic(reader.file, line, column, path, problem.message + where, fix=problem.fix))
 
 
 def _approval(node: Node, path: str, reader: Reader) -> Approval | None:

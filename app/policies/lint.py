@@ -5,18 +5,21 @@ They look at the documents of a set after it was read; the loader itself does no
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
-from app.core.cel.tokens import Token, TokenKind, tokens
+from app.core.cel import CompiledProgram, Needs, Program, both, conjuncts
 from app.core.glob import Glob
-from app.core.index import EntityPattern, Policy, Rule
+from app.core.index import EntityPattern, Match, Policy, PolicyException, Rule
 from app.core.types import Effect
+from app.core.validity import Phase, Validity
+from app.policies.admission import PolicyDocument
+from app.policies.covering import covers, disjoint, entity_covers, impossible, match_covers
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.expressions import (
     all_variables_read,
-    conjuncts,
     constant,
-    literal_of,
     signature,
 )
 from app.policies.load import Document
@@ -36,6 +39,14 @@ class Lint(StrEnum):
     CONSTANT_CONDITION = "constant-condition"
     UNUSED_VARIABLE = "unused-variable"
     REDUNDANT_PATTERN = "redundant-pattern"
+    ALLOWS_NOTHING = "allows-nothing"
+    IMPOSSIBLE_PATTERN = "impossible-pattern"
+    USELESS_EXCLUSION = "useless-exclusion"
+    ENDLESS_FREEZE = "endless-freeze"
+    EXPIRED = "expired"
+    EXPIRES_SOON = "expires-soon"
+    LONG_EXCEPTION = "long-exception"
+    SHADOWED_EXCEPTION = "shadowed-exception"
 
 
 MEANINGS: Mapping[str, str] = {
@@ -47,28 +58,44 @@ MEANINGS: Mapping[str, str] = {
     Lint.CONSTANT_CONDITION: "the condition is always true and restricts nothing",
     Lint.UNUSED_VARIABLE: "nothing reads the variable",
     Lint.REDUNDANT_PATTERN: "another pattern of the list matches all that this one matches",
+    Lint.ALLOWS_NOTHING: "there are admission policies, which only deny, and nothing that allows",
+    Lint.IMPOSSIBLE_PATTERN: "the pattern fits nothing",
+    Lint.USELESS_EXCLUSION: "the exclusion leaves out nothing that the match takes in",
+    Lint.ENDLESS_FREEZE: "every window of the freeze is still open when the next one opens",
+    Lint.EXPIRED: "the policy or the exception is over and does nothing",
+    Lint.EXPIRES_SOON: "the policy or the exception is over within 14 days",
+    Lint.LONG_EXCEPTION: "the exception holds longer than 90 days",
+    Lint.SHADOWED_EXCEPTION: "another exception lifts all that this one lifts",
 }
 
 _STRENGTH = {Effect.ALLOW: 0, Effect.HOLD: 1, Effect.DENY: 2}
+# Long enough for people to talk about it, short enough to be acted on.
+_SOON = timedelta(days=14)
+# An exception for longer is a change of the policy.
+_LONG = timedelta(days=90)
 # What `match` and a conjunct can both speak about.
-_NAMES = {
+_NAMES = (
     ("resource", "type"),
     ("resource", "id"),
     ("subject", "type"),
     ("subject", "id"),
     ("action", "name"),
-}
+)
 
 
-def lint(documents: Iterable[Document], *, sources: Mapping[str, str]) -> tuple[Diagnostic, ...]:
+def lint(documents: Iterable[Document], *, sources: Mapping[str, str], now: datetime) -> tuple[Diagnostic, ...]:
     """Give the warnings about every document that could be read; `sources` as in `Checked`."""
+    documents = tuple(documents)
     found: list[Diagnostic] = []
     specs: dict[str, Document] = {}
+    for document in documents:
+        found += _lint_exception(document, documents, now=now)
     for document in documents:
         if document.policy is None or not isinstance(document.root, Object):
             continue
         reader = Reader(document.file, text=sources.get(document.file, ""))
-        _Linter(document.policy, document.root.items["spec"], reader).run()
+        _Linter(document.policy, document.root.items["spec"], reader, now).run()
+        found += _expiry(document, "policy", document.policy.validity, now=now)
         found += reader.diagnostics
         key = repr(document.root.items["spec"].plain())
         if (first := specs.setdefault(key, document)) is not document and first.policy is not None:
@@ -86,7 +113,79 @@ def lint(documents: Iterable[Document], *, sources: Mapping[str, str]) -> tuple[
                     Lint.DUPLICATE_POLICY,
                 )
             )
-    return tuple(found)
+    return (*found, *_allows_nothing(documents))
+
+
+def _allows_nothing(documents: Iterable[Document]) -> Iterator[Diagnostic]:
+    """Admission policies only deny: without a rule that allows or holds, the answer is no, whatever they say."""
+    documents = tuple(documents)
+    rules = [rule for document in documents if document.policy is not None for rule in document.policy.rules]
+    first = next((one for one in documents if isinstance(one.admission, PolicyDocument)), None)
+    if first is not None and all(rule.effect is Effect.DENY for rule in rules):
+        message = "admission policies only deny, and no other policy of the set allows anything"
+        fix = "add a `MutationPolicy` that says what is allowed"
+        line, column = first.root.line, first.root.column
+        yield Diagnostic(first.file, line, column, "", message, fix, Severity.WARNING, Lint.ALLOWS_NOTHING)
+
+
+def _expiry(document: Document, what: str, validity: Validity, *, now: datetime) -> Iterator[Diagnostic]:
+    if validity.phase(now) is Phase.EXPIRED:
+        message, code, fix = f"the {what} is over and does nothing", Lint.EXPIRED, f"remove the {what}"
+    elif validity.ends_within(_SOON, now):
+        message, code, fix = f"the {what} is over within 14 days", Lint.EXPIRES_SOON, "extend it, or be ready for it"
+    else:
+        return
+    yield _at_member(document, "validUntil", message, code, fix)
+
+
+def _at_member(document: Document, name: str, message: str, code: Lint, fix: str) -> Diagnostic:
+    spec = document.root.items["spec"] if isinstance(document.root, Object) else document.root
+    node = spec.items.get(name, spec) if isinstance(spec, Object) else spec
+    return Diagnostic(document.file, node.line, node.column, f"spec.{name}", message, fix, Severity.WARNING, code)
+
+
+def _lint_exception(document: Document, documents: Iterable[Document], *, now: datetime) -> Iterator[Diagnostic]:
+    exception = document.exception
+    if exception is None:
+        return
+    yield from _expiry(document, "exception", exception.validity, now=now)
+    if exception.validity.longer_than(_LONG, now):
+        yield _at_member(
+            document,
+            "validUntil",
+            "the exception holds longer than 90 days",
+            Lint.LONG_EXCEPTION,
+            "change the policy, or look at the exception again before",
+        )
+    for other in documents:
+        wide = other.exception
+        if wide is not None and wide is not exception and _lifts_all(wide, exception):
+            # Of two that lift the same the one with the first name stays.
+            if _lifts_all(exception, wide) and exception.name < wide.name:
+                continue
+            message = f"the exception `{wide.name}` in `{other.file}` lifts all that this one lifts"
+            yield _at_member(document, "policies", message, Lint.SHADOWED_EXCEPTION, "remove one")
+            return
+
+
+def _lifts_all(wide: PolicyException, narrow: PolicyException) -> bool:
+    """Whether an exception lifts whatever another one lifts; False in doubt."""
+    if {signature(one.program.text) for one in wide.conditions} - {
+        signature(one.program.text) for one in narrow.conditions
+    }:
+        return False
+    outer, inner = wide.validity, narrow.validity
+    if outer.start is not None and (inner.start is None or inner.start < outer.start):
+        return False
+    if outer.end is not None and (inner.end is None or inner.end > outer.end):
+        return False
+    for policy, rules in narrow.policies.items():
+        if policy not in wide.policies:
+            return False
+        lifted = wide.policies[policy]
+        if lifted is not None and (rules is None or not rules <= lifted):
+            return False
+    return match_covers(wide.match, narrow.match)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +197,19 @@ class _Text:
     path: str
 
 
+class _Asked(NamedTuple):
+    """An expression with what it was compiled to."""
+
+    text: _Text
+    program: Program
+
+
 class _Linter:
     """The lints of one policy."""
 
-    def __init__(self, policy: Policy, spec: Node, reader: Reader) -> None:
+    def __init__(self, policy: Policy, spec: Node, reader: Reader, now: datetime) -> None:
         self.policy = policy
+        self.now = now
         self.spec = spec
         self.reader = reader
         self.variables = {
@@ -110,7 +217,9 @@ class _Linter:
         }
         self.texts = {name: one.text for name, one in self.variables.items() if one is not None}
         self.conditions = [
-            text for item, path in _items(spec, "matchConditions") if (text := _text(item, "expression", path))
+            _Asked(text, one.program)
+            for one, (item, path) in zip(policy.conditions, _items(spec, "matchConditions"), strict=True)
+            if (text := _text(item, "expression", path))
         ]
         self.rules = list(zip(policy.rules, (*_items(spec, "rules"), *_items(spec, "freezes")), strict=True))
 
@@ -122,6 +231,8 @@ class _Linter:
             self._dead_rules()
         self._shadowed()
         self._duplicates()
+        self._exclusions()
+        self._endless()
 
     def _note(self, node: Node, path: str, message: str, *, code: Lint, fix: str) -> None:
         self.reader.diagnostics.append(
@@ -130,7 +241,7 @@ class _Linter:
 
     def _unused(self) -> None:
         read: set[str] = set()
-        everything = [one.text for one in self.conditions]
+        everything = [one.text.text for one in self.conditions]
         for rule, (item, path) in self.rules:
             everything += [duty.expression.text for duty in rule.duties if duty.expression is not None]
             everything += [t.text for name in ("when", "messageExpression") if (t := _text(item, name, path))]
@@ -150,15 +261,24 @@ class _Linter:
 
     def _dead_policy(self) -> bool:
         for one in self.conditions:
-            truth = constant(one.text, self.texts)
+            truth = constant(one.text.text, self.texts)
             if truth is True:
                 self._note(
-                    one.node,
-                    one.path,
+                    one.text.node,
+                    one.text.path,
                     "the condition is always true",
                     code=Lint.CONSTANT_CONDITION,
                     fix="remove it, or make it say something",
                 )
+        if (by := self._excluded()) is not None:
+            self._note(
+                by[0],
+                by[1],
+                "the policy can never speak: this leaves out all that `match` takes in",
+                code=Lint.DEAD_POLICY,
+                fix="make the exclusion narrower, or remove the policy",
+            )
+            return True
         why = self._impossible(self.conditions)
         if why is None:
             return False
@@ -175,9 +295,9 @@ class _Linter:
     def _dead_rules(self) -> None:
         for rule, (item, path) in self.rules:
             when = _text(item, "when", path)
-            if when is None:
+            if when is None or rule.when is None:
                 continue
-            why = self._impossible([*self.conditions, when], own=when)
+            why = self._impossible([*self.conditions, _Asked(when, rule.when)], own=when)
             if why is not None:
                 self._note(
                     when.node,
@@ -187,28 +307,30 @@ class _Linter:
                     fix="change the condition, or remove the rule",
                 )
 
-    def _impossible(self, texts: Iterable[_Text], *, own: _Text | None = None) -> tuple[_Text, str] | None:
+    def _impossible(self, asked: Iterable[_Asked], *, own: _Text | None = None) -> tuple[_Text, str] | None:
         """Why these cannot all be true for a mutation that fits `match`; None if they can, or in doubt."""
-        possible: dict[tuple[str, str], frozenset[str]] = {}
-        for text in texts:
-            for part in conjuncts(text.text):
-                if constant(part.text, self.texts) is False:
-                    return text, f"`{_shown(part.text)}` is always false"
-                names = _names(part.text)
-                if names is None:
+        needs: Needs = {}
+        for text, program in asked:
+            for part in conjuncts(program.source) if isinstance(program, CompiledProgram) else ():
+                if constant(part, self.texts) is False:
+                    return text, f"`{_shown(part)}` is always false"
+            needs = both(needs, program.lifted.needs)
+            for path in _NAMES:
+                need = needs.get(path)
+                if need is None or need.constants is None:
                     continue
-                path, values = names
-                before = possible.get(path)
-                possible[path] = values if before is None else before & values
-                if not possible[path]:
+                values = sorted(str(value) for value in need.constants)
+                if not values:
                     return own or text, f"`{'.'.join(path)}` cannot be two things at once"
-                if not any(self._matches(path, value) for value in possible[path]):
-                    listed = ", ".join(f"`{value[:80]}`" for value in sorted(possible[path])[:3])
+                if not any(self._matches(path, value) for value in values):
+                    listed = ", ".join(f"`{value[:80]}`" for value in values[:3])
                     return own or text, f"`{'.'.join(path)}` is {listed} only where `match` does not fit"
         return None
 
     def _matches(self, path: tuple[str, str], value: str) -> bool:
         match = self.policy.match
+        if any(_only(exclusion, path, value) for exclusion in match.exclude):
+            return False
         if path == ("action", "name"):
             return not match.actions or any(glob.matches(value) for glob in match.actions)
         patterns = match.resources if path[0] == "resource" else match.subjects
@@ -216,6 +338,36 @@ class _Linter:
             (glob := pattern.type if path[1] == "type" else pattern.id) is None or glob.matches(value)
             for pattern in patterns
         )
+
+    def _excluded(self) -> tuple[Node, str] | None:
+        """The exclusion that takes everything out; None if there is none, or in doubt."""
+        match = self.policy.match
+        for exclusion, (item, path) in zip(match.exclude, _exclusions(self.spec), strict=True):
+            if match_covers(exclusion, match):
+                return item, path
+        return None
+
+    def _exclusions(self) -> None:
+        for exclusion, (item, path) in zip(self.policy.match.exclude, _exclusions(self.spec), strict=True):
+            if disjoint(exclusion, self.policy.match):
+                self._note(
+                    item,
+                    path,
+                    "leaves out nothing: `match` does not take it in",
+                    code=Lint.USELESS_EXCLUSION,
+                    fix="remove it, or correct it",
+                )
+
+    def _endless(self) -> None:
+        for rule, (item, path) in self.rules:
+            if rule.window is not None and rule.window.endless(self.now):
+                self._note(
+                    item,
+                    path,
+                    f"the freeze `{rule.name}` never ends: each window is open when the next one opens",
+                    code=Lint.ENDLESS_FREEZE,
+                    fix="shorten the duration; to deny always, write a rule",
+                )
 
     def _unconditional(self, rule: Rule) -> bool:
         return rule.window is None and (rule.when is None or constant(rule.when.text, self.texts) is True)
@@ -258,6 +410,15 @@ class _Linter:
         self._redundant(actions, "actions", [_covered(one, match.actions) for one in match.actions])
         for name, patterns in (("subjects", match.subjects), ("resources", match.resources)):
             places = [item for item, _ in _items(spec, name)]
+            for position, pattern in enumerate(patterns):
+                if impossible(pattern):
+                    self._note(
+                        places[position],
+                        f"spec.match.{name}[{position}]",
+                        "fits nothing: `labels` is an object, and `properties.labels` is to be something else",
+                        code=Lint.IMPOSSIBLE_PATTERN,
+                        fix="remove one of them",
+                    )
             self._redundant(places, name, [_entity_covered(one, patterns) for one in patterns])
 
     def _redundant(self, places: list[Node], name: str, covered: list[int | None]) -> None:
@@ -276,7 +437,7 @@ def _covered(one: Glob, patterns: tuple[Glob, ...]) -> int | None:
     """The position of another pattern that matches whatever this one matches; the first of equals stays."""
     at = next(i for i, pattern in enumerate(patterns) if pattern is one)
     for i, other in enumerate(patterns):
-        if i != at and _covers(other, one) and (i < at or not _covers(one, other)):
+        if i != at and covers(other, one) and (i < at or not covers(one, other)):
             return i
     return None
 
@@ -284,58 +445,28 @@ def _covered(one: Glob, patterns: tuple[Glob, ...]) -> int | None:
 def _entity_covered(one: EntityPattern, patterns: tuple[EntityPattern, ...]) -> int | None:
     at = next(i for i, pattern in enumerate(patterns) if pattern is one)
     for i, other in enumerate(patterns):
-        if i != at and _entity_covers(other, one) and (i < at or not _entity_covers(one, other)):
+        if i != at and entity_covers(other, one) and (i < at or not entity_covers(one, other)):
             return i
     return None
 
 
-def _entity_covers(wide: EntityPattern, narrow: EntityPattern) -> bool:
-    for outer, inner in ((wide.type, narrow.type), (wide.id, narrow.id)):
-        if outer is not None and (inner is None or not _covers(outer, inner)):
-            return False
-    return all(pattern in narrow.properties for pattern in wide.properties)
+def _exclusions(spec: Node) -> list[tuple[Node, str]]:
+    match = spec.items.get("match") if isinstance(spec, Object) else None
+    return [(item, f"spec.match.exclude[{i}]") for i, (item, _) in enumerate(_items(match, "exclude"))]
 
 
-def _covers(wide: Glob, narrow: Glob) -> bool:
-    """Whether a pattern matches whatever another one matches; False in doubt."""
-    if wide.text in {"*", narrow.text}:
-        return True
-    if narrow.literal is not None:
-        return wide.matches(narrow.literal)
-    # `apps/*` covers `apps/Dep*`: a star at the end alone, after the same beginning.
-    return (
-        wide.text.endswith("*")
-        and "?" not in wide.text
-        and wide.text.count("*") == 1
-        and (narrow.text.startswith(wide.text[:-1]))
-    )
-
-
-def _names(text: str) -> tuple[tuple[str, str], frozenset[str]] | None:
-    """Read `PATH == 'x'`, `'x' == PATH` and `PATH in ['x', 'y']` for the paths of `match`; None for all else."""
-    stream = list(tokens(text))
-    path = _name_path(stream[:3])
-    if path is not None and len(stream) == 6 and stream[3].text == stream[4].text == "=":
-        value = literal_of(stream[5])
-        return (path, frozenset({value})) if isinstance(value, str) else None
-    if path is not None and len(stream) > 6 and [stream[3].text, stream[4].text, stream[-1].text] == ["in", "[", "]"]:
-        inside = stream[5:-1]
-        values = [literal_of(token) for token in inside[::2]]
-        separators = {token.text for token in inside[1::2]}
-        if separators <= {","} and all(isinstance(value, str) for value in values):
-            return path, frozenset(str(value) for value in values)
-    path = _name_path(stream[3:])
-    if path is not None and len(stream) == 6 and stream[1].text == stream[2].text == "=":
-        value = literal_of(stream[0])
-        return (path, frozenset({value})) if isinstance(value, str) else None
-    return None
-
-
-def _name_path(stream: list[Token]) -> tuple[str, str] | None:
-    if len(stream) != 3 or [token.kind for token in stream] != [TokenKind.NAME, TokenKind.DOT, TokenKind.NAME]:
-        return None
-    path = (stream[0].text, stream[2].text)
-    return path if path in _NAMES else None
+def _only(exclusion: Match, path: tuple[str, str], value: str) -> bool:
+    """Whether an exclusion leaves a value out, whatever the rest of the mutation is."""
+    if path == ("action", "name"):
+        return not exclusion.subjects and not exclusion.resources and any(g.matches(value) for g in exclusion.actions)
+    about_resource = path[0] == "resource"
+    if exclusion.actions or (exclusion.subjects if about_resource else exclusion.resources):
+        return False
+    for pattern in exclusion.resources if about_resource else exclusion.subjects:
+        glob, rest = (pattern.type, pattern.id) if path[1] == "type" else (pattern.id, pattern.type)
+        if glob is not None and rest is None and not pattern.properties and not pattern.labels and glob.matches(value):
+            return True
+    return False
 
 
 def _shown(text: str) -> str:

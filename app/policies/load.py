@@ -4,16 +4,30 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
 from app.core.canonical import canonical
-from app.core.index import CompiledPolicySet, Policy
-from app.core.types import Json
+from app.core.index import AnyPolicy, CompiledPolicySet, Policy, PolicyException
+from app.core.types import Effect, Json
+from app.policies.admission import (
+    AdmissionDocument,
+    PolicyDocument,
+    assembled,
+    is_admission,
+    may_be_parameter,
+    named_within,
+    param_kinds,
+    parameter_kind,
+    read_admission,
+    read_parameter,
+)
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
+from app.policies.exception_document import check_excepted, effects, read_exception
 from app.policies.reader import Reader
+from app.policies.shape import EXCEPTION_KIND
 from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
@@ -32,11 +46,17 @@ _DEPTH_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of one file, `file` as in `Diagnostic`; `policy` is None if anything is wrong with it."""
+    """One document of one file, `file` as in `Diagnostic`.
+
+    `policy`, `exception` or, for what belongs to Kubernetes' admission policies, `admission` is what it says; all are
+    None if anything is wrong with it, and for a document that may be a parameter until all of them were read.
+    """
 
     file: str
     root: Node
-    policy: Policy | None
+    policy: Policy | None = None
+    admission: AdmissionDocument | None = None
+    exception: PolicyException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +161,7 @@ def check_documents(values: Collection[Json]) -> Checked:
             rules += _rules(root)
             if not _within_limits(found, diagnostics, rules=rules):
                 break
-            found.append(Document(reader.file, root, read_policy(root, reader)))
+            found.append(_document(reader.file, root, reader))
         diagnostics += reader.diagnostics
         if len(diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(reader.file))
@@ -166,17 +186,64 @@ def fingerprint(path: Path) -> str:
 
 
 def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]) -> Checked:
-    if not found and all(d.severity is Severity.WARNING for d in diagnostics):
+    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    if not policies_found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
-    _check_names(found, diagnostics)
+    found = _with_parameters(found, diagnostics)
+    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    _check_names(policies_found, diagnostics)
+    _check_exceptions(found, policies_found, diagnostics, sources)
+    admission, doubts = assembled(one.admission for one in found if one.admission is not None)
+    if all(d.severity is Severity.WARNING for d in diagnostics):
+        # What does not fit together is only said of what was read: a binding whose policy has errors is not to blame.
+        diagnostics += doubts
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, tuple(found), sources)
-    policies = [one.policy for one in found if one.policy is not None]
+    policies: list[AnyPolicy] = [one.policy for one in found if one.policy is not None]
+    policies += admission
+    if not policies:
+        nothing = _whole("no policy of the set is in force", fix="add a binding, or a `MutationPolicy`")
+        return Checked(None, (*ordered, nothing), tuple(found), sources)
     content = _content(found)
     digest = "sha256:" + sha256(content).hexdigest()
-    return Checked(CompiledPolicySet(policies, digest=digest), ordered, tuple(found), sources, content)
+    exceptions = [one.exception for one in found if one.exception is not None]
+    policy_set = CompiledPolicySet(policies, digest=digest, exceptions=exceptions)
+    return Checked(policy_set, ordered, tuple(found), sources, content)
+
+
+def _document(file: str, root: Node, reader: Reader) -> Document:
+    """Read a document by its kind; what may be a parameter waits until the policies are known."""
+    if is_admission(root):
+        return Document(file, root, admission=read_admission(root, reader))
+    if may_be_parameter(root):
+        return Document(file, root)
+    if _kind(root) == EXCEPTION_KIND:
+        return Document(file, root, exception=read_exception(root, reader))
+    return Document(file, root, read_policy(root, reader))
+
+
+def _kind(root: Node) -> str:
+    kind = root.items.get("kind") if isinstance(root, Mapping) else None
+    return str(kind.value) if isinstance(kind, Scalar) else ""
+
+
+def _with_parameters(found: list[Document], diagnostics: list[Diagnostic]) -> list[Document]:
+    """Read the parameters, now that it is known which kinds are some policy's."""
+    kinds = param_kinds(one.admission for one in found if one.admission is not None)
+    read: list[Document] = []
+    for one in found:
+        if len(diagnostics) > FINDINGS_MAX or not may_be_parameter(one.root):
+            read.append(one)
+            continue
+        reader = Reader(one.file, text="")
+        if parameter_kind(one.root) in kinds:
+            read.append(replace(one, admission=read_parameter(one.root, reader)))
+        else:
+            read.append(replace(one, policy=read_policy(one.root, reader)))
+        diagnostics += reader.diagnostics
+    return read
 
 
 def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
@@ -275,7 +342,8 @@ def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rule
 
 def _rules(root: Node) -> int:
     spec = root.items.get("spec") if isinstance(root, Mapping) else None
-    listed = [spec.items.get(name) for name in ("rules", "freezes", "budgets")] if isinstance(spec, Mapping) else []
+    counted = ("rules", "freezes", "budgets", "validations")
+    listed = [spec.items.get(name) for name in counted] if isinstance(spec, Mapping) else []
     return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 
@@ -309,7 +377,7 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Docu
     reader = Reader(name, text=text)
     found: list[Document] = []
     for root in roots:
-        found.append(Document(name, root, read_policy(root, reader)))
+        found.append(_document(name, root, reader))
         if len(reader.diagnostics) > FINDINGS_MAX:
             diagnostics.append(_too_many(name))
             break
@@ -318,20 +386,47 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Docu
 
 
 def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
-    """Note every name that a policy before it has, also those of policies that have errors of their own."""
-    first: dict[str, Document] = {}
+    """Note every name that a document of its kind before it has, also those that have errors of their own.
+
+    The policies of Kubernetes and the firewall's own count as one kind: reasons name both.
+    """
+    first: dict[tuple[str, ...], Document] = {}
     for one in found:
         node = _name_node(one.root)
         if node is None:
             continue
         name = str(node.value)
-        if name in first:
-            other = first[name]
+        key = (*named_within(one.root), name)
+        if key in first:
+            other = first[key]
             line = f" line {other.root.line}" if other.root.line else ""
             message = f"the name `{name[:80]}` is used twice, first in `{other.file}`{line}"
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
-            first[name] = one
+            first[key] = one
+
+
+def _check_exceptions(
+    found: list[Document], policies: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]
+) -> None:
+    """Note what only the whole set can tell about its exceptions."""
+    exceptions = [one for one in found if _kind(one.root) == EXCEPTION_KIND]
+    _check_names(exceptions, diagnostics)
+    by_name = {
+        str(node.value): _effects(one)
+        for one in policies
+        if (node := _name_node(one.root)) is not None and not named_within(one.root)
+    }
+    for one in exceptions:
+        reader = Reader(one.file, text=sources.get(one.file, ""))
+        check_excepted(one.root, by_name, reader)
+        diagnostics += reader.diagnostics
+
+
+def _effects(document: Document) -> Map[str, Effect] | None:
+    if isinstance(document.admission, PolicyDocument):
+        return dict.fromkeys((validation.name for validation in document.admission.validations), Effect.DENY)
+    return None if document.policy is None else effects(document.policy)
 
 
 def _name_node(root: Node) -> Scalar | None:

@@ -16,7 +16,10 @@ from app.core.types import Effect, JsonObject, Mode
 
 API_VERSION = "mutationfirewall.io/v1"
 KIND = "MutationPolicy"
+EXCEPTION_KIND = "PolicyException"
 TEST_KIND = "PolicyTest"
+# What a policy set is made of.
+SET_KINDS = (KIND, EXCEPTION_KIND)
 
 # Names stand in reasons, metrics and paths: Kubernetes' rule for labels (RFC 1123).
 NAME_PATTERN = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
@@ -37,6 +40,7 @@ EXPIRES_AFTER = "168h"
 EXECUTE_WITHIN = "1h"
 # Longer lists are written by programs, and checking grows faster than a list; a policy has a handful of rules.
 ITEMS_MAX = 1_000
+EXCEPTION_REASON_MAX_CHARS = 1_000
 # Each use within the window is a row that is counted: more is a matter for the rate limit.
 BUDGET_LIMIT_MAX = 10_000
 # What a test may assume.
@@ -357,6 +361,33 @@ def _document(kind: str, about: str, *, spec: str) -> Shape:
 
 POLICY = _document(KIND, "Rules about changes; docs/policies.md has the language.", spec="spec")
 
+EXCEPTED = Shape(
+    "excepted",
+    {
+        "name": _text("A policy of the set.", most=LABEL_MAX_CHARS),
+        "rules": _list("Rules of it that deny or hold; all of them without.", _text("A rule.", most=LABEL_MAX_CHARS)),
+    },
+    required=("name",),
+)
+
+EXCEPTION_SPEC = Shape(
+    "exceptionSpec",
+    {
+        "owner": _text("Who answers for it.", most=LABEL_MAX_CHARS),
+        "reason": _text("Why, for whoever finds it in a year.", most=EXCEPTION_REASON_MAX_CHARS),
+        "validFrom": {**VALID_FROM, "description": "Lifts nothing before this instant."},
+        "validUntil": {**VALID_UNTIL, "description": "Lifts nothing from this instant on."},
+        "policies": _list("Whose denials and holds are lifted.", _reference("excepted")),
+        "match": _reference("match", "For which changes; left out, for all of them."),
+        "matchConditions": _list("All must be true; one that fails lifts nothing.", _reference("condition")),
+    },
+    required=("owner", "reason", "validUntil", "policies"),
+)
+
+EXCEPTION = _document(
+    EXCEPTION_KIND, "Lifts what policies deny or hold, for a while; docs/policies.md.", spec="exceptionSpec"
+)
+
 _NOW: JsonObject = {
     "type": "string",
     "format": "date-time",
@@ -382,6 +413,8 @@ REASON = Shape(
         "effect": {"description": "What it asked for.", "enum": [str(e) for e in Effect]},
         "mode": {"description": "`shadow` if it only watched.", "enum": [str(m) for m in Mode], "default": "enforce"},
         "message": _text("A part of the message.", most=MESSAGE_MAX_CHARS),
+        "exception": _text("The exception that lifted it.", most=LABEL_MAX_CHARS),
+        "binding": _text("The binding of an admission policy.", most=LABEL_MAX_CHARS),
     },
     required=("policy", "rule"),
 )
@@ -404,6 +437,23 @@ EXPECT = Shape(
             "type": "array",
             "maxItems": ITEMS_MAX,
             "items": _reference("expectedObligation"),
+        },
+        "warnings": {
+            "description": "A part of every warning of admission policies, in order; `[]` for none.",
+            "type": "array",
+            "maxItems": ITEMS_MAX,
+            "items": _text("A part of a warning.", most=MESSAGE_MAX_CHARS),
+        },
+        "annotations": {
+            "description": "All annotations of admission policies; `{}` for none.",
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+        },
+        "exceptions": {
+            "description": "The names of all exceptions that lifted something; `[]` for none.",
+            "type": "array",
+            "maxItems": ITEMS_MAX,
+            "items": _text("An exception.", most=LABEL_MAX_CHARS),
         },
     },
     required=("decision",),
@@ -460,5 +510,6 @@ KINDS: Mapping[str, tuple[Shape, ...]] = {
         *(POLICY, METADATA, SPEC, MATCH, EXCLUSION, ENTITY, CONDITION, VARIABLE),
         *(RULE, OBLIGATION, FREEZE, BUDGET, APPROVAL, QUORUM, GROUP),
     ),
+    EXCEPTION_KIND: (EXCEPTION, METADATA, EXCEPTION_SPEC, EXCEPTED, MATCH, EXCLUSION, ENTITY, CONDITION),
     TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, COUNT, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
 }

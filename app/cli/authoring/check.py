@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import assert_never
 
@@ -17,11 +18,14 @@ from app.policies.report import github, sarif, text_lines
 STYLES = {"error": "bold red", "warning": "bold yellow", "source": "", "caret": "bold green", "fix": "cyan"}
 
 
-def run_check(directory: Path, *, form: Format, strict: bool) -> ExitCode:
-    """Show what a directory holds, or everything that is wrong with it; with `strict` a warning refuses as well."""
+def run_check(directory: Path, *, form: Format, strict: bool, now: datetime) -> ExitCode:
+    """Show what a directory holds, or everything that is wrong with it; with `strict` a warning refuses as well.
+
+    `now` tells what has expired, and what soon will.
+    """
     checked = check_directory(directory)
     found = sorted(
-        (*checked.diagnostics, *lint(checked.documents, sources=checked.sources)),
+        (*checked.diagnostics, *lint(checked.documents, sources=checked.sources, now=now)),
         key=lambda one: (one.file, one.line, one.column, one.path),
     )
     refused = checked.policy_set is None or (strict and bool(found))
@@ -58,9 +62,12 @@ def _summary(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], 
     warnings = [one for one in found if one.severity is Severity.WARNING]
     if policy_set is not None:
         out = console()
-        out.print(
-            f"{count(len(policy_set.policies), 'policy', 'policies')}, {count(len(policy_set.rules), 'rule', 'rules')}"
-        )
+        held = [
+            count(len(policy_set.policies), "policy", "policies"),
+            count(len(policy_set.rules), "rule", "rules"),
+            *([count(len(policy_set.exceptions), "exception", "exceptions")] if policy_set.exceptions else []),
+        ]
+        out.print(", ".join(held))
         out.print(f"policy set {policy_set.digest}")
     if refused:
         many = count(len(errors), "error", "errors")
@@ -73,7 +80,12 @@ def _summary(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], 
 
 def _json(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, refused: bool) -> None:
     held = (
-        {"policies": len(policy_set.policies), "rules": len(policy_set.rules), "policy_set": policy_set.digest}
+        {
+            "policies": len(policy_set.policies),
+            "rules": len(policy_set.rules),
+            "exceptions": len(policy_set.exceptions),
+            "policy_set": policy_set.digest,
+        }
         if policy_set is not None
         else {}
     )

@@ -32,17 +32,26 @@ def policies_check(
         Format, typer.Option("--format", help="text for people; json; github for annotations; sarif for code scanning.")
     ] = Format.TEXT,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse on warnings as well.")] = False,
+    now: Annotated[
+        str | None,
+        typer.Option(
+            help="The instant that tells what has expired, for example 2026-03-13T12:00:00Z (default: the clock)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Load every policy of a directory as the service would, and show everything that is wrong.
 
     Errors are what the service would refuse. Warnings are what loads and is hardly meant: rules that can
-    never speak, rules that a stronger one makes useless, rules said twice, variables that nothing reads.
+    never speak, rules that a stronger one makes useless, rules said twice, variables that nothing reads,
+    policies and exceptions that are over or soon will be.
     """
     from app.cli.authoring.check import run_check
+    from app.cli.authoring.inputs import read_instant
 
     with reporting(as_json=as_json):
-        raise typer.Exit(run_check(directory, form=Format.JSON if as_json else form, strict=strict))
+        chosen = Format.JSON if as_json else form
+        raise typer.Exit(run_check(directory, form=chosen, strict=strict, now=read_instant(now)))
 
 
 @policies.command(
@@ -82,7 +91,9 @@ def policies_test(
         Path | None, typer.Option(help="Directory of policies to ask instead of the ones that the tests name.")
     ] = None,
     only: Annotated[str | None, typer.Option("--only", "-k", help="Run the cases whose name has this text.")] = None,
-    coverage: Annotated[bool, typer.Option("--coverage", help="Show what the cases cover, rule by rule.")] = False,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Show what the cases cover, rule by rule and clause by clause.")
+    ] = False,
     coverage_html: Annotated[Path | None, typer.Option(help="Write the coverage as a page of HTML.")] = None,
     coverage_min: Annotated[
         float | None, typer.Option(min=0, max=100, help="Fail if less than this percentage is covered.")
@@ -192,7 +203,7 @@ def policies_diff(
 )
 def policies_schema(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="MutationPolicy or PolicyTest; all without.")
+        str | None, typer.Argument(metavar="[KIND]", help="MutationPolicy, PolicyException or PolicyTest; all without.")
     ] = None,
     *,
     write: Annotated[Path | None, typer.Option(help="Write one file per kind into this directory.")] = None,

@@ -50,14 +50,14 @@ def _show(differences: Sequence[Difference], decided: Sequence[Decided], *, aske
     out = console()
     if not differences:
         out.print("the policies mean the same")
-    policy = None
+    shown = None
     for one in differences:
         mark, style = _MARKS[one.change]
-        if one.part and one.policy != policy:
-            out.print(Text.assemble(("~", "yellow"), " policy ", (one.policy, "bold")))
-        policy = one.policy
+        if one.part and (one.kind, one.policy) != shown:
+            out.print(Text.assemble(("~", "yellow"), f" {one.kind} ", (one.policy, "bold")))
+        shown = one.kind, one.policy
         if not one.part:
-            out.print(Text.assemble((mark, style), " policy ", (one.policy, "bold")))
+            out.print(Text.assemble((mark, style), f" {one.kind} ", (one.policy, "bold")))
             continue
         what = one.part + (f" {one.member}" if one.member else "")
         line = Text.assemble("    ", (mark, style), f" {what}")

@@ -10,24 +10,28 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from cel_expr_python import cel
 
-from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable
+from app.core.cel.admission import VARIABLES
+from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge, policy_too_expensive
-from app.core.cel.checked import MalformedTreeError, read_checked
-from app.core.cel.clauses import Trace
+from app.core.cel.checked import MalformedTreeError
+from app.core.cel.clauses import Trace, traced
 from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.instrument import Source
-from app.core.cel.kubernetes.signatures import MERGED, declarations
+from app.core.cel.kubernetes.signatures import MERGED, declarations, telling_names
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
+from app.core.cel.operators import MISSING
 from app.core.cel.plain import to_json
 from app.core.cel.program import (
+    ADMISSION_SCOPE,
     INPUT_NAMES,
+    KUBERNETES_NAMES,
     SCOPE,
     Bindings,
     EvaluationError,
@@ -35,10 +39,11 @@ from app.core.cel.program import (
     Problem,
     Program,
     ResultType,
+    Scope,
     one_line,
 )
-from app.core.cel.tokens import position
-from app.core.cel.variables import check_shape, order
+from app.core.cel.tokens import TokenKind, position, tokens
+from app.core.cel.variables import PRESENCE, check_shape, null_of_any_type, order, with_presence
 from app.core.types import Json
 
 _EXTENSIONS = (
@@ -54,10 +59,14 @@ _EXTENSIONS = (
 )
 _LANGUAGE = {"extensions": [{"name": name} for name in _EXTENSIONS]}
 _BASE: dict[str, Any] = {**dict.fromkeys(INPUT_NAMES, cel.Type.DYN), "now": cel.Type.TIMESTAMP}
-# The language alone, with all of its functions: what tests evaluate with. It is not made before it is used.
-_ENVIRONMENT = cel.NewEnv(config=cel.NewEnvConfigFromYaml(json.dumps(_LANGUAGE)), variables=_BASE)
-# What policies are checked with: the language with Kubernetes' libraries, of which it knows the types and nothing else.
-_CONFIG = cel.NewEnvConfigFromYaml(json.dumps({**_LANGUAGE, **declarations()}))
+_LANGUAGE_CONFIG = cel.NewEnvConfigFromYaml(json.dumps(_LANGUAGE))
+# The language alone, with all of its functions: what tests evaluate with too.
+_ENVIRONMENT = cel.NewEnv(config=_LANGUAGE_CONFIG, variables=_BASE)
+# The language with Kubernetes' libraries, of which the engine knows the types and nothing else.
+_KUBERNETES_CONFIG = cel.NewEnvConfigFromYaml(json.dumps({**_LANGUAGE, **declarations()}))
+_CALLED, _NAMED = telling_names()
+# Blanks and comments may stand before the bracket of a call. Texts that only look like it cost an environment.
+_TELLING = re.compile(rf"\b(?:(?:{'|'.join(sorted(_CALLED))})(?:\s|//[^\n\r]*)*+\(|(?:{'|'.join(sorted(_NAMED))})\b)")
 _MERGED = cel.CelExtension(
     "kubernetes",
     [
@@ -68,15 +77,22 @@ _MERGED = cel.CelExtension(
         for name in MERGED
     ],
 )
+_NAMES: dict[Scope, dict[str, Any]] = {
+    Scope.MUTATION: {**_BASE, **dict.fromkeys(KUBERNETES_NAMES, cel.Type.DYN)},
+    Scope.ADMISSION: dict.fromkeys(ADMISSION_SCOPE, cel.Type.DYN),
+}
+_IN_SCOPE = {Scope.MUTATION: SCOPE, Scope.ADMISSION: ADMISSION_SCOPE}
 _RESULTS = {
     ResultType.BOOL: (cel.Type.BOOL,),
     ResultType.STRING: (cel.Type.STRING,),
     ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+    ResultType.STRING_OR_NULL: (cel.Type.STRING, cel.Type.NULL, cel.Type.DYN),
 }
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
     ResultType.TEXT: "convert it with `string(...)`",
+    ResultType.STRING_OR_NULL: "convert it with `string(...)`",
 }
 _NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
 _NEVER_JSON_FIXES = {
@@ -98,7 +114,11 @@ _PATCHES = frozenset({"JSONPatch", "Object"})
 
 # What the inputs are for this package's own evaluator; the checker is told that they may be anything.
 _INPUTS = {name: Name(f"i[{name!r}]", Kind.MAP) for name in INPUT_NAMES}
-_SCOPE: dict[str, Name] = {**_INPUTS, "now": Name(variable=NOW, kind=Kind.TIMESTAMP)}
+_SCOPE: dict[str, Name] = {
+    **_INPUTS,
+    "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
+    **{variable.name: Name(variable=variable) for variable in VARIABLES},
+}
 # What an expression can read only where it is said to be there, by the name that says so.
 _OPTIONAL_SCOPE = {
     "authorizer": {
@@ -111,7 +131,14 @@ _REFUSED = {
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
 _ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
+_KINDS = {
+    ResultType.BOOL: Kind.BOOL,
+    ResultType.STRING: Kind.STRING,
+    ResultType.TEXT: Kind.STRING,
+    ResultType.STRING_OR_NULL: Kind.ANY,
+}
+# The checker's word for a `null` beside a value of another type.
+_NULL_TYPE = "null_type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +176,7 @@ class CompiledProgram:
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
-        if not isinstance(bindings, RequestBindings):
-            raise EvaluationError("the values were bound for another engine")
-        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
+        return traced(self.source, bindings, budget=budget)
 
 
 def estimate_of(program: Program) -> Estimate:
@@ -183,33 +208,36 @@ def compile_expression(
     *,
     result: ResultType,
     variables: Mapping[str, str] | None = None,
+    scope: Scope = Scope.MUTATION,
     also: frozenset[str] = frozenset(),
 ) -> Program:
     """Compile an expression whose type is known to be `result`, with the variables that it reads.
 
-    `variables` maps names to expressions; positions in errors are those of the text that is at fault. `also` names what
-    is in scope beside the inputs: `authorizer`, if the bindings will have one.
+    `variables` maps names to expressions; positions in errors are those of the text that is at fault. `scope` says
+    which names there are, and whether a type that is known only when it runs will do. `also` names what is in scope
+    beside them: `authorizer`, if the bindings will have one.
 
     Raises:
         ExpressionError: the expression, or a variable it reads (`ExpressionError.variable`), cannot be compiled.
     """
     declared = variables or {}
-    checked, ordered = _checked(text, declared)
-    found = checked.return_type()
+    reading = _Reading(scope, also)
+    checked, ordered = _checked(text, declared, scope)
+    found = checked.type
     if result is ResultType.JSON:
         if (never := _NEVER_JSON.search(str(found))) is not None:
             fix = _NEVER_JSON_FIXES[never.group()]
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        generated, source = _generated(checked, ordered, declared, text, also=also)
+        generated, source = _generated(checked, ordered, declared, text, reading)
         run = _giving_json(generated.run)
         return CompiledProgram(text, run, source, estimate=generated.estimate, reads=generated.reads)
     wanted = _RESULTS[result]
-    if found not in wanted:
+    if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
         message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
-    generated, source = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
+    generated, source = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
     return CompiledProgram(text, generated.run, source, generated.lifted, generated.estimate, generated.reads)
 
 
@@ -220,22 +248,29 @@ def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
     return plain
 
 
+class _Reading(NamedTuple):
+    """Which names an expression can read."""
+
+    scope: Scope
+    also: frozenset[str]
+
+
 def _generated(
-    checked: Any,
+    checked: "_Checked",
     ordered: tuple[str, ...],
     texts: Mapping[str, str],
     text: str,
+    reading: _Reading,
     *,
-    also: frozenset[str],
     wanted: Kind = Kind.ANY,
 ) -> tuple[Generated, Source]:
     """Generate an expression with the variables that it reads; the source is for its traces."""
-    scope = _scope(ordered, texts, also)
-    serialised = checked.serialize()
-    boolean = checked.return_type() == cel.Type.BOOL
-    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts))
+    scope = _scope(ordered, texts, reading)
+    boolean = checked.type == cel.Type.BOOL
+    serialised = checked.expression.serialize()
+    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts), added=checked.added)
     try:
-        tree = read_checked(serialised)
+        tree = source.checked()
     except MalformedTreeError as error:
         raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
     try:
@@ -245,78 +280,138 @@ def _generated(
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
 
 
-def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], also: frozenset[str]) -> Mapping[str, Name]:
-    if not ordered and not also:
+def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], reading: _Reading) -> Mapping[str, Name]:
+    if not ordered and not reading.also:
         return _ALONE  # shared, for a program keeps its scope
     scope = dict(_ALONE)
-    for name in also:
+    for name in reading.also:
         scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
-        scope[f"variables.{name}"] = _variable(name, texts, also)
+        scope[f"variables.{name}"] = found = _variable(name, texts, reading)
+        if reading.scope is Scope.ADMISSION:
+            scope[f"{PRESENCE}.{name}"] = _presence(found)
     return scope
 
 
-def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name:
-    needed = order(f"variables.{name}", texts)
-    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), also)
+def _presence(found: Name) -> Name:
+    """Make the name that is true where a variable has a value; where it has none, its error stands."""
+    variable = found.variable
+    if variable is None or found.constant is not MISSING:
+        return Name(kind=Kind.BOOL, constant=True)
+
+    def run(bindings: RequestBindings, *_: Any) -> bool:
+        if variable not in bindings.values:
+            load(bindings, variable)
+        return True
+
+    return Name(kind=Kind.BOOL, fails=found.fails, variable=Variable(variable.name, run, local=variable.local))
+
+
+def _variable(name: str, texts: Mapping[str, str], reading: _Reading) -> Name:
+    needed = order(f"variables.{name}", texts, presence=reading.scope is Scope.ADMISSION)
+    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), reading)
 
 
 @lru_cache(maxsize=4096)  # the rules of a policy, and policies with the same variable, share one object and its value
-def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], also: frozenset[str]) -> Name:
+def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], reading: _Reading) -> Name:
     known = dict(texts)
-    checked, ordered = _checked(known[name], known)
-    generated, source = _generated(checked, ordered, known, known[name], also=also)
+    checked, ordered = _checked(known[name], known, reading.scope)
+    generated, source = _generated(checked, ordered, known, known[name], reading)
+    # INVARIANT: whatever may depend on `params` is computed for each of them. A variable of a loop may have this name.
+    local = reading.scope is Scope.ADMISSION and any(
+        token.kind is TokenKind.NAME and token.text == "params" for text in known.values() for token in tokens(text)
+    )
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run, source, generated.estimate, generated.reads),
+        variable=Variable(name, generated.run, source, local, generated.estimate, generated.reads),
         root=generated.root,
     )
 
 
-def check_variable(name: str, *, variables: Mapping[str, str], also: frozenset[str] = frozenset()) -> None:
-    """Check the text of one declared variable, whether or not anything reads it; `also` as in `compile_expression`.
+def check_variable(
+    name: str, *, variables: Mapping[str, str], scope: Scope = Scope.MUTATION, also: frozenset[str] = frozenset()
+) -> None:
+    """Check the text of one declared variable, whether or not anything reads it; the rest as in `compile_expression`.
 
     Raises:
         ExpressionError: it cannot be compiled; `variable` is set if the fault is in another variable that it reads.
     """
     # Through `order`, so that a variable that reads itself is found.
     try:
-        order(f"variables.{name}", variables)
+        order(f"variables.{name}", variables, presence=scope is Scope.ADMISSION)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
     # With all of its variables, so that one of them that is at fault is blamed for it; then as its readers compile it.
-    _checked(variables[name], variables)
-    _variable(name, variables, also)
+    _checked(variables[name], variables, scope)
+    _variable(name, variables, _Reading(scope, also))
 
 
-def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What the engine's checker made of a text; `added` are the places where the text was given `dyn()`."""
+
+    expression: Any
+    added: tuple[int, ...] = ()
+
+    @property
+    def type(self) -> Any:
+        """The type of the value."""
+        return self.expression.return_type()
+
+
+def _checked(text: str, variables: Mapping[str, str], scope: Scope) -> tuple[_Checked, tuple[str, ...]]:
     """Compile with the variables declared under their own names, so that positions and types are the author's."""
     check_shape(text)
-    ordered = order(text, variables)
+    ordered = order(text, variables, presence=scope is Scope.ADMISSION)
     types: dict[str, Any] = {}
     for name in ordered:
         try:
             check_shape(variables[name])
-            types[f"variables.{name}"] = _compile(variables[name], types).return_type()
+            types[f"variables.{name}"] = _compile(variables[name], types, scope).type
         except ExpressionError as error:
             raise ExpressionError(error.problems, variable=name) from None
-    return _compile(text, types), ordered
+    return _compile(text, types, scope), ordered
 
 
-def _compile(text: str, types: Mapping[str, Any]) -> Any:
+def _compile(text: str, types: Mapping[str, Any], scope: Scope) -> _Checked:
+    if scope is Scope.MUTATION:
+        return _Checked(_compiled(text, text, types, scope))
+    rewritten, tested = with_presence(text, [name.removeprefix("variables.") for name in types])
+    declared = {**types, **{f"{PRESENCE}.{name}": cel.Type.BOOL for name in tested}}
+    try:
+        return _Checked(_compiled(rewritten, text, declared, scope))
+    except ExpressionError as error:
+        if not any(_NULL_TYPE in problem.message for problem in error.problems):
+            raise
+        lenient, added = null_of_any_type(rewritten)
+        try:
+            return _Checked(_compiled(lenient, text, declared, scope), added)
+        except ExpressionError:
+            # What is wrong beside it is said of the text that its author knows.
+            raise error from None
+
+
+def _compiled(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope) -> Any:
     declared = tuple(_declared(name, type_) for name, type_ in types.items())
     try:
-        return _expression(text, declared)
+        return _expression(rewritten, declared, scope)
     except Exception as error:
-        raise ExpressionError(_problems(str(error), text, names=[*SCOPE, *types])) from error
+        names = [*_IN_SCOPE[scope], *(name for name in types if not name.startswith(PRESENCE))]
+        raise ExpressionError(_problems(str(error), text, names=names)) from error
 
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
-def _expression(text: str, declared: tuple["_Declared", ...]) -> Any:
-    return _environment(declared).compile(text)
+def _expression(text: str, declared: tuple["_Declared", ...], scope: Scope) -> Any:
+    kubernetes = any(declared_.opaque for declared_ in declared) or _needs_kubernetes(text)
+    return _environment(declared, scope, kubernetes=kubernetes).compile(text)
+
+
+def _needs_kubernetes(text: str) -> bool:
+    """Tell whether an expression may use Kubernetes' libraries: their declarations double what an environment costs."""
+    return _TELLING.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +421,11 @@ class _Declared:
     name: str
     type_name: str
     type_: Any = field(compare=False)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether the type is one of Kubernetes' own, or has one in it."""
+        return "kubernetes." in self.type_name or "net." in self.type_name
 
 
 def _declared(name: str, type_: Any) -> _Declared:
@@ -339,8 +439,12 @@ _PARAMETRIC = re.compile(r"optional_type|\bTYPE\b")
 
 
 @lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
-def _environment(declared: tuple[_Declared, ...]) -> Any:
-    return cel.NewEnv(config=_CONFIG, variables={**_BASE, **{d.name: d.type_ for d in declared}}, extensions=[_MERGED])
+def _environment(declared: tuple[_Declared, ...], scope: Scope, *, kubernetes: bool) -> Any:
+    return cel.NewEnv(
+        config=_KUBERNETES_CONFIG if kubernetes else _LANGUAGE_CONFIG,
+        variables={**_NAMES[scope], **{d.name: d.type_ for d in declared}},
+        extensions=[_MERGED] if kubernetes else [],
+    )
 
 
 def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any, assert_never
 
 from app.core.cel import operators, texts
@@ -1020,15 +1021,24 @@ _KINDS: dict[type, Kind] = {
 
 
 def _function(source: str, names: Mapping[str, Any]) -> Callable[..., Any]:
-    namespace = {**names, "__builtins__": {}, SOURCE: source}
     try:
         code = compile(source, GENERATED, "exec", dont_inherit=True)
     except (SyntaxError, RecursionError, MemoryError):
         # Python's own limits: a hundred levels of indentation, and the depth of its parser.
         raise UnsupportedError(0, "the expression is nested too deep", "use `spec.variables`") from None
+    # Every function has its names to itself, and knows no others: a set has thousands of functions.
+    namespace = {"__builtins__": {}, SOURCE: source, **{name: names[name] for name in _used(code) if name in names}}
     exec(code, namespace)  # noqa: S102 - see the head of this file
     run: Callable[..., Any] = namespace["run"]
     return run
+
+
+def _used(code: CodeType) -> Iterator[str]:
+    """Give the global names that code reads, itself or in functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
 
 
 def _outdented(lines: list[str], levels: int = 1) -> list[str]:

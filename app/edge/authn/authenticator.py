@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Final, NoReturn, Protocol
 
+from app.core.api_key import is_well_formed
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.edge.authn.api_keys import ApiKeyRing
 from app.edge.authn.keys import UnknownKeyError
@@ -16,7 +17,6 @@ from app.edge.authn.tokens import JwtVerifier
 from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import AuthResult, LimitScope, Metrics
-from app.persistence.api_keys import is_well_formed
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -89,12 +89,14 @@ class Authenticator:
         method = AuthMethod.API_KEY if credential.startswith(API_KEY_PREFIX) else AuthMethod.JWT
         try:
             if method is AuthMethod.API_KEY:
-                known = self._api_keys.find_known(credential) if self._api_keys is not None else None
+                known = (
+                    self._api_keys.find_known(credential, client_ip=client_ip) if self._api_keys is not None else None
+                )
                 if known is not None:
                     self._key_success.inc()
                     return known
                 self._admit(method, client_ip)
-                principal = await self._find_key(credential)
+                principal = await self._find_key(credential, client_ip)
             else:
                 digest = sha256(credential).digest()
                 known = self._recall(digest)
@@ -112,13 +114,13 @@ class Authenticator:
         self._attempts[method, AuthResult.SUCCESS].inc()
         return principal
 
-    async def _find_key(self, key: bytes) -> Principal:
+    async def _find_key(self, key: bytes, client_ip: str) -> Principal:
         if self._api_keys is None:
             raise RejectedError("api keys are off")
         # The checksum tells a typing error or a made-up key from one of ours without asking the database.
         if not is_well_formed(key.decode("latin-1")):
             raise RejectedError("not an api key")
-        principal = await self._api_keys.find(key)
+        principal = await self._api_keys.find(key, client_ip=client_ip)
         if principal is None:
             raise RejectedError("unknown api key")
         return principal

@@ -1,6 +1,7 @@
 """The schema moves forward and back, one mover at a time, and never drops the ledger."""
 
 import asyncio
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -85,7 +86,11 @@ async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
 
 async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
-    assert (before.current, before.pending, before.served) == (None, ("0001", "0002", "0003", "0004", "0005"), False)
+    assert (before.current, before.pending, before.served) == (
+        None,
+        ("0001", "0002", "0003", "0004", "0005", "0006", "0007"),
+        False,
+    )
     after = await schema.apply(empty_database_dsn)
     assert (after.current, after.pending, after.served) == (after.newest, (), True)
     made = await shape(database)
@@ -95,13 +100,17 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
 
 async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
-    assert (step.current, step.pending, step.served) == ("0001", ("0002", "0003", "0004", "0005"), False)
+    assert (step.current, step.pending, step.served) == (
+        "0001",
+        ("0002", "0003", "0004", "0005", "0006", "0007"),
+        False,
+    )
     at_0001 = await shape(database)
     await schema.apply(empty_database_dsn)
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0005"
+    assert (await schema.apply(empty_database_dsn)).current == "0007"
     assert await shape(database) == newest
 
 
@@ -115,6 +124,33 @@ async def test_policy_sets_are_never_dropped(empty_database_dsn, database):
     assert error.kind is Kind.CONFLICT
     assert "replayed" in error.detail
     assert (await schema.status(empty_database_dsn)).current == "0003"
+
+
+# What the release before this schema sends about keys.
+KEY_OF_THE_RELEASE_BEFORE = (
+    "INSERT INTO api_keys (id, name, principal_id, roles, hash, expires_at)"
+    " VALUES ($1, $2, 'p', ARRAY['agent'], sha256($2::text::bytea), NULL)"
+    " RETURNING id, name, principal_id, roles, hash, created_at, expires_at, revoked_at"
+)
+
+
+async def test_the_release_before_makes_keys_on_the_new_schema(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.fetchrow(KEY_OF_THE_RELEASE_BEFORE, uuid4(), "old")
+    row = await database.fetchrow("SELECT * FROM api_keys")
+    assert (row["scopes"], row["subjects"], row["networks"]) == ([], [], [])
+    assert (row["last_used_at"], row["replaces"]) == (None, None)
+
+
+async def test_keys_with_bounds_end_when_their_bounds_go(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    for name in ("free", "bound", "fenced"):
+        await database.fetchrow(KEY_OF_THE_RELEASE_BEFORE, uuid4(), name)
+    await database.execute("UPDATE api_keys SET subjects = ARRAY['agent:a'] WHERE name = 'bound'")
+    await database.execute("UPDATE api_keys SET networks = ARRAY['10.0.0.0/8'] WHERE name = 'fenced'")
+    await schema.rollback(empty_database_dsn, "0005")
+    rows = await database.fetch("SELECT name FROM api_keys WHERE revoked_at IS NULL")
+    assert [row["name"] for row in rows] == ["free"]
 
 
 async def test_signatures_are_never_dropped(empty_database_dsn, database):
@@ -146,7 +182,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0005"}
+    assert {outcome.current for outcome in outcomes} == {"0007"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -158,7 +194,8 @@ async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn
 
 
 async def test_a_lock_that_is_not_to_be_had_is_told(empty_database_dsn, database):
-    await schema.apply(empty_database_dsn)
+    # Not the newest: what came later changes the table as well, and would be the one to wait.
+    await schema.apply(empty_database_dsn, revision="0005")
     async with database.transaction():
         await database.execute("LOCK TABLE api_keys IN ACCESS SHARE MODE")
         error = await refused(schema.rollback(empty_database_dsn, "0001", lock_timeout=0.05))
@@ -196,7 +233,7 @@ async def test_a_database_from_a_later_release_is_left_alone(empty_database_dsn,
         assert "9999" in error.detail
 
 
-@pytest.mark.parametrize("target", ["0007", "", "head+1", "'; DROP TABLE ledger_entries"])
+@pytest.mark.parametrize("target", ["0999", "", "head+1", "'; DROP TABLE ledger_entries"])
 async def test_an_unknown_revision_is_refused(database_dsn, target):
     for awaitable in (schema.rollback(database_dsn, target), schema.apply(database_dsn, revision=target)):
         assert (await refused(awaitable)).kind is Kind.MALFORMED
@@ -210,7 +247,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0005")).current == "0005"
+    assert (await schema.rollback(database_dsn, "0007")).current == "0007"
 
 
 async def test_a_database_that_is_away_is_told():

@@ -6,17 +6,20 @@ import random
 from functools import lru_cache
 from typing import cast
 
+from app.core.budgets import Count
 from app.core.cel import ResultType, compile_expression
 from app.core.decide import decide
 from app.core.freeze import Window
 from app.core.glob import compile_glob
 from app.core.index import (
     Approval,
+    Budget,
     CompiledPolicySet,
     Condition,
     EntityPattern,
     LabelPattern,
     Match,
+    Per,
     Policy,
     PropertyPattern,
     Rule,
@@ -39,6 +42,7 @@ class EveryPolicyAsked:
 
     def __init__(self, policies):
         self.policies = sorted(policies, key=lambda policy: policy.name)
+        self.exceptions = ()
 
     def select(self, inputs):
         return [policy for policy in self.policies if policy.match.matches(inputs)]
@@ -192,12 +196,17 @@ def policy(pick, name):
         approval = APPROVAL if effect is Effect.HOLD else None
         return Rule(f"r{position}", effect, when, approval=approval, window=pick.choice([None] * 8 + WINDOWS))
 
+    def budget(position):
+        when = program(condition(pick)) if pick.random() < 0.8 else None
+        return Budget(f"b{position}", Per.SUBJECT, 2, "1h", 3_600, when=when)
+
     return Policy(
         name,
         tuple(rule(position) for position in range(pick.randint(1, 3))),
         mode=pick.choice([Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW]),
         match=match(pick),
         validity=pick.choice([ALWAYS, ALWAYS, Validity(start=NOW + HOUR), Validity(start=NOW - HOUR)]),
+        budgets=tuple(budget(position) for position in range(pick.choice([0, 0, 0, 0, 1, 2]))),
         conditions=tuple(Condition(f"c{i}", program(condition(pick))) for i in range(pick.choice([0, 0, 1, 1, 2]))),
     )
 
@@ -238,8 +247,11 @@ def test_an_index_changes_no_verdict():
         indexed, every = CompiledPolicySet(policies, digest="d"), EveryPolicyAsked(policies)
         for number in range(MUTATIONS):
             asked = mutation(pick)
-            expected = decide(cast("CompiledPolicySet", every), asked, NOW)
-            assert decide(indexed, asked, NOW) == expected, f"set {seed}-{case}, mutation {number}: {asked.inputs}"
+            counters = {(p.name, "b0"): Count(pick.randint(0, 3)) for p in policies if pick.random() < 0.7}
+            expected = decide(cast("CompiledPolicySet", every), asked, NOW, counters=counters)
+            assert decide(indexed, asked, NOW, counters=counters) == expected, (
+                f"set {seed}-{case}, mutation {number}: {asked.inputs}"
+            )
             left_out += len(every.select(asked.inputs)) - len(indexed.select(asked.inputs))
     # Otherwise it compares nothing.
     assert left_out > SETS

@@ -135,12 +135,3 @@ def test_a_failing_variable_costs_what_it_cost():
         assert program(f"variables.v{number} || true", **variables).evaluate(bindings) is True
     with pytest.raises(EvaluationError, match="the policy takes more than"):
         program("variables.v11 || true", **variables).evaluate(bindings)
-
-
-def test_bindings_of_another_engine_are_left_alone():
-    class Others:
-        inputs = INPUTS
-        now = NOW
-
-    others = Others()
-    assert metered(others) is others

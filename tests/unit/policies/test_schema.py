@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from app.policies.document import read_policy
+from app.policies.exception_document import read_exception
 from app.policies.reader import Reader
 from app.policies.schema import file_name, schema
 from app.policies.shape import KINDS
@@ -111,8 +112,8 @@ STRANGE: st.SearchStrategy[Any] = st.sampled_from(
 )  # fmt: skip
 
 
-def changed(place, act, value):
-    document = copy.deepcopy(GOOD)
+def changed(place, act, value, *, of=GOOD):
+    document = copy.deepcopy(of)
     holder = document
     for step in place[:-1]:
         holder = holder[step]
@@ -134,7 +135,37 @@ def test_the_schemas_are_schemas():
     assert file_name("MutationPolicy") == "mutation-policy.json"
 
 
+EXCEPTION: dict[str, Any] = {
+    "apiVersion": "mutationfirewall.io/v1",
+    "kind": "PolicyException",
+    "metadata": {"name": "e"},
+    "spec": {
+        "owner": "o",
+        "reason": "r",
+        "validFrom": "2026-03-01T00:00:00Z",
+        "validUntil": "2026-04-01T00:00:00Z",
+        "policies": [{"name": "p", "rules": ["r"]}, {"name": "q"}],
+        "match": {"actions": ["a"], "exclude": [{"subjects": [{"id": "s"}]}]},
+        "matchConditions": [{"name": "c", "expression": "true"}],
+    },
+}
+EXCEPTION_PLACES = [place for place in places(EXCEPTION) if place]
+
+
+@given(st.sampled_from(EXCEPTION_PLACES), st.sampled_from(["replace", "remove", "misspell"]), STRANGE)
+def test_what_is_read_of_an_exception_is_valid(place, act, value):
+    document = changed(place, act, value, of=EXCEPTION)
+    validator = Draft202012Validator(schema("PolicyException"))
+    if (
+        document.get("kind") == "PolicyException"
+        and read_exception(node(document), Reader("e.yaml", text="")) is not None
+    ):
+        validator.validate(document)
+
+
 def test_the_good_one_is_good_for_both():
+    assert read_exception(node(EXCEPTION), Reader("e.yaml", text="")) is not None
+    Draft202012Validator(schema("PolicyException")).validate(EXCEPTION)
     assert loads(GOOD)
     POLICY.validate(GOOD)
 

@@ -9,14 +9,14 @@ import pytest
 from app.core.cel import bind
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.types import Effect
+from app.core.types import Effect, Outcome
 from app.policies.coverage_page import coverage_page
 from app.policies.diagnostics import PolicyErrors
 from app.policies.junit import junit
 from app.policies.load import load_directory
 from app.policies.suite import read_suites
 from app.policies.testing import run
-from app.policies.trace import Outcome, trace
+from app.policies.trace import trace
 from app.surfaces.native.wire import mutation_from_wire
 from tests.corpus.cases import STARTER, load
 
@@ -99,6 +99,62 @@ def test_obligations_are_compared(here):
     assert [bool(result.failures) for result in found.results] == [False, False, False, True, True]
     (words,) = found.failed[0].failures
     assert words.startswith('obligations: expected none; got `{"key":"a","policy":"sizes"')
+
+
+EXCEPTION = """\
+---
+apiVersion: mutationfirewall.io/v1
+kind: PolicyException
+metadata: {name: movers}
+spec:
+  owner: o
+  reason: r
+  validUntil: 2026-04-01T00:00:00Z
+  policies: [{name: sizes, rules: [large]}]
+---
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: anything}
+spec: {rules: [{name: any, effect: allow, when: "true"}]}
+"""
+
+
+def test_exceptions_are_compared(here):
+    (here / "policies" / "sizes.yaml").write_text(POLICY + EXCEPTION)
+    lifted = "{policy: sizes, rule: large, exception: movers}"
+    found = tried(
+        here,
+        case("named", 3, "{decision: allow, exceptions: [movers]}"),
+        case("none", 1, "{decision: allow, exceptions: []}"),
+        case("reasons", 3, f"{{decision: allow, reasons: [{{policy: anything, rule: any}}, {lifted}]}}"),
+        case("too many", 3, "{decision: allow, exceptions: []}"),
+        case("another", 1, "{decision: allow, exceptions: [movers]}"),
+        case(
+            "unmarked", 3, "{decision: allow, reasons: [{policy: anything, rule: any}, {policy: sizes, rule: large}]}"
+        ),
+        case(
+            "marked",
+            1,
+            "{decision: allow, reasons: [{policy: anything, rule: any}, {policy: sizes, rule: small, exception: x}]}",
+        ),
+    )
+    assert [bool(result.failures) for result in found.results] == [False, False, False, True, True, True, True]
+    assert found.failed[0].failures == ("exceptions: expected none; got `movers`",)
+    assert found.failed[1].failures == ("exceptions: expected `movers`; got none",)
+    assert "got anything/any “allowed by this rule”, sizes/large (lifted by `movers`)" in found.failed[2].failures[0]
+    assert "expected anything/any, sizes/small (lifted by `x`)" in found.failed[3].failures[0]
+
+
+def test_a_freeze_is_covered_when_it_is_open_and_when_it_is_not(here):
+    frozen = POLICY + '  freezes: [{name: weekend, schedule: "0 18 * * 5", timeZone: UTC, duration: 62h}]\n'
+    (here / "policies" / "sizes.yaml").write_text(frozen)
+    saturday = case("frozen", 1, "{decision: deny}").replace(
+        "      expect", "      now: 2026-03-14T00:00:00Z\n      expect"
+    )
+    (coverage,) = tried(here, case("open", 1, "{decision: allow}")).coverage
+    assert coverage.rules[-1].missing == "never spoke"
+    (coverage,) = tried(here, case("open", 1, "{decision: allow}"), saturday).coverage
+    assert coverage.rules[-1].missing == ""
 
 
 def test_coverage(here):
@@ -237,3 +293,53 @@ def test_policies_are_passed_over(here):
         (HEAD + case("a", 1, "{decision: allow}")).replace("policies: policies", "policies: .")
     )
     assert len(read_suites([Path(here / "policies")], parse=mutation_from_wire)) == 1
+
+
+BUDGETED = """\
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: limits}
+spec:
+  match: {resources: [{type: box}]}
+  rules: [{name: yes, effect: allow}]
+  budgets: [{name: kinds, per: subject, distinct: "string(change.after.size)", limit: 3, window: 24h}]
+"""
+
+
+def budgeted(name, counts, expect):
+    return case(name, 1, expect).replace("      expect:", f"      budgets: {counts}\n      expect:")
+
+
+def test_a_case_says_how_much_is_used(here):
+    (here / "policies" / "sizes.yaml").write_text(BUDGETED)
+    found = tried(
+        here,
+        case("unused", 1, "{decision: allow}"),
+        budgeted("used", "{limits/kinds: {used: 3}}", "{decision: deny, reasons: [{policy: limits, rule: kinds}]}"),
+        budgeted("seen", "{limits/kinds: {used: 3, seen: true}}", "{decision: allow}"),
+        budgeted("misspelt", "{limits/kind: {used: 3}, q/b: {used: 1}}", "{decision: allow}"),
+    )
+    assert [result.failures for result in found.results] == [
+        (),
+        (),
+        (),
+        ("budgets: there is no budget `limits/kind`, `q/b`",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ("{}", "must be an object with at least one budget"),
+        ("[1]", "must be an object with at least one budget"),
+        ("{p/b: {}}", "`used` is missing"),
+        ("{p/b: {used: -1}}", "must be from 0 to 1000000, not -1"),
+        ("{p/b: {used: 1, seen: x}}", "must be true or false"),
+        ("{p/b: {used: 1, sen: true}}", "unknown member `sen`"),
+        ("{p/b: 3}", "must be an object, not a whole number"),
+    ],
+)
+def test_counts_that_cannot_be_read(here, counts, words):
+    with pytest.raises(PolicyErrors) as caught:
+        tried(here, budgeted("c", counts, "{decision: allow}"))
+    assert any(words in found.message for found in caught.value.diagnostics)

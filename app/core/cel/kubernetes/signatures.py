@@ -154,6 +154,12 @@ def declarations() -> dict[str, Any]:
     }
 
 
+def telling_names() -> tuple[frozenset[str], frozenset[str]]:
+    """Give the names whose calls, and those whose mere presence, say that an expression needs the declarations."""
+    called = {_overload(signature)[0].rpartition(".")[2] for signature in SIGNATURES} - set(REDECLARED)
+    return frozenset({*called, *MERGED}), frozenset(name.partition(".")[0] for name in _VARIABLES)
+
+
 def _overload(signature: str) -> tuple[str, dict[str, Any]]:
     match = _SIGNATURE.fullmatch(signature)
     if match is None:
@@ -177,13 +183,5 @@ def _type(kind: str) -> dict[str, Any]:
 
 
 def _listed(kinds: str) -> list[str]:
-    """Split at the commas that are in no brackets."""
-    found: list[str] = []
-    depth = 0
-    for piece in kinds.split(",") if kinds else ():
-        if depth:
-            found[-1] += f",{piece}"
-        else:
-            found.append(piece.strip())
-        depth += piece.count("(") - piece.count(")")
-    return found
+    # No parameter has two parameters of its own.
+    return kinds.split(", ") if kinds else []

@@ -73,8 +73,6 @@ class Url(Opaque):
                 out += b"//"
                 out += b":".join(_escaped(each, _KEPT_IN_USER) for each in part.user) + (b"@" if part.user else b"")
                 out += _escaped(part.host, _KEPT_IN_HOST)
-            if path and part.host and not path.startswith(b"/"):
-                out += b"/"
             out += path
         if part.asks or part.query:
             out += b"?" + part.query
@@ -117,7 +115,7 @@ def check(text: str) -> None:
 def _read(data: bytes, *, strict: bool) -> _Parts:
     if _CONTROL.search(data):
         raise CelError("a URL has no control characters")
-    if not data and strict:
+    if not data:
         raise CelError("the URL is empty")
     if data == b"*":
         return _Parts(path=data)
@@ -130,10 +128,8 @@ def _read(data: bytes, *, strict: bool) -> _Parts:
     if not rest.startswith(b"/"):
         if scheme:
             return _Parts(scheme, rest, query=query, asks=asks)
-        if strict:
-            raise CelError("a URL starts with a scheme or with `/`")
-        if b":" in rest.partition(b"/")[0]:
-            raise CelError("the first part of a relative URL has no colon")
+        # INVARIANT: what was read strictly first does not come here the second time.
+        raise CelError("a URL starts with a scheme or with `/`")
     user: tuple[bytes, ...] = ()
     host = b""
     if rest.startswith(b"//") and (scheme or (not strict and not rest.startswith(b"///"))):

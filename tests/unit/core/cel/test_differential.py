@@ -23,7 +23,7 @@ from app.core.cel.estimate import Sizes, upper_bound
 from app.core.cel.failures import FAIL
 
 NOW = dt.datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=dt.UTC)
-CASES = int(os.environ.get("MFW_CEL_CASES", "5000"))
+CASES = int(os.environ.get("MFW_CEL_CASES", "20000"))
 some = settings(max_examples=max(CASES // 25, 1), deadline=None, suppress_health_check=list(HealthCheck))
 
 INPUT = {
