@@ -24,7 +24,7 @@ from app.core.cel.paths import VALUE_MAX_CHARS, Local, Path, Role, cut, labelled
 from app.core.cel.program import INPUT_NAMES, Bindings, EvaluationError, Program
 from app.core.cel.spans import unfolded
 from app.core.cel.tokens import position
-from app.core.cel.values import Duration, MixedMap, Optional, Timestamp, TypeValue, UInt, type_name
+from app.core.cel.values import Duration, MixedMap, Opaque, Optional, Timestamp, TypeValue, UInt, type_name
 from app.core.masking import MASK, SECRET_DATA, about_secrets, hides, hides_by_neighbour, is_secret
 from app.core.types import Clause, Json, Outcome
 
@@ -349,6 +349,8 @@ def shown(value: Any) -> Json:
             return to_string(value, [STEPS_MAX])
         case TypeValue(name=name):
             return name
+        case Opaque():
+            return cut(value.shown(), VALUE_MAX_CHARS)
         case _:
             return ABSENT if value is _MISSING else f"<{type_name(value)}>"
 

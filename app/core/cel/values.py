@@ -121,6 +121,10 @@ class Opaque:
         """Give what `string(value)` is, for the types that have it."""
         return None
 
+    def shown(self) -> str:
+        """Give what a person who asks why is shown."""
+        return self.text() or f"<{self.type_name}>"
+
 
 _NAMES: dict[type, str] = {
     type(None): "null_type",

@@ -7,6 +7,7 @@ decimal of any length. Conversions see the form (`1Pi` is "no integer" there), s
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from app.core.cel.budget import Budget, spend, spend_characters
@@ -24,6 +25,8 @@ _EXPONENT_MAX = (1 << 31) - 1
 # orders comes near.
 _CHARS_MAX = 1_000
 _DIGITS_MAX = 2_000
+_SHOWN_MAX_BITS = 128
+_SHOWN_MAX_EXPONENT = 30
 # In steps: one operation, whatever the amounts are.
 _OPERATION = 5
 
@@ -42,6 +45,14 @@ class Quantity(Opaque):
         return isinstance(other, Quantity) and compare(self, other) == 0
 
     __hash__ = None  # type: ignore[assignment]  # equal amounts have many forms
+
+    def shown(self) -> str:
+        """Write the number without a suffix, unless it is out of all proportion."""
+        if self.digits.bit_length() > _SHOWN_MAX_BITS or abs(self.exponent) > _SHOWN_MAX_EXPONENT:
+            return f"<{self.type_name}>"
+        digits = tuple(map(int, str(abs(self.digits))))
+        written = format(Decimal((int(self.digits < 0), digits, self.exponent)), "f")
+        return written.rstrip("0").removesuffix(".") if "." in written else written
 
 
 def parse(text: str) -> Quantity:

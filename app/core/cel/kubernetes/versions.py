@@ -31,6 +31,11 @@ class Version(Opaque):
 
     __hash__ = None  # type: ignore[assignment]  # nothing keeps versions in a set
 
+    def shown(self) -> str:
+        """Write what counts of the version."""
+        before = "-" + ".".join(map(str, self.before)) if self.before else ""
+        return f"{self.major}.{self.minor}.{self.patch}{before}"
+
 
 def parse(text: str) -> Version:
     """Read a version.

@@ -9,8 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from app.core.cel import EvaluationError, ExpressionError, ResultType, bind, check_variable, compile_expression
+from app.core.cel.clauses import shown
 from app.core.cel.functions import FUNCTIONS
-from app.core.cel.kubernetes import authorizer, formats, quantities, signatures, urls, versions
+from app.core.cel.kubernetes import addresses, authorizer, formats, quantities, signatures, urls, versions
 from app.core.cel.kubernetes.authorizer import Answer, Attributes, RecordedAnswers
 from app.core.cel.values import CelError, type_name
 
@@ -306,6 +307,26 @@ def test_opaque_values_have_the_names_of_kubernetes():
     decision = authorizer.Decision(Answer(allowed=True))
     assert type_name(decision) == "kubernetes.authorization.Decision"
     assert decision.text() is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (quantities.parse("1.5Gi"), "1610612736"),
+        (quantities.parse("-1500m"), "-1.5"),
+        (quantities.parse("5k"), "5000"),
+        (quantities.parse("0"), "0"),
+        (quantities.parse("1e999"), "<kubernetes.Quantity>"),
+        (quantities.parse("9" * 100), "<kubernetes.Quantity>"),
+        (versions.parse("1.2.3-rc.1+b"), "1.2.3-rc.1"),
+        (versions.parse("1.2.3"), "1.2.3"),
+        (addresses.parse_cidr("10.0.0.1/8"), "10.0.0.1/8"),
+        # It may have a password in it.
+        (urls.parse("https://u:p@h/"), "<kubernetes.URL>"),
+    ],
+)
+def test_what_a_person_who_asks_why_is_shown(value, text):
+    assert shown(value) == text
 
 
 # --- hostile input ---------------------------------------------------------------------------------------------------
