@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -15,12 +16,15 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
 from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
     Authenticator,
+    ClientCertificates,
+    FailedAttempts,
     JwksKeys,
     JwtVerifier,
     RoleRule,
@@ -29,6 +33,7 @@ from app.edge.authn import (
     TokenKeys,
     UnsafeAnonymousAuthenticator,
     http_jwks,
+    identity_rule,
     role_rule,
 )
 from app.edge.context import ContextMiddleware
@@ -42,24 +47,31 @@ from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
 from app.persistence import revision
-from app.persistence.api_keys import ApiKeyStore
+from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.shared_buckets import SharedBucketStore
+from app.persistence.switchboard import STALE_SECONDS, Switchboard
+from app.persistence.switches import SwitchStore
 from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.decide import DecisionService
+from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.sign import SignService
-from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
+from app.service.switch import SwitchService
+from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings
 from app.settings import PolicySource as Source
+from app.surfaces.keys.routes import KeyEndpoints, keys_router
+from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
 from app.surfaces.problems import install_problem_handlers, internal_problem
+from app.surfaces.switches.routes import SwitchEndpoints, switches_router
 
 VERSION: Final = version("mutation-firewall")
 # What the ledger says decided.
@@ -70,6 +82,14 @@ _HEALTH_OF_SOURCE: Final = {
     SourceState.DOUBTFUL: Status.DEGRADED,
     SourceState.BEHIND: Status.UNHEALTHY,
 }
+
+_BOOTSTRAPPED: Final = {
+    Installed.MADE: "bootstrap key stored: there was no key of an administrator",
+    Installed.PRESENT: "bootstrap key ignored: it is stored already, and works",
+    Installed.NOT_NEEDED: "bootstrap key ignored: there is a key of an administrator",
+}
+
+_log: Final = logging.getLogger("mfw.keys")
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -166,14 +186,28 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         statement_timeout=database.statement_timeout_seconds,
         observer=observer,
     )
-    keys = _key_ring(settings, ApiKeyStore(engine, observer=observer))
+    key_store = ApiKeyStore(engine, observer=observer)
+    keys = _key_ring(settings, key_store)
     token_keys = None if settings.auth.unsafe_disabled else _token_keys(settings.auth.jwt, metrics)
     authenticator = _authenticator(settings, keys, token_keys, metrics)
     store = PolicySetStore(engine, observer=observer)
     signers = RequiredSigners.of(settings.policies.signers, required=settings.policies.signatures_required)
     source = _policy_source(settings, store, dsn, metrics, signers)
     metrics.watch_policy_set(age=lambda: source.age, lag=lambda: source.lag, stale=lambda: float(source.stale))
+    switch_store = SwitchStore(engine, observer=observer)
+    board = Switchboard(
+        switch_store.in_force, connect=partial(connect, dsn, connect_timeout=database.connect_timeout_seconds)
+    )
+    metrics.watch_switches(board.count, age=lambda: board.age)
     entropy, counted = EntropyPool(), _counter(metrics)
+    # What is secret for good comes from the kernel each time, not from a page that lies in memory.
+    key_service = KeyService(
+        key_store,
+        clock=partial(datetime.now, UTC),
+        entropy=os.urandom,
+        engine=ENGINE,
+        follow=None if keys is None else keys.follow,
+    )
     service = DecisionService(
         source.current,
         ledger=ledger,
@@ -188,6 +222,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         engine=ENGINE,
         counted=counted,
         exhausted=lambda mode: metrics.budgets_exhausted[mode].inc(),
+        switches=board.concerning,
     )
 
     async def check_database() -> CheckResult:
@@ -206,6 +241,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         NamedCheck("database", check_database),
         NamedCheck("ledger", check_ledger),
         NamedCheck("policies", check_policies),
+        NamedCheck("switches", partial(_check_switches, board)),
     ]
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
@@ -233,6 +269,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
             )
+            await board.start()
+            opened.push_async_callback(board.stop)
             await source.start()
             opened.push_async_callback(source.stop)
             await ledger.start()
@@ -240,6 +278,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
             await ledger.wait_connected(within=database.connect_timeout_seconds)
             if keys is not None:
+                if settings.auth.api_keys.bootstrap is not None:
+                    await _install_key(settings.auth.api_keys.bootstrap.get_secret_value(), service=key_service)
                 await keys.start()
                 opened.push_async_callback(keys.stop)
             if isinstance(token_keys, JwksKeys):
@@ -275,6 +315,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(decisions_router(endpoint))
+    batches = BatchEndpoint(
+        service,
+        gate=gate,
+        max_body_bytes=settings.http.max_batch_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(batch_router(batches))
     policy_sets = PolicySetEndpoints(
         store=store,
         source=source,
@@ -290,11 +337,31 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             engine=ENGINE,
             counted=counted,
             signers=signers,
+            switches=board.concerning,
         ),
         gate=gate,
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(policy_sets_router(policy_sets))
+    switches = SwitchEndpoints(
+        SwitchService(
+            switch_store,
+            board=board,
+            policies=source.current,
+            clock=partial(datetime.now, UTC),
+            entropy=entropy,
+            engine=ENGINE,
+        ),
+        board=board,
+        gate=gate,
+        now=partial(datetime.now, UTC),
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(switches_router(switches))
+    key_endpoints = KeyEndpoints(
+        store=key_store, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
+    )
+    api.include_router(keys_router(key_endpoints))
     api.include_router(health_router(health, gate=gate))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
@@ -309,9 +376,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         app = CORSMiddleware(
             app,
             allow_origins=settings.http.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=["X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "Traceparent",
+                "Tracestate",
+                "X-API-Key",
+                "X-Request-Id",
+            ],
+            expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
@@ -399,7 +474,33 @@ def _database_url(settings: Settings) -> str:
 def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:
     if settings.auth.unsafe_disabled or not settings.auth.api_keys.enabled:
         return None
-    return ApiKeyRing(store.list_active, refresh_seconds=settings.auth.api_keys.refresh_seconds)
+    return ApiKeyRing(ActiveKeys(store), refresh_seconds=settings.auth.api_keys.refresh_seconds, write_uses=store.touch)
+
+
+async def _check_switches(board: Switchboard) -> CheckResult:
+    """Loud while one is on: whoever looks why nothing is allowed, or why a policy is silent, shall find it here."""
+    if not board.known:
+        return CheckResult(Status.UNHEALTHY, "the kill switches were never read")
+    words = [
+        " ".join(filter(None, [one.switch.kind.value, one.switch.target, one.switch.ends, f"({one.switch.id})"]))
+        for one in board.in_force()
+    ]
+    if board.stale:
+        words.append(f"not read for {board.age:.0f} s: the last known ones hold (the limit is {STALE_SECONDS:.0f} s)")
+    return CheckResult(Status.DEGRADED, "; ".join(words)) if words else CheckResult(Status.HEALTHY, "none is on")
+
+
+async def _install_key(key: str, *, service: KeyService) -> None:
+    """Bring in the first key of an administrator. A database that is away now is no reason not to start."""
+    try:
+        outcome = await service.bootstrap(key)
+    except FirewallError as error:
+        _log.warning("bootstrap key not stored", extra={"fields": {"error": str(error)}})
+        return
+    if outcome is Installed.ENDED:
+        _log.warning("bootstrap key ignored: it was revoked or has expired; make another and set that")
+    else:
+        _log.info(_BOOTSTRAPPED[outcome])
 
 
 async def _check_keys(keys: ApiKeyRing) -> CheckResult:
@@ -504,11 +605,24 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        failures=TokenBuckets(
+        certificates=_certificates(auth.mtls),
+        failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
         metrics=metrics,
     )
+
+
+def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
+    if mtls.header is None:
+        return None
+    try:
+        rules = [identity_rule(text) for text in mtls.roles]
+    except ValueError as error:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS, f"a rule for certificates {error}", fix="see MFW_AUTH__MTLS__ROLES"
+        ) from None
+    return ClientCertificates(header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules)
 
 
 def _counter(metrics: Metrics) -> Callable[[Effect], None]:

@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.api_key import CHECKSUM_CHARACTERS, is_well_formed
+from app.core.api_key import PREFIX as API_KEY_PREFIX
 from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
 from app.errors import FirewallError, Kind
@@ -71,6 +73,11 @@ _RUNS: Final = "0123456789012345678909876543210987654321abcdefghijklmnopqrstuvwx
 
 # As they stand in messages, in problems and in the names of files.
 _SIGNER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+# What means something else: a certificate in it would be read from where clients write.
+_OTHER_HEADERS: Final = frozenset(
+    {"authorization", "x-api-key", "x-forwarded-for", "forwarded", "host", "cookie", "content-type", "x-request-id"}
+)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # libpq's modes in which a connection is encrypted or fails; `prefer` (the default) falls back to plain text in silence.
 _ENCRYPTED: Final = frozenset({"require", "verify-ca", "verify-full"})
@@ -98,6 +105,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class ErrorTracking(StrEnum):
+    """Where somebody looks at errors that nobody foresaw. There is no third place, and no default for production."""
+
+    TRACES = "traces"  # what collects OpenTelemetry spans; of sampled requests
+    LOGS = "logs"  # whoever reads the lines of level `error`: every one of them
 
 
 class JwtAlgorithm(StrEnum):
@@ -249,6 +263,10 @@ class HttpSettings(_Section):
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=16_777_216, description="longest request body that is read; longer is answered with 413")
     ] = 1_048_576
+    max_batch_body_bytes: Annotated[
+        int,
+        Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
+    ] = 16_777_216
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -316,7 +334,12 @@ class ApiKeySettings(_Section):
     enabled: Annotated[bool, Field(description="accept API keys")] = True
     refresh_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time until a revoked key is refused by every replica")
-    ] = 5.0
+    ] = 1.0
+    bootstrap: Annotated[
+        SecretStr | None,
+        _Production("random: `mfw keys generate`"),
+        Field(description="a key that is stored as an administrator's at the start, unless there is one that works"),
+    ] = None
 
 
 class JwtSettings(_Section):
@@ -386,7 +409,7 @@ class JwtSettings(_Section):
         Items,
         Field(
             description="roles by claims, each as `ROLE=CLAIM=GLOB`, such as `admin=groups=platform-admins` or "
-            "`requester=sub=system:serviceaccount:agents:*`"
+            "`agent=sub=system:serviceaccount:agents:*`"
         ),
     ] = ()
     subject_condition: Annotated[
@@ -396,6 +419,33 @@ class JwtSettings(_Section):
             "without it a token may speak for every subject"
         ),
     ] = None
+
+
+class MtlsSettings(_Section):
+    """Client certificates that a proxy in front verified; off unless a header and proxies are named."""
+
+    header: Annotated[
+        str | None,
+        Field(
+            description="header in which the proxy names the client: `X-Forwarded-Client-Cert` as Envoy writes it, or "
+            "another one that holds the SPIFFE ID or the subject alone"
+        ),
+    ] = None
+    proxies: Annotated[
+        Items,
+        _Production("no network that is the whole world"),
+        Field(
+            description="addresses or networks of these proxies, which must remove the header of their clients; "
+            "anybody else who sends it gets a 400"
+        ),
+    ] = ()
+    roles: Annotated[
+        Items,
+        Field(
+            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*` or "
+            "`operator=CN=ops,*`"
+        ),
+    ] = ()
 
 
 class AuthSettings(_Section):
@@ -408,6 +458,7 @@ class AuthSettings(_Section):
     ] = False
     api_keys: ApiKeySettings = ApiKeySettings()
     jwt: JwtSettings = JwtSettings()
+    mtls: MtlsSettings = MtlsSettings()
 
 
 _PerMinute = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -600,6 +651,15 @@ class Settings(BaseSettings):
         _Production("refused"),
         Field(description="the answer to an unforeseen error (500) names the exception and its text"),
     ] = False
+    error_tracking: Annotated[
+        ErrorTracking | None,
+        _DefaultText("`traces` when MFW_TRACING__ENDPOINT is set"),
+        _Production("required, unless MFW_TRACING__ENDPOINT is set"),
+        Field(
+            description="where unforeseen errors are looked at: in traces (of sampled requests), or in the log; "
+            "`logs` acknowledges that somebody is alerted to its lines of level `error`"
+        ),
+    ] = None
     state_dir: Annotated[
         Path,
         _DefaultText(
@@ -945,10 +1005,23 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _policy_rules(settings.policies)
     yield from _signer_rules(settings.policies)
     yield from _limit_rules(settings.limits, production=production)
+    yield from _error_rules(settings, production=production)
     if not production:
         return
     if settings.debug:
         yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
+
+
+def _error_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
+    name, endpoint = "MFW_ERROR_TRACKING", settings.tracing.endpoint
+    if settings.error_tracking is ErrorTracking.TRACES and endpoint is None:
+        yield SettingsProblem(name, "`traces` need a place to go to", "set MFW_TRACING__ENDPOINT, or `logs`")
+    elif production and settings.error_tracking is None and endpoint is None:
+        yield SettingsProblem(
+            name,
+            "nobody is named who would learn of an unforeseen error",
+            "set MFW_TRACING__ENDPOINT, or this to `logs` if you are alerted to log lines of level `error`",
+        )
 
 
 def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
@@ -1015,7 +1088,7 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
             role_limit(text)
         except ValueError as error:
             yield SettingsProblem(
-                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `requester:decide=1000/2000`"
+                "MFW_LIMITS__ROLES", f"`{_shown(text)}`: {error}", "write it as `agent:decide=1000/2000`"
             )
     name = "MFW_LIMITS__REDIS_URL"
     if limits.redis_url is None:
@@ -1198,10 +1271,12 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
     if auth.unsafe_disabled:
         if production:
             yield SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "is refused in production", "unset it")
-    elif not auth.api_keys.enabled and not auth.jwt.enabled:
+    elif not auth.api_keys.enabled and not auth.jwt.enabled and not auth.mtls.header:
         yield SettingsProblem(
             "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
         )
+    yield from _bootstrap_rules(auth.api_keys, production=production)
+    yield from _mtls_rules(auth.mtls, production=production)
     jwt = auth.jwt
     if not jwt.enabled:
         return
@@ -1229,6 +1304,64 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem("MFW_AUTH__JWT__SECRET", "the HMAC algorithms need it", "set it, or use RS256 or ES256")
     else:
         yield from _secret_rules(jwt, production=production)
+
+
+def _bootstrap_rules(keys: ApiKeySettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if keys.bootstrap is None:
+        return
+    key, fix = keys.bootstrap.get_secret_value(), "make one: `mfw keys generate`"
+    if not keys.enabled:
+        yield SettingsProblem(
+            "MFW_AUTH__API_KEYS__BOOTSTRAP", "is an api key, and they are off", "unset it, or accept API keys"
+        )
+    elif not is_well_formed(key):
+        yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", "is no api key: its checksum does not fit", fix)
+    # The checksum is made of the rest, and adds nothing to it.
+    elif production and (why := weakness(key[len(API_KEY_PREFIX) : -CHECKSUM_CHARACTERS])):
+        yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", why, fix)
+
+
+def _mtls_rules(mtls: MtlsSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    """A header and those who may send it: one without the other is a mistake, and half of it would be a hole."""
+    name = "MFW_AUTH__MTLS__"
+    if mtls.header is None:
+        for what, values in (("PROXIES", mtls.proxies), ("ROLES", mtls.roles)):
+            if values:
+                yield SettingsProblem(f"{name}{what}", "no header is named", f"set {name}HEADER, or unset it")
+        return
+    if not _HEADER_NAME.fullmatch(mtls.header) or mtls.header.lower() in _OTHER_HEADERS:
+        yield SettingsProblem(
+            f"{name}HEADER",
+            f"`{_shown(mtls.header)}` is no header for it",
+            "name the one that your proxy sets, such as `X-Forwarded-Client-Cert`",
+        )
+    if not mtls.proxies:
+        yield SettingsProblem(f"{name}PROXIES", "nobody may send the header", "name the networks of your proxies")
+    if not mtls.roles:
+        yield SettingsProblem(f"{name}ROLES", "no certificate may do anything", "write it as `agent=spiffe://...`")
+    for text in mtls.roles:
+        role, _, pattern = text.partition("=")
+        if role not in tuple(Role) or not pattern:
+            yield SettingsProblem(
+                f"{name}ROLES",
+                f"`{_shown(text)}` is no rule",
+                f"write it as `agent=spiffe://example.org/ns/agents/*`; roles are {', '.join(Role)}",
+            )
+    for text in mtls.proxies:
+        try:
+            network = ip_network(text)
+        except ValueError:
+            yield SettingsProblem(
+                f"{name}PROXIES",
+                f"`{_shown(text)}` is neither an address nor a network",
+                "write it as `10.0.0.0/8` or `10.1.2.3`",
+            )
+            continue
+        if production and network.prefixlen == 0:
+            # Then anybody names who they are.
+            yield SettingsProblem(
+                f"{name}PROXIES", f"`{_shown(text)}` is everybody", "name the networks of your proxies alone"
+            )
 
 
 def _claim_rules(jwt: JwtSettings) -> Iterator[SettingsProblem]:

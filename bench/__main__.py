@@ -16,7 +16,7 @@ from pathlib import Path
 from app.migrations.schema import apply
 from bench import load, service
 from bench.service import Started
-from bench.stores import requester_key, started_postgres
+from bench.stores import agent_key, started_postgres
 
 MEMORY_AFTER = 100_000
 MUTATION = service.ROOT / "bench" / "mutation.json"
@@ -59,7 +59,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as scratch, started_postgres(Path(scratch)) as database_url:
         asyncio.run(apply(database_url))
-        key = requester_key(database_url)
+        key = agent_key(database_url)
         request = load.http_post("/v1/decisions", body, headers={"Authorization": f"Bearer {key}"})
         answer = Path(scratch) / "answer.json"
         with service.firewall(database_url, cores=SERVED_ON, policies=options.policies) as guarded:

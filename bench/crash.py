@@ -21,7 +21,7 @@ from rich.progress import track
 
 from app.migrations.schema import apply
 from bench import load, service
-from bench.stores import ledger_entries, requester_key, started_postgres
+from bench.stores import agent_key, ledger_entries, started_postgres
 
 CALLERS = 16
 LIVED_SECONDS = (0.05, 0.6)  # after the first answer; random, so that death comes at any instruction
@@ -73,7 +73,7 @@ def crash(*, times: int, scratch: Path) -> Acknowledged:
     told = Acknowledged()
     with started_postgres(scratch) as database_url:
         asyncio.run(apply(database_url))
-        key = requester_key(database_url)
+        key = agent_key(database_url)
         request = load.http_post("/v1/decisions", mutation, headers={"Authorization": f"Bearer {key}"})
         for _ in track(range(times), description="kill -9", transient=True, disable=not os.isatty(2)):
             with service.firewall(database_url, cores={0, 1}) as started:

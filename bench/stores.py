@@ -22,13 +22,13 @@ def started_postgres(scratch: Path) -> Iterator[str]:
         yield server.dsn
 
 
-def requester_key(dsn: str) -> str:
+def agent_key(dsn: str) -> str:
     """A new API key with the role that decisions need."""
 
     async def make() -> str:
         engine = create_engine(dsn)
         try:
-            made = await ApiKeyStore(engine).create("bench", principal_id="bench", roles={Role.REQUESTER})
+            made = await ApiKeyStore(engine).create("bench", principal_id="bench", roles={Role.AGENT})
             return made.key
         finally:
             await engine.dispose()

@@ -14,7 +14,8 @@ from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they 
 from app.cli.authoring.commands import policies
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
-from app.core.principal import Role
+from app.cli.switch_commands import switch
+from app.core.principal import AccessScope, Role
 
 app = typer.Typer(
     name="mutation-firewall",
@@ -25,10 +26,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config = typer.Typer(no_args_is_help=True, help="See what the environment says.")
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+keys = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys.")
 app.add_typer(policies, name="policies")
 app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
+app.add_typer(switch, name="switch")
 
 
 def _version(*, wanted: bool) -> None:
@@ -164,7 +166,11 @@ def config_reference(*, as_json: Json = False) -> None:
         run_reference(as_json=as_json)
 
 
-@keys.command("create", epilog="Example: `MFW_API_KEY=$(mfw keys create ci --role requester --expires-in-days 90)`")
+_Reason = Annotated[str, typer.Option(help="Why, for the ledger.")]
+_BY_HAND = "by hand, with `mfw keys`"
+
+
+@keys.command("create", epilog="Example: `MFW_API_KEY=$(mfw keys create ci --role agent --expires-in-days 90)`")
 def keys_create(
     name: Annotated[str, typer.Argument(help="What the key is for, in words of yours.")],
     *,
@@ -172,16 +178,61 @@ def keys_create(
         str | None, typer.Option(help="Who asks with it, as the ledger will say (default: the name).")
     ] = None,
     role: Annotated[
-        list[Role] | None, typer.Option(help="What it may do; may be given several times (default: requester).")
+        list[Role] | None,
+        typer.Option(help="What it may do; may be given several times (default: agent, unless a scope is given)."),
+    ] = None,
+    scope: Annotated[
+        list[AccessScope] | None, typer.Option(help="One thing that it may do beside; may be given several times.")
+    ] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE:ID",
+            help="Whom it may speak for, such as `agent:deploy-*`; may be given several times (default: anybody).",
+        ),
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="Where it may be used from; may be given several times (default: anywhere)."),
     ] = None,
     expires_in_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Days until it ends by itself.")] = None,
+    reason: _Reason = _BY_HAND,
     as_json: Json = False,
 ) -> None:
-    """Make an API key and show it, this once; only its digest is stored."""
-    from app.cli.keys import run_create
+    """Make an API key and show it, this once; only its digest is stored. The ledger says that it was made."""
+    from datetime import timedelta
+
+    from app.cli.keys import DEFAULT_ROLES, run_create
+    from app.service.keys import WantedKey
 
     with reporting(as_json=as_json):
-        run_create(name, principal=principal, roles=role or (), days=expires_in_days, as_json=as_json)
+        wanted = WantedKey(
+            name,
+            principal_id=principal or "",
+            roles=frozenset(role or (() if scope else DEFAULT_ROLES)),
+            scopes=frozenset(scope or ()),
+            subjects=tuple(subject or ()),
+            networks=tuple(network or ()),
+            lifetime=None if expires_in_days is None else timedelta(days=expires_in_days),
+        )
+        run_create(wanted, reason=reason, as_json=as_json)
+
+
+@keys.command("rotate", epilog="Example: `mfw keys rotate 5f0c6b0e-8d1f-4c59-9f8a-1c2d3e4f5a6b --grace-hours 48`")
+def keys_rotate(
+    key_id: Annotated[UUID, typer.Argument(metavar="ID", help="The id that `mfw keys list` shows.")],
+    *,
+    grace_hours: Annotated[int, typer.Option(min=0, max=720, help="Hours for which the old key still works.")] = 24,
+    reason: _Reason = _BY_HAND,
+    as_json: Json = False,
+) -> None:
+    """Make an API key with the rights of another and show it, this once; the old one ends after a while."""
+    from datetime import timedelta
+
+    from app.cli.keys import run_rotate
+
+    with reporting(as_json=as_json):
+        run_rotate(key_id, grace=timedelta(hours=grace_hours), reason=reason, as_json=as_json)
 
 
 @keys.command("list", epilog="Example: `mfw keys list --all`")
@@ -201,13 +252,24 @@ def keys_list(
 def keys_revoke(
     key_id: Annotated[UUID, typer.Argument(metavar="ID", help="The id that `mfw keys list` shows.")],
     *,
+    force: Annotated[bool, typer.Option("--force", help="Even the last key of an administrator.")] = False,
+    reason: _Reason = _BY_HAND,
     as_json: Json = False,
 ) -> None:
-    """Make an API key worthless, at once and for good."""
+    """Make an API key worthless, at once and for good. The ledger says that it was revoked."""
     from app.cli.keys import run_revoke
 
     with reporting(as_json=as_json):
-        run_revoke(key_id, as_json=as_json)
+        run_revoke(key_id, reason=reason, force=force, as_json=as_json)
+
+
+@keys.command("generate", epilog="Example: `mfw keys generate > bootstrap-key`")
+def keys_generate(*, as_json: Json = False) -> None:
+    """Write a fresh API key that is stored nowhere, to be brought along as MFW_AUTH__API_KEYS__BOOTSTRAP."""
+    from app.cli.keys import run_generate
+
+    with reporting(as_json=as_json):
+        run_generate(as_json=as_json)
 
 
 @app.command("commands", hidden=True)

@@ -99,6 +99,8 @@ def decide_here(body: bytes, *, policies: Path, used: Sequence[str] = ()) -> dic
         **({"approval": dict(verdict.approval)} if verdict.approval is not None else {}),
         **({"budgets": budgets} if budgets else {}),
         **({"obligations": [asdict(one) for one in verdict.obligations]} if verdict.obligations else {}),
+        **({"warnings": list(verdict.warnings)} if verdict.warnings else {}),
+        **({"annotations": dict(verdict.annotations)} if verdict.annotations else {}),
     }
 
 
@@ -141,6 +143,7 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
     reasons = table("effect", "policy", "rule", "message")
     for reason in answer["reasons"]:
         shadow = " (shadow)" if reason.get("mode") == "shadow" else ""
+        binding = f"\n(binding {reason['binding']})" if reason.get("binding") else ""
         if reason.get("exception"):
             shadow += f" (lifted by {reason['exception']})"
         reasons.add_row(
@@ -148,7 +151,7 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
                 plain(text)
                 for text in (
                     f"{reason['effect']}{shadow}",
-                    reason["policy"],
+                    f"{reason['policy']}{binding}",
                     reason["rule"],
                     "\n".join([reason["message"], *_clause_lines(reason.get("clause"))]),
                 )
@@ -161,6 +164,12 @@ def _show(answer: Mapping[str, Any], effect: Effect) -> None:
             by = f"{one['policy']}/{one['rule']}"
             obligations.add_row(plain(one["key"]), plain(json.dumps(one["value"])), plain(by))
         out.print(obligations)
+    for title in ("warnings", "annotations"):
+        if answer.get(title):
+            out.print(Text(title, style="bold"))
+            notes = answer[title] if title == "warnings" else [f"{k}: {v}" for k, v in answer[title].items()]
+            for note in notes:
+                out.print(plain(note))
     facts = table("", "")
     facts.show_header = False
     if answer.get("approval"):

@@ -235,14 +235,14 @@ def _near(path: Path) -> str:
 async def ensure_key(dsn: str, file: Path) -> None:
     """Step 5: the key in the file is good; a new one is made where there is none, or where it was revoked."""
     from app.cli.keys import key_store
+    from app.core.api_key import hash_key
     from app.core.principal import Role
-    from app.persistence.api_keys import hash_key
 
     async with key_store(dsn) as store:
         kept = read_private(file)
         if kept is not None and any(key.hash == hash_key(kept) for key in await store.list_active()):
             return
         # No approver: nobody approves their own change, not even while trying it out.
-        roles = frozenset({Role.REQUESTER, Role.OPERATOR, Role.AUDITOR})
+        roles = frozenset({Role.AGENT, Role.OPERATOR, Role.VIEWER})
         made = await store.create("development", principal_id="development", roles=roles)
     write_private(private_directory(file.parent) / file.name, made.key)

@@ -43,11 +43,13 @@ Each rule stands in the last column above. In one place: no database, a missing 
 {PASSWORD_CHARACTERS_MIN} characters, few different characters, common words, the user name), a connection to a database
 on another machine that may be in plain text, the embedded PostgreSQL, disabled authentication, an HMAC secret for
 tokens shorter than {HMAC_SECRET_BYTES_MIN["HS256"]} bytes or one that can be guessed, RSA keys below {RSA_BITS_MIN}
-bits, a wildcard among the CORS origins or the trusted proxies, debug, and no policy directory.
+bits, a wildcard among the CORS origins or the trusted proxies, several replicas without a shared
+limiter, a Redis without TLS or password, debug, and errors that nobody is said to look at.
 
 ## Variables of the command line
 
-`mfw decide` also reads `MFW_URL` (address of the service) and `MFW_API_KEY`. The service ignores both.
+`mfw decide` also reads `MFW_URL` (address of the service) and `MFW_API_KEY`, and `mfw policies sign` and `keygen` read
+`MFW_SIGNING_PASSPHRASE` (of a private key). The service ignores them.
 """
 
 _SECTIONS: Final = {

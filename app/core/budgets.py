@@ -34,6 +34,42 @@ Counters: TypeAlias = Mapping[tuple[str, str], Count]
 NOT_COUNTED: Final[Counters] = {}
 
 
+class Tally:
+    """What the decisions of one transaction see of their budgets: what was counted before it, and what those of them
+    that came first take.
+    """
+
+    __slots__ = ("_seen", "_used")
+
+    def __init__(self) -> None:
+        self._used: dict[bytes, int] = {}
+        self._seen: set[tuple[bytes, bytes]] = set()
+
+    def put(self, use: BudgetUse, count: Count) -> None:
+        """Note what was counted of the key and the value of a use."""
+        self._used[use.key] = count.used
+        if count.seen and use.value is not None:
+            self._seen.add((use.key, use.value))
+
+    def counters(self, uses: Iterable[BudgetUse]) -> Counters:
+        """Give the counters of one mutation. Raises KeyError for a key that was never put."""
+        return {
+            (use.policy, use.budget): Count(
+                self._used[use.key], use.value is not None and (use.key, use.value) in self._seen
+            )
+            for use in uses
+        }
+
+    def take(self, uses: Iterable[BudgetUse]) -> None:
+        """Count the uses that a decision takes, for those that follow."""
+        for use in uses:
+            if use.value is None:
+                self._used[use.key] += 1
+            elif (use.key, use.value) not in self._seen:
+                self._used[use.key] += 1
+                self._seen.add((use.key, use.value))
+
+
 class Assumed(dict[tuple[str, str], Count]):
     """Counters for a rehearsal: what is not given was never used. No decision that counts is made with these."""
 

@@ -1,16 +1,23 @@
 """Policy sets as the decision core knows them: immutable, compiled, and indexed by what they can match (step 6)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
+from app.core.admission.facts import Facts, facts_of
 from app.core.candidates import Candidates, Indexed, Names
-from app.core.cel import Need, Needs, Path, Program, both, either, key_of, one_line
+from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line
 from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
 from app.core.validity import ALWAYS, Validity
+
+if TYPE_CHECKING:
+    from app.core.admission.policy import AdmissionPolicy
+
+# Every kind of document that speaks about mutations.
+AnyPolicy: TypeAlias = "Policy | AdmissionPolicy"
 
 # A person reads one line; the receipt of the ledger has 4 KiB for everything.
 MESSAGE_MAX_CHARS = 512
@@ -279,7 +286,8 @@ class Budget:
 class Policy:
     """One compiled policy, its freezes behind its rules.
 
-    `reasons` are what its rules say when they speak, unless an expression says it better.
+    `reasons` are what its rules say when they speak, unless an expression says it better. `metered`: its expressions
+    and their variables together can cost more than a policy may.
     """
 
     name: str
@@ -291,10 +299,22 @@ class Policy:
     budgets: tuple[Budget, ...] = ()
     validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
+    metered: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         reasons = tuple(Reason(self.name, rule.name, rule.effect, _said(rule), self.mode) for rule in self.rules)
         object.__setattr__(self, "reasons", reasons)
+        object.__setattr__(self, "metered", can_exceed(self.programs()))
+
+    def programs(self) -> Iterator[Program]:
+        """Give every expression that asking the policy can evaluate."""
+        for condition in self.conditions:
+            yield condition.program
+        for rule in self.rules:
+            own = (rule.when, rule.message_expression, *(duty.expression for duty in rule.duties))
+            yield from (program for program in own if program is not None)
+        for budget in self.budgets:
+            yield from (program for program in (budget.when, budget.key, budget.distinct) if program is not None)
 
     def needs(self) -> Needs:
         """Give what must hold in order that it can say anything: where a need is not met, asking it gives nothing.
@@ -358,12 +378,14 @@ class CompiledPolicySet:
     """An immutable collection of policies, named by the digest of their content.
 
     An index of what policies need leaves out those that have nothing to say, so that the cost of a decision follows the
-    policies that can match, not those that exist.
+    policies that can match, not those that exist. Admission policies are found by the Kubernetes resource.
     """
 
-    __slots__ = ("_allowing", "_candidates", "digest", "exceptions", "policies")
+    __slots__ = ("_admission", "_allowing", "_candidates", "digest", "exceptions", "policies")
 
-    def __init__(self, policies: Iterable[Policy], *, digest: str, exceptions: Iterable[PolicyException] = ()) -> None:
+    def __init__(
+        self, policies: Iterable[AnyPolicy], *, digest: str, exceptions: Iterable[PolicyException] = ()
+    ) -> None:
         """Index the policies, sorted by name.
 
         Raises:
@@ -378,20 +400,34 @@ class CompiledPolicySet:
             raise ValueError("a policy set without policies would deny everything without saying why")
         if len({policy.name for policy in self.policies}) != len(self.policies):
             raise ValueError("two policies have the same name")
+        own = self.mutation_policies
         excepted = {name for exception in self.exceptions for name in exception.policies}
         self._allowing = frozenset(
             (policy.name, rule.name)
-            for policy in self.policies
+            for policy in own
             if policy.name in excepted
             for rule in policy.rules
             if rule.effect is Effect.ALLOW
         )
-        self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in self.policies)
+        self._candidates = Candidates(Indexed(policy, policy.needs(), policy.match) for policy in own)
+        self._admission = _AdmissionBuckets(policy for policy in self.policies if not isinstance(policy, Policy))
+
+    @property
+    def mutation_policies(self) -> tuple[Policy, ...]:
+        """The policies of the firewall's own kind, by name."""
+        return tuple(policy for policy in self.policies if isinstance(policy, Policy))
 
     @property
     def rules(self) -> tuple[tuple[Policy, Rule], ...]:
-        """Every rule with its policy, in the order of names."""
-        return tuple((policy, rule) for policy in self.policies for rule in policy.rules)
+        """Every rule with its policy, in the order of names; validations of admission policies are none."""
+        return tuple((policy, rule) for policy in self.mutation_policies for rule in policy.rules)
+
+    @property
+    def says(self) -> int:
+        """How many rules, budgets, validations and annotations there are: a set may do nothing but limit."""
+        budgets = sum(len(policy.budgets) for policy in self.mutation_policies)
+        admission = sum(len(policy.validations) + len(policy.annotations) for policy in self._admission.all)
+        return len(self.rules) + budgets + admission
 
     def exceptions_of(self, policy: str, rule: str) -> tuple[PolicyException, ...]:
         """Give the exceptions that could lift what a rule says, by name; none for a rule that allows, failed or not."""
@@ -399,6 +435,34 @@ class CompiledPolicySet:
             return ()
         return tuple([exception for exception in self.exceptions if exception.covers(policy, rule)])
 
-    def select(self, inputs: JsonObject) -> tuple[Policy, ...]:
+    def select(self, inputs: JsonObject) -> tuple[AnyPolicy, ...]:
         """Give the policies to ask, sorted by name: their `match` fits, and all others would say nothing."""
-        return self._candidates.select(inputs)
+        own = self._candidates.select(inputs)
+        if not self._admission.all or (facts := facts_of(inputs)) is None:
+            return own
+        selected = [policy for policy in self._admission.about(facts) if policy.match.fits(facts) is not False]
+        return tuple(sorted([*own, *selected], key=lambda policy: policy.name)) if selected else own
+
+
+class _AdmissionBuckets:
+    """Admission policies by the Kubernetes resource that they are about."""
+
+    __slots__ = ("_by_resource", "_open", "all")
+
+    def __init__(self, policies: "Iterable[AdmissionPolicy]") -> None:
+        self.all = tuple(policies)
+        only = {policy.name: policy.match.resources() for policy in self.all}
+        self._open = tuple(policy for policy in self.all if only[policy.name] is None)
+        self._by_resource = {
+            resource: tuple(p for p in self.all if (named := only[p.name]) is None or resource in named)
+            for resource in sorted({resource for names in only.values() for resource in names or ()})
+        }
+
+    def about(self, facts: Facts) -> "tuple[AdmissionPolicy, ...]":
+        """Give the policies that a request could be the business of; all where its facts are broken."""
+        if facts.problem is not None:
+            return self.all
+        if not facts.spellings:
+            return self._by_resource.get(facts.resource, self._open)
+        named = [self._by_resource.get(name, self._open) for name in (facts.resource, *sorted(facts.spellings))]
+        return tuple({policy.name: policy for bucket in named for policy in bucket}.values())

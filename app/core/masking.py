@@ -59,13 +59,16 @@ def about_secrets(inputs: dict[str, Any]) -> bool:
     )
 
 
-def masked(value: Any) -> Any:
-    """Copy a JSON value with every secret in it masked."""
+def masked(value: Any, *, data: bool = False) -> Any:
+    """Copy a JSON value with every secret in it masked; with `data`, also what maps have as `data` and `stringData`."""
     if isinstance(value, list):
-        return [masked(item) for item in value]
+        return [masked(item, data=data) for item in value]
     if not isinstance(value, dict):
         return value
-    return {name: _hidden(item) if hides(value, name) else masked(item) for name, item in value.items()}
+    return {
+        name: _hidden(item) if hides(value, name) or (data and name in SECRET_DATA) else masked(item, data=data)
+        for name, item in value.items()
+    }
 
 
 def _hidden(value: Any) -> Any:

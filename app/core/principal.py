@@ -1,6 +1,6 @@
 """Who asks: the authenticated caller, as every layer above the core sees it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -12,14 +12,62 @@ from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
 
 
-class Role(StrEnum):
-    """What a principal may do. No role contains another: an administrator who shall also vote needs both."""
+class AccessScope(StrEnum):
+    """One thing that a principal may do. Every route needs one of these; who has none may do nothing."""
 
-    REQUESTER = "requester"  # may ask for decisions
-    APPROVER = "approver"  # may vote on held mutations
-    OPERATOR = "operator"  # may read health in detail and throw kill switches
-    AUDITOR = "auditor"  # may read the ledger
-    ADMIN = "admin"  # may manage keys and policies
+    DECIDE = "decide"  # ask for decisions
+    READ = "read"  # read policy sets and decisions
+    APPROVE = "approve"  # vote on held mutations
+    POLICY_WRITE = "policy:write"  # publish policy sets
+    POLICY_ACTIVATE = "policy:activate"  # bring one into force
+    LEDGER_READ = "ledger:read"  # read the ledger and its proofs
+    KEYS_ADMIN = "keys:admin"  # make and revoke API keys
+    OPS = "ops"  # read health in detail and throw kill switches
+
+
+class Role(StrEnum):
+    """Scopes under one name. An administrator who shall also vote, or ask, needs that role as well."""
+
+    VIEWER = "viewer"
+    AGENT = "agent"
+    APPROVER = "approver"
+    AUTHOR = "author"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+SCOPES_OF: Mapping[Role, frozenset[AccessScope]] = {
+    Role.VIEWER: frozenset({AccessScope.READ, AccessScope.LEDGER_READ}),
+    # Not `read`: who knows the policies can look for a way past them.
+    Role.AGENT: frozenset({AccessScope.DECIDE}),
+    Role.APPROVER: frozenset({AccessScope.APPROVE, AccessScope.READ}),
+    Role.AUTHOR: frozenset({AccessScope.POLICY_WRITE, AccessScope.READ}),
+    Role.OPERATOR: frozenset({AccessScope.OPS, AccessScope.READ, AccessScope.LEDGER_READ}),
+    Role.ADMIN: frozenset(AccessScope) - {AccessScope.DECIDE, AccessScope.APPROVE},
+}
+
+
+# The names of two roles before they were grouped by scopes; keys and identity providers may still have them.
+_FORMER_NAMES: Mapping[str, Role] = {"requester": Role.AGENT, "auditor": Role.VIEWER}
+_ROLES: Mapping[str, Role] = {**{role.value: role for role in Role}, **_FORMER_NAMES}
+
+
+def roles_named(names: Iterable[object]) -> frozenset[Role]:
+    """The roles among names; an identity provider, or a later release, has names that mean nothing here."""
+    return frozenset(_ROLES[name] for name in names if isinstance(name, str) and name in _ROLES)
+
+
+_SCOPES: Mapping[str, AccessScope] = {scope.value: scope for scope in AccessScope}
+
+
+def scopes_named(names: Iterable[object]) -> frozenset[AccessScope]:
+    """The scopes among names; those of a later release mean nothing here."""
+    return frozenset(_SCOPES[name] for name in names if isinstance(name, str) and name in _SCOPES)
+
+
+def scopes_of(roles: Iterable[Role], scopes: Iterable[AccessScope] = ()) -> frozenset[AccessScope]:
+    """Everything that roles, and scopes beside them, permit."""
+    return frozenset(scopes).union(*(SCOPES_OF[role] for role in roles))
 
 
 class PrincipalKind(StrEnum):
@@ -35,6 +83,7 @@ class AuthMethod(StrEnum):
 
     API_KEY = "api_key"
     JWT = "jwt"
+    MTLS = "mtls"  # a client certificate that a proxy in front of us verified
     NONE = "none"  # nothing was proved: development without authentication
 
 
@@ -73,41 +122,45 @@ def subject_patterns(texts: Iterable[str]) -> SubjectPatterns:
 class Principal:
     """An authenticated caller; `id` is unique within `method`, so keep both wherever principals are told apart.
 
-    `identity` is both as a JSON array, `description` everything as a JSON object with sorted keys: written once with
-    the principal and not for each of its requests.
+    `scopes` are those of its roles and those that it was given by themselves.
+
+    `identity` is both as a JSON array, `description` what it was given as a JSON object with sorted keys: written once
+    with the principal and not for each of its requests.
     """
 
     id: str
     kind: PrincipalKind
     roles: frozenset[Role]
     method: AuthMethod
+    scopes: frozenset[AccessScope] = frozenset()
     # None: may speak for every subject, as a gateway in front of many agents does.
     binding: Binding | None = field(default=None, repr=False, compare=False)
+    # The id of the API key that was presented, "" for every other credential.
+    credential: str = field(default="", repr=False, compare=False)
     identity: bytes = field(init=False, repr=False, compare=False)
     description: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         described = {"id": self.id, "kind": self.kind, "method": self.method, "roles": sorted(self.roles)}
+        if self.scopes:
+            described["scopes"] = sorted(self.scopes)
+        object.__setattr__(self, "scopes", scopes_of(self.roles, self.scopes))
         object.__setattr__(self, "identity", orjson.dumps((self.method, self.id)))
         object.__setattr__(self, "description", orjson.dumps(described))
 
 
-def require(principal: Principal, role: Role, *alternatives: Role) -> None:
-    """Let a principal pass that has the role, or one of the alternatives.
+def require(principal: Principal, scope: AccessScope) -> None:
+    """Let a principal pass that has the scope.
 
-    Raises FirewallError(FORBIDDEN) that names what is missing.
+    Raises FirewallError(FORBIDDEN) that names what is missing and which roles have it.
     """
-    held = principal.roles
-    if role in held:
+    if scope in principal.scopes:
         return
-    for other in alternatives:
-        if other in held:
-            return
-    needed = " or ".join(f"`{needed}`" for needed in (role, *alternatives))
+    roles = " or ".join(f"`{role}`" for role, scopes in SCOPES_OF.items() if scope in scopes)
     raise FirewallError(
         Kind.FORBIDDEN,
-        f"role {needed} is needed",
-        fix="use a credential that carries the role, or ask an administrator to grant it",
+        f"scope `{scope}` is needed",
+        fix=f"use a credential with the role {roles}, or ask an administrator to grant it",
     )
 
 

@@ -12,6 +12,8 @@ def reason_members(reason: Reason) -> JsonObject:
         "mode": reason.mode.value,
         "message": reason.message,
     }
+    if reason.binding is not None:
+        members["binding"] = reason.binding
     if reason.clause is not None:
         members["clause"] = clause_members(reason.clause)
     if reason.exception is not None:

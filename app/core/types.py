@@ -6,6 +6,7 @@ What is made for every request is a named tuple: as frozen as a frozen dataclass
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 # JSON as Python's own objects. Every tree in core has passed `core/strict_json.py`: integers are int64, strings carry
@@ -60,6 +61,9 @@ class NormalisedMutation(NamedTuple):
     sent: bytes | None = None
 
 
+NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
+
+
 class Outcome(StrEnum):
     """What an expression, or a part of one, said."""
 
@@ -91,7 +95,8 @@ class Reason:
     """Why: one rule that spoke, or the firewall's own word where none did (`policy` is then "mutation-firewall").
 
     `clause` is there in every reason for a deny or a hold that comes from a rule or a condition. `exception` names the
-    exception that lifted it, so that it did not count.
+    exception that lifted it, so that it did not count. `binding` is the ValidatingAdmissionPolicyBinding that put the
+    policy into force, None for every other kind.
     """
 
     policy: str
@@ -101,6 +106,7 @@ class Reason:
     mode: Mode = Mode.ENFORCE
     clause: Clause | None = None
     exception: str | None = None
+    binding: str | None = None
 
 
 class BudgetUse(NamedTuple):
@@ -144,7 +150,8 @@ class Verdict(NamedTuple):
     `approval` is what every hold rule that spoke requires, None unless `effect` is hold: one tree as its policy states
     it, or `allOf` of several, with `expiresAfter` and `executeWithin` (the shortest that was stated). `obligations` are
     those of every rule that won, in the order of policies and rules. `budgets` are those that this mutation would use.
-    Where nobody counted one of them the answer is no, for now: count them and decide again.
+    Where nobody counted one of them the answer is no, for now: count them and decide again. `warnings` and
+    `annotations` are what ValidatingAdmissionPolicies say beside the decision, to the client and for the audit.
     """
 
     effect: Effect
@@ -152,6 +159,8 @@ class Verdict(NamedTuple):
     approval: Mapping[str, Any] | None = None
     obligations: tuple[Obligation, ...] = ()
     budgets: tuple[BudgetUse, ...] = ()
+    warnings: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = NO_ANNOTATIONS
 
     @property
     def uncounted(self) -> tuple[BudgetUse, ...]:

@@ -2,11 +2,11 @@
 
 from starlette.types import Scope
 
-from app.core.principal import Principal, Role, require
+from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.edge.authn import Authenticates
-from app.edge.context import client_address, context_of
-from app.edge.limits import RateLimits
+from app.edge.context import client_address, context_of, peer_address
+from app.edge.limits import Allowance, RateLimits
 from app.observability.metrics import LimitScope, Metrics
 
 
@@ -18,18 +18,25 @@ class Gate:
         self.limits = limits
         self.rejected = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
 
-    async def admit(self, scope: Scope, route: RouteClass, *roles: Role) -> Principal:
-        """Return the caller, who has one of `roles` (any caller will do where none is named).
+    async def admit(self, scope: Scope, route: RouteClass, needed: AccessScope | None) -> Principal:
+        """Return the caller, who has the scope that is needed (any caller will do where none is).
 
-        The rate comes first: a caller without the role cannot ask for ever. Raises FirewallError: what step 2 raises,
+        The rate comes first: a caller without the scope cannot ask for ever. Raises FirewallError: what step 2 raises,
         RATE_LIMITED, FORBIDDEN.
         """
-        principal = await self.authenticator.authenticate(scope["headers"], client_ip=client_address(scope))
+        principal = await self.authenticator.authenticate(
+            scope["headers"], client_ip=client_address(scope), peer=peer_address(scope)
+        )
         context_of(scope).principal = principal
-        allowance = await self.limits.take(principal, route)
+        await self.take(principal, route)
+        if needed is not None:
+            require(principal, needed)
+        return principal
+
+    async def take(self, principal: Principal, route: RouteClass, cost: int = 1) -> Allowance:
+        """Take tokens from the caller's bucket. Raises FirewallError: RATE_LIMITED."""
+        allowance = await self.limits.take(principal, route, cost)
         if not allowance.allowed:
             self.rejected()
             allowance.check()
-        if roles:
-            require(principal, *roles)
-        return principal
+        return allowance

@@ -87,6 +87,10 @@ class RateLimits:
         buckets = self._of(principal, route)
         return buckets.take_now(principal.identity, cost) or await buckets.take(principal.identity, cost)
 
+    def limit_of(self, principal: Principal, route: RouteClass) -> Limit:
+        """Give the limit that a caller has."""
+        return self._of(principal, route).limit
+
     def policy_header(self, route: RouteClass) -> tuple[bytes, bytes]:
         """The field that says the limit of a class, for answers given before a caller is known."""
         return (b"ratelimit-policy", self._limits[route].policy)

@@ -192,6 +192,37 @@ class LedgerWriter:
 
         When the caller is cancelled its entry is dropped if it was not under way yet.
         """
+        self._admit()
+        waiter = self._stand(entry)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._line.leave(waiter)
+            raise
+
+    async def append_all(self, entries: Sequence[SealedEntry]) -> list[int | FirewallError]:
+        """The index of each entry, once it is committed, or why it is not: they share statements, but not a fate.
+
+        Raises FirewallError as `append` does where they are not let in at all; each error in the list is as there.
+        When the caller is cancelled those that are not under way yet are dropped.
+        """
+        self._admit()
+        waiters = [self._stand(entry) for entry in entries]
+        try:
+            answers = await asyncio.gather(*(waiter.future for waiter in waiters), return_exceptions=True)
+        except asyncio.CancelledError:
+            for waiter in waiters:
+                self._line.leave(waiter)
+            raise
+        told: list[int | FirewallError] = []
+        for answer in answers:
+            if not isinstance(answer, int | FirewallError):
+                raise answer
+            told.append(answer)
+        return told
+
+    def _admit(self) -> None:
+        """Refuse at once whoever would wait in vain."""
         if self._closing or self._task is None:
             raise _stopping()
         if self._breaker.state is not BreakerState.CLOSED:
@@ -205,17 +236,16 @@ class LedgerWriter:
             self._probe.set()
         if self._line.full:
             raise FirewallError(Kind.OVERLOADED, "too many entries wait for the ledger", retry_after=RETRY_AFTER)
+
+    def _stand(self, entry: SealedEntry) -> Waiter:
+        """Put an entry into the line."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(entry, future=loop.create_future(), deadline=loop.time() + self._deadline)
         self._line.join(waiter)
         self._wake.set()
         if self._alarm is None:
             self._alarm = loop.call_at(waiter.deadline, self._expire, loop)
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            self._line.leave(waiter)
-            raise
+        return waiter
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer those whose time is over, then set the alarm for the next one."""

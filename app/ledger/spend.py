@@ -7,6 +7,10 @@
     (5) use       the budgets of an allow; a decision that uses nothing goes to the ledger's writer like any other
     (6) append    to the ledger, its head last; COMMIT
 
+What has to be recorded in one commit with something else takes this way as well: an atomic batch, with (2) and (3) only
+where there are budgets, and an answer that is kept under an idempotency key, which is looked for before (2) and stored
+after (6).
+
 INVARIANT: a use is there exactly if the decision that took it is in the ledger; both are one commit.
 """
 
@@ -16,14 +20,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core.budgets import Counters
+from app.core.budgets import Counters, Tally
 from app.core.types import BudgetUse, Verdict
 from app.errors import FirewallError, Kind
 from app.ledger.append import DEADLINE
+from app.ledger.once import Claim, claimed, store
 from app.ledger.receipt import SealedEntry
 from app.ledger.uses import SKEW_MAX, add, count, lock, taken
 from app.ledger.within import append_within
@@ -43,6 +48,36 @@ OPERATION: Final = "budgets"
 Judge: TypeAlias = Callable[[Counters], tuple[Verdict, SealedEntry]]
 
 
+class Judged(NamedTuple):
+    """A verdict and the entry that says so."""
+
+    verdict: Verdict
+    entry: SealedEntry
+
+
+# Makes all decisions of one transaction in their order; what one takes is in the tally for the next.
+JudgeAll: TypeAlias = Callable[[Tally], Sequence[Judged]]
+
+
+class Keep(NamedTuple):
+    """An answer to be kept: under which claim, and how it is written once its entries have their indexes."""
+
+    claim: Claim
+    render: Callable[[Sequence[Judged], int], bytes]
+
+
+class Settled(NamedTuple):
+    """What was decided, and the index of the first entry, which the others follow; None where none was appended.
+
+    `answer` is what is kept under the claim; nothing was decided where it was `kept_before`.
+    """
+
+    judged: Sequence[Judged]
+    first_index: int | None
+    answer: bytes = b""
+    kept_before: bool = False
+
+
 async def settle_within(
     connection: AsyncConnection,
     uses: Sequence[BudgetUse],
@@ -57,9 +92,10 @@ async def settle_within(
     the database raises.
     """
     await lock(connection, uses)
-    verdict, entry = judge(await count(connection, uses, now=now, skew_max=skew_max))
+    tally = await count(connection, uses, now=now, skew_max=skew_max)
+    verdict, entry = judge(tally.counters(uses))
     if took := taken(verdict):
-        await add(connection, took, now=now, decision_id=entry.id, skew_max=skew_max)
+        await add(connection, [(entry.id, use) for use in took], now=now, skew_max=skew_max)
     return verdict, entry
 
 
@@ -90,56 +126,84 @@ class BudgetLedger:
         self._clock = clock
 
     async def settle(
-        self, uses: Sequence[BudgetUse], *, now: datetime, judge: Judge
-    ) -> tuple[Verdict, SealedEntry, int | None]:
-        """The verdict with every budget counted, its entry, and its index once that is committed.
+        self,
+        uses: Sequence[BudgetUse],
+        *,
+        now: datetime,
+        judge: JudgeAll,
+        together: bool = False,
+        keep: Keep | None = None,
+    ) -> Settled:
+        """The verdicts with every budget counted, and the index of the first entry once they are committed.
 
-        The index is None for a decision that uses nothing: its entry still has to be appended. Raises FirewallError,
-        each with `retry_after`: OVERLOADED when too many wait or it took too long to be let in, TIMEOUT when the
-        database took too long, UNAVAILABLE when it is away or its clock is another. After TIMEOUT and UNAVAILABLE the
-        entry and its uses may be there all the same, both of them, but nobody was told so.
+        The index is None where no decision uses anything, unless they have to stand in the ledger `together`: their
+        entries still have to be appended. With `keep` the answer is kept in the same commit, or the one that is kept
+        already is given back and nothing is decided.
+
+        Raises FirewallError: CONFLICT where the claim is for another request; each with `retry_after`, OVERLOADED when
+        too many wait or it took too long to be let in, TIMEOUT when the database took too long, UNAVAILABLE when it is
+        away or its clock is another. After TIMEOUT and UNAVAILABLE the entries and their uses may be there all the
+        same, all of them, but nobody was told so.
         """
+        keys = [use.key for use in uses]
+        if keep is not None:
+            keys.append(keep.claim.id)
         admitted = False
         try:
-            async with asyncio.timeout(self._deadline), self._door.entered(use.key for use in uses):
+            async with asyncio.timeout(self._deadline), self._door.entered(keys):
                 admitted = True
-                return await self._settle(uses, now=now, judge=judge)
+                return await self._settle(uses, now=now, judge=judge, together=together, keep=keep)
         except TimeoutError:
             if not admitted:
                 raise _crowded() from None
             self._observer.error(ErrorKind.TIMEOUT)
-            raise FirewallError(Kind.TIMEOUT, "the budgets were not counted in time", retry_after=RETRY_AFTER) from None
+            raise FirewallError(
+                Kind.TIMEOUT, "the decision was not recorded in time", retry_after=RETRY_AFTER
+            ) from None
 
     async def _settle(
-        self, uses: Sequence[BudgetUse], *, now: datetime, judge: Judge
-    ) -> tuple[Verdict, SealedEntry, int | None]:
+        self, uses: Sequence[BudgetUse], *, now: datetime, judge: JudgeAll, together: bool, keep: Keep | None
+    ) -> Settled:
         if not self._breaker.allow():
             self._observer.error(ErrorKind.BREAKER_OPEN)
             raise FirewallError(
                 Kind.UNAVAILABLE,
-                "the budgets cannot be counted: the database cannot be reached",
+                "the database could not be reached, and is left alone for now",
                 retry_after=max(RETRY_AFTER, self._breaker.retry_after),
             )
         index: int | None = None
+        answer = b""
         try:
             async with transaction(
                 self._engine, operation=OPERATION, observer=self._observer, clock=self._clock
             ) as connection:
-                verdict, entry = await settle_within(connection, uses, now=now, judge=judge, skew_max=self._skew_max)
-                if taken(verdict):
-                    index = await append_within(connection, [entry])
+                if keep is not None and (kept := await claimed(connection, keep.claim)) is not None:
+                    self._breaker.success()
+                    return Settled((), None, kept, kept_before=True)
+                tally = Tally()
+                if uses:
+                    await lock(connection, uses)
+                    tally = await count(connection, uses, now=now, skew_max=self._skew_max)
+                judged = judge(tally)
+                if took := [(entry.id, use) for verdict, entry in judged for use in taken(verdict)]:
+                    await add(connection, took, now=now, skew_max=self._skew_max)
+                if took or together or keep is not None:
+                    index = await append_within(connection, [one.entry for one in judged])
+                    if keep is not None:
+                        answer = keep.render(judged, index)
+                        await store(connection, keep.claim, answer)
         except FirewallError as error:
             if error.__cause__ is None:
                 self._breaker.success()  # refused by us: the database did answer
             else:
                 self._breaker.failure()
             raise
-        except asyncio.CancelledError:
-            # Too late, or nobody waits any more. A probe that does not come back must not keep everybody out.
+        except BaseException:
+            # Too late, nobody waits any more, or a defect: a probe that does not come back must not keep everybody out.
             self._breaker.failure()
             raise
         self._breaker.success()
-        return verdict, entry, index
+        return Settled(judged, index, answer)
 
 
 @dataclass(slots=True)
@@ -189,4 +253,8 @@ class _Door:
 
 
 def _crowded() -> FirewallError:
-    return FirewallError(Kind.OVERLOADED, "too many decisions wait for this budget", retry_after=RETRY_AFTER)
+    return FirewallError(
+        Kind.OVERLOADED,
+        "too many requests wait for a budget or a key",
+        retry_after=RETRY_AFTER,
+    )

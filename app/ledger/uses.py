@@ -4,7 +4,7 @@ INVARIANT: between `lock` and the end of the transaction nobody else counts or a
 decisions ever see the same last place.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.budgets import Count, Counters
+from app.core.budgets import Count, Tally
 from app.core.types import BudgetUse, Effect, Mode, Verdict
 from app.errors import FirewallError, Kind
-from app.persistence.tables import budget_uses
 
 # How far the clock of a replica may be from the database's before it may not judge what a window is. Rows are kept for
 # this long beyond their window, so that a replica whose clock is behind still finds all that its window has.
@@ -47,18 +46,33 @@ _COUNT: Final = sa.text("""
     sa.bindparam("values", type_=ARRAY(sa.LargeBinary)),
     sa.bindparam("since", type_=ARRAY(sa.DateTime(timezone=True))),
 )
-# A value needs only its last use.
-_REPLACED: Final = (
-    sa.delete(budget_uses)
-    .where(budget_uses.c.key == sa.bindparam("of_key"))
-    .where(budget_uses.c.value == sa.bindparam("of_value"))
-    .where(budget_uses.c.decided_at <= sa.bindparam("until"))
+# One round trip while others wait for the keys. A value needs only its last use; and what no window looks back at goes.
+# Both skip what somebody else is taking away, so that nobody ever waits for a row.
+_ADD: Final = sa.text("""
+    WITH used AS (
+        SELECT * FROM unnest(:keys, :values, :policies, :budgets, :expiries, :decisions)
+            AS used (key, value, policy, budget, expires_at, decision_id)
+    ), replaced AS (
+        DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
+            SELECT uses.ctid FROM used JOIN budget_uses AS uses USING (key, value)
+            WHERE uses.decided_at <= :now FOR UPDATE OF uses SKIP LOCKED
+        ))
+    ), swept AS (
+        DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM budget_uses WHERE expires_at < clock_timestamp() LIMIT :rows FOR UPDATE SKIP LOCKED
+        ))
+    )
+    INSERT INTO budget_uses (key, decided_at, decision_id, policy, budget, value, expires_at)
+    SELECT key, :now, decision_id, policy, budget, value, expires_at FROM used
+""").bindparams(
+    sa.bindparam("keys", type_=ARRAY(sa.LargeBinary)),
+    sa.bindparam("values", type_=ARRAY(sa.LargeBinary)),
+    sa.bindparam("policies", type_=ARRAY(sa.Text)),
+    sa.bindparam("budgets", type_=ARRAY(sa.Text)),
+    sa.bindparam("expiries", type_=ARRAY(sa.DateTime(timezone=True))),
+    sa.bindparam("now", type_=sa.DateTime(timezone=True)),
+    sa.bindparam("decisions", type_=ARRAY(sa.Uuid)),
 )
-_SWEEP: Final = sa.text("""
-    DELETE FROM budget_uses WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM budget_uses WHERE expires_at < clock_timestamp() LIMIT :rows FOR UPDATE SKIP LOCKED
-    ))
-""")
 
 
 async def lock(connection: AsyncConnection, uses: Iterable[BudgetUse]) -> None:
@@ -71,20 +85,22 @@ async def lock(connection: AsyncConnection, uses: Iterable[BudgetUse]) -> None:
 
 
 async def count(
-    connection: AsyncConnection, uses: Sequence[BudgetUse], *, now: datetime, skew_max: timedelta = SKEW_MAX
-) -> Counters:
+    connection: AsyncConnection, uses: Iterable[BudgetUse], *, now: datetime, skew_max: timedelta = SKEW_MAX
+) -> Tally:
     """Count what of each budget is used within the window that ends at `now`.
 
     Raises FirewallError (UNAVAILABLE) where `now` and the database's clock are more than `skew_max` apart, and what the
     database raises. Does not check: that `lock` was called with these uses.
     """
+    # Many mutations of one batch may ask for the same.
+    asked = tuple({(use.key, use.value): use for use in uses}.values())
     rows = (
         await connection.execute(
             _COUNT,
             {
-                "keys": [use.key for use in uses],
-                "values": [use.value for use in uses],
-                "since": [now - timedelta(seconds=use.window_seconds) for use in uses],
+                "keys": [use.key for use in asked],
+                "values": [use.value for use in asked],
+                "since": [now - timedelta(seconds=use.window_seconds) for use in asked],
             },
         )
     ).all()
@@ -96,10 +112,10 @@ async def count(
             retry_after=_RETRY_AFTER,
             fix="set both by NTP; until then budgets cannot be counted here",
         )
-    return {
-        (use.policy, use.budget): Count(row.used if use.value is None else row.distinct_values, row.seen)
-        for use, row in zip(uses, rows, strict=True)
-    }
+    tally = Tally()
+    for use, row in zip(asked, rows, strict=True):
+        tally.put(use, Count(row.used if use.value is None else row.distinct_values, row.seen))
+    return tally
 
 
 def taken(verdict: Verdict) -> tuple[BudgetUse, ...]:
@@ -115,34 +131,28 @@ def taken(verdict: Verdict) -> tuple[BudgetUse, ...]:
 
 async def add(
     connection: AsyncConnection,
-    uses: Sequence[BudgetUse],
+    took: Iterable[tuple[UUID, BudgetUse]],
     *,
     now: datetime,
-    decision_id: UUID,
     skew_max: timedelta = SKEW_MAX,
 ) -> None:
-    """Add the uses of a decision, and take away some that no window looks back at any more.
+    """Add the uses of decisions, each with its decision's id, and take away some that no window looks back at any more.
 
     Raises what the database raises. Does not check: that `lock` was called with these uses.
     """
-    replaced = [
-        {"of_key": use.key, "of_value": use.value, "until": now} for use in uses if use.value is not None and use.seen
-    ]
-    if replaced:
-        await connection.execute(_REPLACED, replaced)
+    # A value needs its last use alone, also within one batch.
+    rows = {(use.key, use.value if use.value is not None else decision): (decision, use) for decision, use in took}
+    uses = [use for _, use in rows.values()]
     await connection.execute(
-        sa.insert(budget_uses),
-        [
-            {
-                "key": use.key,
-                "decided_at": now,
-                "decision_id": decision_id,
-                "policy": use.policy,
-                "budget": use.budget,
-                "value": use.value,
-                "expires_at": now + timedelta(seconds=use.window_seconds) + skew_max,
-            }
-            for use in uses
-        ],
+        _ADD,
+        {
+            "keys": [use.key for use in uses],
+            "values": [use.value for use in uses],
+            "policies": [use.policy for use in uses],
+            "budgets": [use.budget for use in uses],
+            "expiries": [now + timedelta(seconds=use.window_seconds) + skew_max for use in uses],
+            "now": now,
+            "decisions": [decision for decision, _ in rows.values()],
+            "rows": SWEEP_ROWS,
+        },
     )
-    await connection.execute(_SWEEP, {"rows": SWEEP_ROWS})

@@ -82,6 +82,15 @@ api_keys = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
+    # Beside the roles; what may be done is the union.
+    Column("scopes", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # Whom it may speak for (`TYPE:ID`) and where it may come from (CIDR); none is any.
+    Column("subjects", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("networks", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # To the minute: written in batches, off the way of requests.
+    Column("last_used_at", DateTime(timezone=True)),
+    # The key that it was rotated from.
+    Column("replaces", Uuid),
     CheckConstraint("octet_length(hash) = 32", name="hash"),
     CheckConstraint("name <> '' AND length(name) <= 200", name="name"),
     CheckConstraint("principal_id <> '' AND length(principal_id) <= 200", name="principal_id"),
@@ -168,4 +177,50 @@ budget_uses = Table(
     CheckConstraint("octet_length(value) = 32", name="value"),
     CheckConstraint("expires_at > decided_at", name="expires_at"),
     Index("budget_uses_expires_at_idx", "expires_at"),
+)
+
+# INVARIANT: a row is inserted once and its end is written once (a trigger); both have their entry in the ledger,
+# written by the same transaction.
+kill_switches = Table(
+    "kill_switches",
+    metadata,
+    # That of its entry in the ledger.
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    # The id of a subject or the name of a policy.
+    Column("target", Text),
+    Column("until", DateTime(timezone=True)),
+    Column("reason", Text, nullable=False),
+    Column("thrown_by", Text, nullable=False),
+    Column("thrown_at", DateTime(timezone=True), nullable=False),
+    Column("ledger_index", BigInteger, nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("ended_by", Text),
+    Column("end_reason", Text),
+    Column("end_ledger_index", BigInteger),
+    CheckConstraint("kind IN ('deny-all', 'deny-subject', 'shadow', 'stop-approvals')", name="kind"),
+    CheckConstraint("(kind IN ('deny-subject', 'shadow')) = (target IS NOT NULL)", name="target"),
+    CheckConstraint("kind <> 'shadow' OR until IS NOT NULL", name="until"),
+    CheckConstraint("reason <> '' AND length(reason) <= 1000", name="reason"),
+    CheckConstraint(
+        "(ended_at IS NULL) = (ended_by IS NULL) AND (ended_at IS NULL) = (end_reason IS NULL)"
+        " AND (ended_at IS NULL) = (end_ledger_index IS NULL)",
+        name="end",
+    ),
+    Index("kill_switches_ledger_index_idx", "ledger_index"),
+)
+
+# Answers under idempotency keys (app/ledger/once.py). Not append-only: rows go when their time is over.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # SHA-256 of who sent which key.
+    Column("id", LargeBinary, primary_key=True),
+    # SHA-256 of what was sent with it.
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("octet_length(id) = 32", name="id"),
+    CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
+    Index("idempotency_keys_expires_at_idx", "expires_at"),
 )

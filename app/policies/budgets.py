@@ -95,5 +95,5 @@ def read_counts(node: Node | None, path: str, reader: Reader) -> Assumed:
 
 def unknown_budgets(counts: Assumed, policy_set: CompiledPolicySet) -> tuple[str, ...]:
     """Name the budgets that are counted and that no policy has: misspelt, most of the time."""
-    known = {(policy.name, budget.name) for policy in policy_set.policies for budget in policy.budgets}
+    known = {(policy.name, budget.name) for policy in policy_set.mutation_policies for budget in policy.budgets}
     return tuple("/".join(key) for key in sorted(counts.keys() - known))

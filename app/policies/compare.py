@@ -10,6 +10,7 @@ from app.core.canonical import canonical
 from app.core.types import Effect, Verdict
 from app.core.validity import parse_instant
 from app.policies import shape
+from app.policies.admission import BindingDocument, ParameterDocument, PolicyDocument
 from app.policies.document import declared_variables
 from app.policies.expressions import all_variables_read, signature
 from app.policies.load import Document
@@ -85,7 +86,60 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
             found.append(Difference(name, "", Change.ADDED))
         else:
             found += _policy(name, old[name], new[name])
-    return (*found, *_exceptions(before, after))
+    return (*found, *_exceptions(before, after), *_admission(before, after))
+
+
+def _admission(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:
+    """Compare admission policies, bindings and parameters, member by member of `spec` or of the parameter."""
+    old, new = (
+        {_identity(document): document for document in documents if document.admission is not None}
+        for documents in (before, after)
+    )
+    for kind, name in sorted(old.keys() | new.keys()):
+        one, other = old.get((kind, name)), new.get((kind, name))
+        if one is None or other is None:
+            yield Difference(name, "", Change.ADDED if one is None else Change.REMOVED, kind=kind)
+            continue
+        was, now = dict(_admission_parts(one)), dict(_admission_parts(other))
+        for part in sorted(was.keys() | now.keys()):
+            if _comparable(was.get(part)) != _comparable(now.get(part)):
+                yield from (replace(found, kind=kind) for found in _texts(name, part, was.get(part), now.get(part)))
+
+
+def _identity(document: Document) -> tuple[str, str]:
+    match document.admission:
+        case PolicyDocument(name=name):
+            return "admission policy", name
+        case BindingDocument(name=name):
+            return "binding", name
+        case ParameterDocument(kind=kind, parameter=parameter):
+            place = f"{parameter.namespace}/" if parameter.namespace else ""
+            return "parameter", f"{' '.join(kind)} {place}{parameter.name}"
+        case _:
+            raise ValueError("no document of an admission policy")
+
+
+def _admission_parts(document: Document) -> Iterator[tuple[str, Any]]:
+    root: Any = document.root.plain()
+    members = root if isinstance(document.admission, ParameterDocument) else root["spec"]
+    for member, value in members.items():
+        names = {"variables": "name", "matchConditions": "name", "auditAnnotations": "key"}
+        if value is None or member in {"apiVersion", "kind", "metadata"}:
+            continue
+        if member in names and isinstance(value, list):
+            yield from ((f"{member}.{item[names[member]]}", item) for item in value)
+        elif member == "validations":
+            yield from ((f"{member}[{position}]", item) for position, item in enumerate(value))
+        else:
+            yield member, value
+
+
+def _comparable(value: Any) -> Any:
+    """Give a member in a form in which the layout of expressions does not count."""
+    if not isinstance(value, dict):
+        return value
+    expressions = {"expression", "valueExpression", "messageExpression"}
+    return {name: signature(item) if name in expressions and item else item for name, item in value.items()}
 
 
 def _exceptions(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from html import escape
 from itertools import groupby
 
+from app.core.types import Outcome
+from app.policies.coverage import ClauseCoverage, ExpressionCoverage, clause_percent
 from app.policies.testing import Coverage, Result, RuleCoverage, percent
-from app.policies.trace import Outcome
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #cf222e; --part: #9a6700; }
@@ -16,6 +17,8 @@ td { vertical-align: top; } th { text-align: left; } td.number, th.number { text
 code { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .good { color: var(--good); } .bad { color: var(--bad); } .part { color: var(--part); }
 meter { width: 8rem; vertical-align: middle; }
+pre { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 .8rem; }
+pre .good { background: #1a7f3722; } pre .part { background: #9a670033; } pre .bad { background: #cf222e33; }
 """.strip()
 
 
@@ -35,8 +38,9 @@ def coverage_page(coverage: Iterable[Coverage], *, results: Iterable[Result]) ->
 
 
 def _directory(coverage: Coverage) -> str:
-    total = coverage.percent
-    parts = [f"<h2>{escape(str(coverage.directory))}: {_meter(total)}</h2>\n"]
+    meters = f"rules {_meter(coverage.percent)}, clauses {_meter(coverage.clause_percent)}"
+    parts = [f"<h2>{escape(str(coverage.directory))}: {meters}</h2>\n"]
+    texts = {name: list(group) for name, group in groupby(coverage.expressions, key=lambda one: one.policy)}
     for name, group in groupby(coverage.rules, key=lambda rule: rule.policy.name):
         rules = list(group)
         parts.append(
@@ -46,6 +50,10 @@ def _directory(coverage: Coverage) -> str:
         )
         parts += [_rule(rule) for rule in rules]
         parts.append("</tbody></table>\n")
+        parts += [_expression(one) for one in texts.pop(name, [])]
+    for name, expressions in texts.items():
+        parts.append(f"<h2>{escape(name)}</h2>\n")
+        parts += [_expression(one) for one in expressions]
     return "".join(parts)
 
 
@@ -58,6 +66,37 @@ def _rule(coverage: RuleCoverage) -> str:
         f'<tr><td class="{style}">{escape(rule.name)}</td><td>{rule.effect}</td><td><code>{when}</code></td>'
         f'{counts}<td class="{style}">{coverage.missing or "covered"}</td></tr>\n'
     )
+
+
+def _expression(coverage: ExpressionCoverage) -> str:
+    """Write an expression with every part in the colour of its coverage, and beneath it what is missing."""
+    # Each character belongs to the smallest part that it stands in.
+    owners: list[ClauseCoverage | None] = [None] * len(coverage.text)
+    for clause in sorted(coverage.clauses, key=lambda one: one.site.start - one.site.end):
+        owners[clause.site.start : clause.site.end] = [clause] * (clause.site.end - clause.site.start)
+    written = ""
+    for owner, group in groupby(zip(owners, coverage.text, strict=True), key=lambda pair: pair[0]):
+        text = escape("".join(character for _, character in group))
+        style = _style(owner)
+        written += f'<span class="{style}" title="{_title(owner)}">{text}</span>' if style else text
+    lacking = "".join(
+        f"<li>{clause.line}:{clause.column} <code>{escape(clause.site.text)}</code> "
+        f'<span class="{_style(clause)}">{clause.missing}</span></li>\n'
+        for clause in coverage.clauses
+        if clause.missing
+    )
+    where = f"{escape(coverage.path)} {_meter(clause_percent(coverage.clauses))}"
+    return f"<div>{where}<pre>{written}</pre>{f'<ul>{lacking}</ul>' if lacking else ''}</div>\n"
+
+
+def _style(clause: ClauseCoverage | None) -> str:
+    if clause is None or not clause.wanted:
+        return ""
+    return "good" if not clause.missing else "part" if clause.seen else "bad"
+
+
+def _title(clause: ClauseCoverage | None) -> str:
+    return "" if clause is None else clause.missing or "covered"
 
 
 def _meter(value: float) -> str:

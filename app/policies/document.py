@@ -37,7 +37,7 @@ from app.core.validity import ALWAYS, Validity, parse_instant
 from app.core.zones import zone_names
 from app.policies import shape
 from app.policies.budgets import Parts, read_budgets
-from app.policies.diagnostics import Diagnostic, Severity
+from app.policies.diagnostics import Severity
 from app.policies.durations import check_duration, seconds
 from app.policies.reader import Reader, join
 from app.policies.tree import Mapping, Node, Scalar, Sequence
@@ -273,7 +273,7 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
             check_variable(name, variables=texts)
         except ExpressionError as error:
             if error.variable is None:
-                _note_expression(place, path, error, reader)
+                reader.note_expression(place, path, error)
                 noted.add(name)
             else:
                 elsewhere[name] = error
@@ -281,7 +281,7 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
     for name, failure in elsewhere.items():
         blamed = failure.variable or name
         if name not in noted and blamed not in noted and blamed in places:
-            _note_expression(*places[blamed], failure, reader)
+            reader.note_expression(*places[blamed], failure)
             noted.add(blamed)
     return texts
 
@@ -434,20 +434,11 @@ def _program(
         return compile_expression(text, result=result, variables=variables)
     except ExpressionError as error:
         if error.variable is None:
-            _note_expression(node, path, error, reader)
+            reader.note_expression(node, path, error)
         elif not reader.diagnostics:
             # INVARIANT: no expression is left out silently. The variable was noted at its own place; if not, here.
             reader.note(node, path, f"the variable `{error.variable}` has no value", fix="correct it")
     return None
-
-
-def _note_expression(node: Node, path: str, error: ExpressionError, reader: Reader) -> None:
-    assert isinstance(node, Scalar)  # noqa: S101 - `Reader.text` has seen it
-    for problem in error.problems:
-        place = reader.place_in(node, line=problem.line, column=problem.column)
-        line, column = place or (node.line, node.column)
-        where = "" if place else f" (line {problem.line}, column {problem.column} of the expression)"
-        reader.diagnostics.append(Diagnostic(reader.file, line, column, path, problem.message + where, fix=problem.fix))
 
 
 def _approval(node: Node, path: str, reader: Reader) -> Approval | None:

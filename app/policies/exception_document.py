@@ -59,10 +59,17 @@ def _policies(node: Node | None, reader: Reader) -> dict[str, frozenset[str] | N
     return found
 
 
-def check_excepted(root: Node, policies: Mapping[str, Policy | None], reader: Reader) -> None:
+def effects(policy: Policy) -> dict[str, Effect]:
+    """Give what a policy has that can speak, by name."""
+    rules = {rule.name: rule.effect for rule in policy.rules}
+    return rules | {budget.name: budget.effect for budget in policy.budgets}
+
+
+def check_excepted(root: Node, policies: Mapping[str, Mapping[str, Effect] | None], reader: Reader) -> None:
     """Note every policy and every rule that an exception names and that there is not, or that denies and holds nothing.
 
-    `policies` has every name in the set; a policy that has errors of its own is None, and its rules are not looked at.
+    `policies` has every name in the set with what it has that can speak; a policy that has errors of its own has None,
+    and its rules are not looked at.
     """
     for item, path in _items(root, "policies"):
         name = _scalar(item, "name")
@@ -72,22 +79,20 @@ def check_excepted(root: Node, policies: Mapping[str, Policy | None], reader: Re
         if text not in policies:
             fix = _near(text, policies, "a decision that no policy made cannot be lifted: write a rule that allows")
             reader.note(name, f"{path}.name", f"there is no policy `{text[:80]}` in the set", fix=fix)
-        elif (policy := policies[text]) is not None:
-            _check_rules(item, path, policy, reader)
+        elif (known := policies[text]) is not None:
+            _check_rules(item, path, text, known, reader)
 
 
-def _check_rules(item: Node, path: str, policy: Policy, reader: Reader) -> None:
-    effects = {rule.name: rule.effect for rule in policy.rules}
-    effects |= {budget.name: budget.effect for budget in policy.budgets}
-    liftable = [name for name, effect in effects.items() if effect is not Effect.ALLOW]
+def _check_rules(item: Node, path: str, policy: str, known: Mapping[str, Effect], reader: Reader) -> None:
+    liftable = [name for name, effect in known.items() if effect is not Effect.ALLOW]
     listed = item.items.get("rules") if isinstance(item, Object) else None
     for position, rule in enumerate(listed.items if isinstance(listed, Sequence) else ()):
         text = str(rule.value) if isinstance(rule, Scalar) else ""
         place = f"{path}.rules[{position}]"
-        if text not in effects:
+        if text not in known:
             fix = _near(text, liftable, f"it has {', '.join(f'`{name}`' for name in liftable) or 'none'} to lift")
-            reader.note(rule, place, f"the policy `{policy.name}` has no rule `{text[:80]}`", fix=fix)
-        elif effects[text] is Effect.ALLOW:
+            reader.note(rule, place, f"the policy `{policy}` has no rule `{text[:80]}`", fix=fix)
+        elif known[text] is Effect.ALLOW:
             message = f"the rule `{text}` allows, and an exception lifts what denies or holds"
             reader.note(rule, place, message, fix="remove it")
 

@@ -1,58 +1,57 @@
 """Why a decision is what it is: everything that was asked, what each expression read and what it said."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from app.core.budgets import Assumed, Counters
-from app.core.cel import Bindings, EvaluationError, ExpressionError, ResultType, bind, compile_expression
-from app.core.decide import decide
+from app.core.cel import SeenSite, bind
+from app.core.decide import RULE_ERROR, decide
 from app.core.index import Rule
 from app.core.lifting import Lifting
-from app.core.masking import MASK, is_secret, masked
-from app.core.types import Effect, JsonObject, Mode, NormalisedMutation, Verdict
-from app.policies.document import declared_variables
-from app.policies.expressions import all_variables_read, paths
+from app.core.types import Effect, Json, Mode, NormalisedMutation, Outcome, Verdict
 from app.policies.load import Checked
-from app.policies.trace import ExceptionTrace, Outcome, PolicyTrace, Said, trace, trace_exceptions
-
-# Enough to recognise a value; who needs all of it has the mutation.
-VALUE_MAX_CHARS = 80
-# How a value of any type is made text, from the most faithful to the least: the first that works is shown.
-_SHOWING = ("'%s'.format([{}])", "string({})", "'a list or map of ' + string(size({}))")
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A member of the input that an expression names, and its value as shown; None where it is not there."""
-
-    path: str
-    value: str | None
+from app.policies.trace import (
+    AdmissionTrace,
+    ExceptionTrace,
+    PolicyTrace,
+    Said,
+    trace,
+    trace_admission,
+    trace_exceptions,
+    variables,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One expression that was asked; `text` is None for a rule without a condition."""
+    """One expression that was asked, with what its boolean parts said and saw.
+
+    `text` is None for a rule without a condition. `freeze` says of a freeze when it is, and
+    whether it is open.
+    """
 
     name: str
     text: str | None
     said: Said
-    seen: tuple[Seen, ...]
-    variables: tuple[str, ...]
     effect: Effect | None = None
+    freeze: str | None = None
+
+    @property
+    def sites(self) -> tuple[SeenSite, ...]:
+        """The boolean parts, the whole first; there are none where the rule was silent without being asked."""
+        return self.said.trace.sites_seen() if self.said.trace is not None else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One variable that something asked reads: its value as shown, or why it has none."""
+    """One variable that was evaluated: its value as shown, or why it has none."""
 
     name: str
     text: str
-    value: str | None
+    value: Json
     error: str | None
-    seen: tuple[Seen, ...]
+    sites: tuple[SeenSite, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +83,33 @@ class ExplainedException:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedEvaluation:
+    """One evaluation of an admission policy; `parameter` names its parameter object, None where it has none."""
+
+    parameter: str | None
+    conditions: tuple[Asked, ...]
+    validations: tuple[Asked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedAdmission:
+    """One admission policy under one binding; `fits` is None where its match could not be told."""
+
+    policy: str
+    binding: str
+    actions: tuple[str, ...]
+    fits: bool | None
+    evaluations: tuple[ExplainedEvaluation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """One mutation, every policy and every exception of the set, and the verdict of the core."""
 
     verdict: Verdict
     policies: tuple[ExplainedPolicy, ...]
     exceptions: tuple[ExplainedException, ...] = ()
+    admission: tuple[ExplainedAdmission, ...] = ()
 
 
 def explain(
@@ -104,26 +124,33 @@ def explain(
     """
     if checked.policy_set is None:
         raise ValueError("a set that was refused decides nothing")
-    texts = {
-        document.policy.name: declared_variables(document.root)
-        for document in checked.documents
-        if document.policy is not None
-    }
-    shown = _Values(normalised.inputs, now)
-    found = trace(checked.policy_set, shown.bindings)
-    lifting = Lifting(checked.policy_set, shown.bindings)
+    bindings = bind(normalised.inputs, now=now)
+    found = trace(checked.policy_set, bindings)
+    lifting = Lifting(checked.policy_set, bindings)
     lifted: dict[str, list[str]] = {}
     for policy, name in _words(found):
         if (exception := lifting.exception(policy, name)) is not None:
             lifted.setdefault(exception, []).append(f"{policy}/{name}")
     return Explanation(
         decide(checked.policy_set, normalised, now, Assumed() if counters is None else counters),
-        tuple(_policy(one, texts[one.policy.name], shown) for one in found),
-        tuple(
-            _exception(one, lifted.get(one.exception.name, []), shown)
-            for one in trace_exceptions(checked.policy_set, shown.bindings)
-        ),
+        tuple(_policy(one, now) for one in found),
+        tuple(_exception(one, lifted) for one in trace_exceptions(checked.policy_set, bindings)),
+        tuple(_admission(one) for one in trace_admission(checked.policy_set, bindings)),
     )
+
+
+def _admission(found: AdmissionTrace) -> ExplainedAdmission:
+    evaluations = [
+        ExplainedEvaluation(
+            None if (own := one.parameter) is None else "/".join(filter(None, (own.namespace, own.name))),
+            tuple(Asked(condition.name, condition.program.text, said) for condition, said in one.conditions),
+            tuple(Asked(validation.name, validation.program.text, said) for validation, said in one.validations),
+        )
+        for one in found.evaluations
+    ]
+    policy = found.policy
+    actions = tuple(str(action) for action in policy.actions)
+    return ExplainedAdmission(policy.policy, policy.binding, actions, found.fits, tuple(evaluations))
 
 
 def _words(found: Iterable[PolicyTrace]) -> Iterator[tuple[str, str]]:
@@ -139,94 +166,42 @@ def _words(found: Iterable[PolicyTrace]) -> Iterator[tuple[str, str]]:
                     yield one.policy.name, rule.name
 
 
-def _exception(found: ExceptionTrace, lifts: list[str], shown: "_Values") -> ExplainedException:
-    conditions = tuple(_asked(one.name, one.program.text, said, {}, shown) for one, said in found.conditions)
+def _exception(found: ExceptionTrace, lifted: Mapping[str, list[str]]) -> ExplainedException:
+    lifts = lifted.get(found.exception.name, [])
+    conditions = tuple(Asked(one.name, one.program.text, said) for one, said in found.conditions)
     return ExplainedException(found.exception.name, found.fits, found.unmatched, conditions, tuple(lifts))
 
 
-def _policy(found: PolicyTrace, variables: Mapping[str, str], shown: "_Values") -> ExplainedPolicy:
-    conditions = tuple(
-        _asked(condition.name, condition.program.text, said, variables, shown) for condition, said in found.conditions
-    )
-    rules = tuple(_rule(rule, said, variables, shown) for rule, said in found.rules)
-    read = {name for asked in (*conditions, *rules) for name in asked.variables}
+def _policy(found: PolicyTrace, now: datetime) -> ExplainedPolicy:
     return ExplainedPolicy(
         found.policy.name,
         found.policy.mode,
         found.unmatched,
-        conditions,
-        tuple(shown.variable(name, variables) for name in variables if name in read),
-        rules,
+        tuple(Asked(condition.name, condition.program.text, said) for condition, said in found.conditions),
+        tuple(_variables(found)),
+        tuple(
+            Asked(rule.name, rule.when.text if rule.when is not None else None, said, rule.effect, _freeze(rule, now))
+            for rule, said in found.rules
+        ),
     )
 
 
-def _rule(rule: Rule, said: Said, variables: Mapping[str, str], shown: "_Values") -> Asked:
-    text = rule.when.text if rule.when is not None else None
-    return _asked(rule.name, text, said, variables, shown, effect=rule.effect)
+def _freeze(rule: Rule, now: datetime) -> str | None:
+    if rule.window is None:
+        return None
+    end = rule.window.end(now)
+    state = "not open" if end is None else f"open until {end.isoformat().replace('+00:00', 'Z')}"
+    return f"`{rule.window.schedule}` {rule.window.time_zone}: {state}"
 
 
-def _asked(
-    name: str,
-    text: str | None,
-    said: Said,
-    variables: Mapping[str, str],
-    shown: "_Values",
-    *,
-    effect: Effect | None = None,
-) -> Asked:
-    if text is None:
-        return Asked(name, None, said, (), (), effect)
-    read = all_variables_read(text, variables)
-    return Asked(name, text, said, shown.seen(text), tuple(n for n in variables if n in read), effect)
-
-
-class _Values:
-    """The values of one mutation, fit to be shown."""
-
-    def __init__(self, inputs: JsonObject, now: datetime) -> None:
-        self.inputs: Any = masked(inputs)
-        self.bindings: Bindings = bind(inputs, now=now)
-        self.hidden: Bindings = bind(self.inputs, now=now)
-
-    def seen(self, text: str) -> tuple[Seen, ...]:
-        """Give the members that an expression names, with their values."""
-        found: list[Seen] = []
-        for path in paths(text):
-            there, value = path.value(self.inputs)
-            found.append(Seen(str(path), _cut(json.dumps(value, ensure_ascii=False)) if there else None))
-        return tuple(found)
-
-    def variable(self, name: str, variables: Mapping[str, str]) -> Variable:
-        """Give a variable with its value, masked where it holds something that is."""
-        error = None
-        for form in _SHOWING:
-            try:
-                program = compile_expression(
-                    form.format(f"variables.{name}"), result=ResultType.STRING, variables=dict(variables)
-                )
-                real = str(program.evaluate(self.bindings))
-            except ExpressionError:
-                continue
-            except EvaluationError as failure:
-                error = error or str(failure)
-                continue
-            return Variable(name, variables[name], self._hide(name, real, program), None, self.seen(variables[name]))
-        return Variable(name, variables[name], None, error, self.seen(variables[name]))
-
-    def _hide(self, name: str, real: str, program: Any) -> str:
-        if is_secret(name):
-            return MASK
-        try:
-            hidden = str(program.evaluate(self.hidden))
-        except EvaluationError:
-            hidden = MASK
-        # A truth or a number tells nothing of the secret it was made from, and the masked one would be wrong.
-        plain = real in {"true", "false", "null"} or real.lstrip("-").isdigit()
-        return _cut(real if plain or real == hidden else hidden)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= VALUE_MAX_CHARS else text[: VALUE_MAX_CHARS - 1] + "…"
+def _variables(found: PolicyTrace) -> Iterator[Variable]:
+    """Give the variables that were evaluated on the way, in the order of their declaration."""
+    seen = {one.name: one for trace in found.asked.values() for one in trace.variables_seen()}
+    for path, declared in variables(found.policy).items():
+        if (one := seen.get(declared.name)) is not None:
+            trace = found.asked.get(path)
+            sites = trace.sites_seen() if trace is not None else ()
+            yield Variable(declared.name, declared.source.text, one.value, one.error, sites)
 
 
 def combination(explanation: Explanation) -> str:
@@ -249,12 +224,24 @@ def combination(explanation: Explanation) -> str:
                 spoken[rule.effect] += 1
             elif rule.said.outcome is Outcome.ERROR:
                 failed += 1
+    for reason in explanation.verdict.reasons:
+        if reason.binding is not None and reason.mode is Mode.ENFORCE and reason.exception is None:
+            if reason.message.startswith(RULE_ERROR):
+                failed += 1
+            else:
+                spoken[reason.effect] += 1
+    exhausted = sum(
+        use.mode is Mode.ENFORCE and not use.has_room and f"{use.policy}/{use.budget}" not in lifted
+        for use in explanation.verdict.budgets
+    )
     parts = [f"{number} {effect}" for effect, number in spoken.items() if number]
+    if exhausted:
+        parts.append(f"{exhausted} used up")
     if failed:
         parts.append(f"{failed} failed and {'denies' if failed == 1 else 'deny'}")
     if lifted:
         parts.append(f"{len(lifted)} lifted by exceptions")
-    if not any(spoken.values()) and not failed:
+    if not any(spoken.values()) and not failed and not exhausted:
         what = f"nothing counts, {', '.join(parts)}," if lifted else "nothing spoke,"
         return f"{what} and the default is deny"
     return f"{', '.join(parts)}; deny > hold > allow, so {explanation.verdict.effect}"

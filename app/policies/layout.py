@@ -24,7 +24,8 @@ from ruamel.yaml.events import (
 )
 
 from app.core.types import JsonObject
-from app.policies.shape import BRANCH, KINDS, Shape
+from app.policies.kinds import KINDS
+from app.policies.shape import BRANCH, Shape
 from app.policies.tree import TreeError, documents
 
 WIDTH = 120
@@ -359,8 +360,10 @@ class _Page:
         """Write a collection in lines; it has an entry, and the first line is never a comment of a later one."""
         lines: list[str] = []
         pad = " " * indent
-        for entry in _ordered(value, shape):
-            lines += _comment_lines(entry.head, pad)
+        for position, entry in enumerate(_ordered(value, shape)):
+            # A blank line separates a member from those before it; one that came to be the first has none.
+            if position or any(line != _BLANK for line in entry.head):
+                lines += _comment_lines(entry.head, pad)
             if entry.key is None:
                 lines += self._item(entry, indent, shape, parts)
             else:

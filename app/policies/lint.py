@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
-from app.core.cel.tokens import Token, TokenKind, tokens
+from app.core.cel import CompiledProgram, Needs, Program, both, conjuncts
 from app.core.glob import Glob
 from app.core.index import EntityPattern, Match, Policy, PolicyException, Rule
 from app.core.types import Effect
 from app.core.validity import Phase, Validity
+from app.policies.admission import PolicyDocument
 from app.policies.covering import covers, disjoint, entity_covers, impossible, match_covers
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.expressions import (
     all_variables_read,
-    conjuncts,
     constant,
-    literal_of,
     signature,
 )
 from app.policies.load import Document
@@ -39,6 +39,7 @@ class Lint(StrEnum):
     CONSTANT_CONDITION = "constant-condition"
     UNUSED_VARIABLE = "unused-variable"
     REDUNDANT_PATTERN = "redundant-pattern"
+    ALLOWS_NOTHING = "allows-nothing"
     IMPOSSIBLE_PATTERN = "impossible-pattern"
     USELESS_EXCLUSION = "useless-exclusion"
     ENDLESS_FREEZE = "endless-freeze"
@@ -57,6 +58,7 @@ MEANINGS: Mapping[str, str] = {
     Lint.CONSTANT_CONDITION: "the condition is always true and restricts nothing",
     Lint.UNUSED_VARIABLE: "nothing reads the variable",
     Lint.REDUNDANT_PATTERN: "another pattern of the list matches all that this one matches",
+    Lint.ALLOWS_NOTHING: "there are admission policies, which only deny, and nothing that allows",
     Lint.IMPOSSIBLE_PATTERN: "the pattern fits nothing",
     Lint.USELESS_EXCLUSION: "the exclusion leaves out nothing that the match takes in",
     Lint.ENDLESS_FREEZE: "every window of the freeze is still open when the next one opens",
@@ -72,13 +74,13 @@ _SOON = timedelta(days=14)
 # An exception for longer is a change of the policy.
 _LONG = timedelta(days=90)
 # What `match` and a conjunct can both speak about.
-_NAMES = {
+_NAMES = (
     ("resource", "type"),
     ("resource", "id"),
     ("subject", "type"),
     ("subject", "id"),
     ("action", "name"),
-}
+)
 
 
 def lint(documents: Iterable[Document], *, sources: Mapping[str, str], now: datetime) -> tuple[Diagnostic, ...]:
@@ -111,7 +113,19 @@ def lint(documents: Iterable[Document], *, sources: Mapping[str, str], now: date
                     Lint.DUPLICATE_POLICY,
                 )
             )
-    return tuple(found)
+    return (*found, *_allows_nothing(documents))
+
+
+def _allows_nothing(documents: Iterable[Document]) -> Iterator[Diagnostic]:
+    """Admission policies only deny: without a rule that allows or holds, the answer is no, whatever they say."""
+    documents = tuple(documents)
+    rules = [rule for document in documents if document.policy is not None for rule in document.policy.rules]
+    first = next((one for one in documents if isinstance(one.admission, PolicyDocument)), None)
+    if first is not None and all(rule.effect is Effect.DENY for rule in rules):
+        message = "admission policies only deny, and no other policy of the set allows anything"
+        fix = "add a `MutationPolicy` that says what is allowed"
+        line, column = first.root.line, first.root.column
+        yield Diagnostic(first.file, line, column, "", message, fix, Severity.WARNING, Lint.ALLOWS_NOTHING)
 
 
 def _expiry(document: Document, what: str, validity: Validity, *, now: datetime) -> Iterator[Diagnostic]:
@@ -183,6 +197,13 @@ class _Text:
     path: str
 
 
+class _Asked(NamedTuple):
+    """An expression with what it was compiled to."""
+
+    text: _Text
+    program: Program
+
+
 class _Linter:
     """The lints of one policy."""
 
@@ -196,7 +217,9 @@ class _Linter:
         }
         self.texts = {name: one.text for name, one in self.variables.items() if one is not None}
         self.conditions = [
-            text for item, path in _items(spec, "matchConditions") if (text := _text(item, "expression", path))
+            _Asked(text, one.program)
+            for one, (item, path) in zip(policy.conditions, _items(spec, "matchConditions"), strict=True)
+            if (text := _text(item, "expression", path))
         ]
         self.rules = list(zip(policy.rules, (*_items(spec, "rules"), *_items(spec, "freezes")), strict=True))
 
@@ -218,7 +241,7 @@ class _Linter:
 
     def _unused(self) -> None:
         read: set[str] = set()
-        everything = [one.text for one in self.conditions]
+        everything = [one.text.text for one in self.conditions]
         for rule, (item, path) in self.rules:
             everything += [duty.expression.text for duty in rule.duties if duty.expression is not None]
             everything += [t.text for name in ("when", "messageExpression") if (t := _text(item, name, path))]
@@ -238,11 +261,11 @@ class _Linter:
 
     def _dead_policy(self) -> bool:
         for one in self.conditions:
-            truth = constant(one.text, self.texts)
+            truth = constant(one.text.text, self.texts)
             if truth is True:
                 self._note(
-                    one.node,
-                    one.path,
+                    one.text.node,
+                    one.text.path,
                     "the condition is always true",
                     code=Lint.CONSTANT_CONDITION,
                     fix="remove it, or make it say something",
@@ -272,9 +295,9 @@ class _Linter:
     def _dead_rules(self) -> None:
         for rule, (item, path) in self.rules:
             when = _text(item, "when", path)
-            if when is None:
+            if when is None or rule.when is None:
                 continue
-            why = self._impossible([*self.conditions, when], own=when)
+            why = self._impossible([*self.conditions, _Asked(when, rule.when)], own=when)
             if why is not None:
                 self._note(
                     when.node,
@@ -284,23 +307,23 @@ class _Linter:
                     fix="change the condition, or remove the rule",
                 )
 
-    def _impossible(self, texts: Iterable[_Text], *, own: _Text | None = None) -> tuple[_Text, str] | None:
+    def _impossible(self, asked: Iterable[_Asked], *, own: _Text | None = None) -> tuple[_Text, str] | None:
         """Why these cannot all be true for a mutation that fits `match`; None if they can, or in doubt."""
-        possible: dict[tuple[str, str], frozenset[str]] = {}
-        for text in texts:
-            for part in conjuncts(text.text):
-                if constant(part.text, self.texts) is False:
-                    return text, f"`{_shown(part.text)}` is always false"
-                names = _names(part.text)
-                if names is None:
+        needs: Needs = {}
+        for text, program in asked:
+            for part in conjuncts(program.source) if isinstance(program, CompiledProgram) else ():
+                if constant(part, self.texts) is False:
+                    return text, f"`{_shown(part)}` is always false"
+            needs = both(needs, program.lifted.needs)
+            for path in _NAMES:
+                need = needs.get(path)
+                if need is None or need.constants is None:
                     continue
-                path, values = names
-                before = possible.get(path)
-                possible[path] = values if before is None else before & values
-                if not possible[path]:
+                values = sorted(str(value) for value in need.constants)
+                if not values:
                     return own or text, f"`{'.'.join(path)}` cannot be two things at once"
-                if not any(self._matches(path, value) for value in possible[path]):
-                    listed = ", ".join(f"`{value[:80]}`" for value in sorted(possible[path])[:3])
+                if not any(self._matches(path, value) for value in values):
+                    listed = ", ".join(f"`{value[:80]}`" for value in values[:3])
                     return own or text, f"`{'.'.join(path)}` is {listed} only where `match` does not fit"
         return None
 
@@ -425,33 +448,6 @@ def _entity_covered(one: EntityPattern, patterns: tuple[EntityPattern, ...]) -> 
         if i != at and entity_covers(other, one) and (i < at or not entity_covers(one, other)):
             return i
     return None
-
-
-def _names(text: str) -> tuple[tuple[str, str], frozenset[str]] | None:
-    """Read `PATH == 'x'`, `'x' == PATH` and `PATH in ['x', 'y']` for the paths of `match`; None for all else."""
-    stream = list(tokens(text))
-    path = _name_path(stream[:3])
-    if path is not None and len(stream) == 6 and stream[3].text == stream[4].text == "=":
-        value = literal_of(stream[5])
-        return (path, frozenset({value})) if isinstance(value, str) else None
-    if path is not None and len(stream) > 6 and [stream[3].text, stream[4].text, stream[-1].text] == ["in", "[", "]"]:
-        inside = stream[5:-1]
-        values = [literal_of(token) for token in inside[::2]]
-        separators = {token.text for token in inside[1::2]}
-        if separators <= {","} and all(isinstance(value, str) for value in values):
-            return path, frozenset(str(value) for value in values)
-    path = _name_path(stream[3:])
-    if path is not None and len(stream) == 6 and stream[1].text == stream[2].text == "=":
-        value = literal_of(stream[0])
-        return (path, frozenset({value})) if isinstance(value, str) else None
-    return None
-
-
-def _name_path(stream: list[Token]) -> tuple[str, str] | None:
-    if len(stream) != 3 or [token.kind for token in stream] != [TokenKind.NAME, TokenKind.DOT, TokenKind.NAME]:
-        return None
-    path = (stream[0].text, stream[2].text)
-    return path if path in _NAMES else None
 
 
 def _exclusions(spec: Node) -> list[tuple[Node, str]]:

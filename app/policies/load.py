@@ -4,16 +4,28 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
 from app.core.canonical import canonical
-from app.core.index import CompiledPolicySet, Policy, PolicyException
-from app.core.types import Json
+from app.core.index import AnyPolicy, CompiledPolicySet, Policy, PolicyException
+from app.core.types import Effect, Json
+from app.policies.admission import (
+    AdmissionDocument,
+    PolicyDocument,
+    assembled,
+    is_admission,
+    may_be_parameter,
+    named_within,
+    param_kinds,
+    parameter_kind,
+    read_admission,
+    read_parameter,
+)
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
-from app.policies.exception_document import check_excepted, read_exception
+from app.policies.exception_document import check_excepted, effects, read_exception
 from app.policies.reader import Reader
 from app.policies.shape import EXCEPTION_KIND
 from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
@@ -36,12 +48,14 @@ _DEPTH_MAX = 8
 class Document:
     """One document of one file, `file` as in `Diagnostic`.
 
-    `policy`, or `exception` for a document of that kind, is what it says; both are None if anything is wrong with it.
+    `policy`, `exception` or, for what belongs to Kubernetes' admission policies, `admission` is what it says; all are
+    None if anything is wrong with it, and for a document that may be a parameter until all of them were read.
     """
 
     file: str
     root: Node
     policy: Policy | None = None
+    admission: AdmissionDocument | None = None
     exception: PolicyException | None = None
 
 
@@ -176,12 +190,22 @@ def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Ma
     if not policies_found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
+    found = _with_parameters(found, diagnostics)
+    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
     _check_names(policies_found, diagnostics)
     _check_exceptions(found, policies_found, diagnostics, sources)
+    admission, doubts = assembled(one.admission for one in found if one.admission is not None)
+    if all(d.severity is Severity.WARNING for d in diagnostics):
+        # What does not fit together is only said of what was read: a binding whose policy has errors is not to blame.
+        diagnostics += doubts
     ordered = tuple(sorted(diagnostics, key=lambda d: (d.file, d.line, d.column, d.path)))
     if any(d.severity is Severity.ERROR for d in ordered):
         return Checked(None, ordered, tuple(found), sources)
-    policies = [one.policy for one in found if one.policy is not None]
+    policies: list[AnyPolicy] = [one.policy for one in found if one.policy is not None]
+    policies += admission
+    if not policies:
+        nothing = _whole("no policy of the set is in force", fix="add a binding, or a `MutationPolicy`")
+        return Checked(None, (*ordered, nothing), tuple(found), sources)
     content = _content(found)
     digest = "sha256:" + sha256(content).hexdigest()
     exceptions = [one.exception for one in found if one.exception is not None]
@@ -190,6 +214,11 @@ def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Ma
 
 
 def _document(file: str, root: Node, reader: Reader) -> Document:
+    """Read a document by its kind; what may be a parameter waits until the policies are known."""
+    if is_admission(root):
+        return Document(file, root, admission=read_admission(root, reader))
+    if may_be_parameter(root):
+        return Document(file, root)
     if _kind(root) == EXCEPTION_KIND:
         return Document(file, root, exception=read_exception(root, reader))
     return Document(file, root, read_policy(root, reader))
@@ -198,6 +227,23 @@ def _document(file: str, root: Node, reader: Reader) -> Document:
 def _kind(root: Node) -> str:
     kind = root.items.get("kind") if isinstance(root, Mapping) else None
     return str(kind.value) if isinstance(kind, Scalar) else ""
+
+
+def _with_parameters(found: list[Document], diagnostics: list[Diagnostic]) -> list[Document]:
+    """Read the parameters, now that it is known which kinds are some policy's."""
+    kinds = param_kinds(one.admission for one in found if one.admission is not None)
+    read: list[Document] = []
+    for one in found:
+        if len(diagnostics) > FINDINGS_MAX or not may_be_parameter(one.root):
+            read.append(one)
+            continue
+        reader = Reader(one.file, text="")
+        if parameter_kind(one.root) in kinds:
+            read.append(replace(one, admission=read_parameter(one.root, reader)))
+        else:
+            read.append(replace(one, policy=read_policy(one.root, reader)))
+        diagnostics += reader.diagnostics
+    return read
 
 
 def _files(directory: Path, root: Path, diagnostics: list[Diagnostic], depth: int = 0) -> Iterator[tuple[str, Path]]:
@@ -296,7 +342,8 @@ def _within_limits(found: list[Document], diagnostics: list[Diagnostic], *, rule
 
 def _rules(root: Node) -> int:
     spec = root.items.get("spec") if isinstance(root, Mapping) else None
-    listed = [spec.items.get(name) for name in ("rules", "freezes", "budgets")] if isinstance(spec, Mapping) else []
+    counted = ("rules", "freezes", "budgets", "validations")
+    listed = [spec.items.get(name) for name in counted] if isinstance(spec, Mapping) else []
     return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 
@@ -339,20 +386,24 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Docu
 
 
 def _check_names(found: list[Document], diagnostics: list[Diagnostic]) -> None:
-    """Note every name that a policy before it has, also those of policies that have errors of their own."""
-    first: dict[str, Document] = {}
+    """Note every name that a document of its kind before it has, also those that have errors of their own.
+
+    The policies of Kubernetes and the firewall's own count as one kind: reasons name both.
+    """
+    first: dict[tuple[str, ...], Document] = {}
     for one in found:
         node = _name_node(one.root)
         if node is None:
             continue
         name = str(node.value)
-        if name in first:
-            other = first[name]
+        key = (*named_within(one.root), name)
+        if key in first:
+            other = first[key]
             line = f" line {other.root.line}" if other.root.line else ""
             message = f"the name `{name[:80]}` is used twice, first in `{other.file}`{line}"
             diagnostics.append(Diagnostic(one.file, node.line, node.column, "metadata.name", message, "rename one"))
         else:
-            first[name] = one
+            first[key] = one
 
 
 def _check_exceptions(
@@ -361,11 +412,21 @@ def _check_exceptions(
     """Note what only the whole set can tell about its exceptions."""
     exceptions = [one for one in found if _kind(one.root) == EXCEPTION_KIND]
     _check_names(exceptions, diagnostics)
-    by_name = {str(node.value): one.policy for one in policies if (node := _name_node(one.root)) is not None}
+    by_name = {
+        str(node.value): _effects(one)
+        for one in policies
+        if (node := _name_node(one.root)) is not None and not named_within(one.root)
+    }
     for one in exceptions:
         reader = Reader(one.file, text=sources.get(one.file, ""))
         check_excepted(one.root, by_name, reader)
         diagnostics += reader.diagnostics
+
+
+def _effects(document: Document) -> Map[str, Effect] | None:
+    if isinstance(document.admission, PolicyDocument):
+        return dict.fromkeys((validation.name for validation in document.admission.validations), Effect.DENY)
+    return None if document.policy is None else effects(document.policy)
 
 
 def _name_node(root: Node) -> Scalar | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from difflib import get_close_matches
 
+from app.core.cel import ExpressionError
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.shape import ITEMS_MAX
 from app.policies.tree import Mapping, Node, Scalar, Sequence, Style
@@ -130,6 +131,15 @@ class Reader:
             self.note(node, path, f"must be a whole number, not {_kind(node)}")
         return None
 
+    def note_expression(self, node: Node, path: str, error: ExpressionError) -> None:
+        """Note what is wrong with an expression, at its place in the text that `node` is."""
+        assert isinstance(node, Scalar)  # noqa: S101 - `text` has seen it
+        for problem in error.problems:
+            place = self.place_in(node, line=problem.line, column=problem.column)
+            line, column = place or (node.line, node.column)
+            where = "" if place else f" (line {problem.line}, column {problem.column} of the expression)"
+            self.diagnostics.append(Diagnostic(self.file, line, column, path, problem.message + where, fix=problem.fix))
+
     def place_in(self, node: Scalar, *, line: int, column: int) -> tuple[int, int] | None:
         """Find a place inside a text (both from 1) in the file, where the writing of the text allows it, else None."""
         value = str(node.value).split("\n")
@@ -143,6 +153,27 @@ class Reader:
             # As long as nothing before it was escaped or folded, the text stands in the file as it is.
             if self._line(node.line)[start:].startswith(wanted[: column - 1]):
                 return node.line, start + column
+        elif node.style == Style.FOLDED:
+            return self._folded(node, sum(len(before) + 1 for before in value[: line - 1]) + column - 1)
+        return None
+
+    def _folded(self, node: Scalar, offset: int) -> tuple[int, int] | None:
+        """Find an offset in a folded text: each of its lines stands in the file behind what indents it."""
+        value = str(node.value)
+        at, number = 0, node.line
+        while at < len(value):
+            number += 1
+            line = self._line(number).rstrip("\r")
+            text = line.strip()
+            if not text and number <= len(self.lines):
+                continue
+            while at < len(value) and value[at] in " \n" and not value.startswith(text, at):
+                at += 1
+            if not text or not value.startswith(text, at):
+                return None
+            if offset < at + len(text):
+                return number, line.index(text) + offset - at + 1
+            at += len(text)
         return None
 
     def _line(self, number: int) -> str:

@@ -1,7 +1,8 @@
 """JSON Schemas (draft 2020-12) of the documents, for editors; written from the shapes that the loader reads by."""
 
 from app.core.types import JsonObject
-from app.policies.shape import KINDS, Shape
+from app.policies.kinds import KINDS
+from app.policies.shape import Shape
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BASE = "https://mutationfirewall.io/schemas/"
@@ -31,7 +32,7 @@ def schema(kind: str) -> JsonObject:
 def _object(shape: Shape) -> JsonObject:
     return {
         **shape.more,
-        "type": "object",
+        "type": shape.more.get("type", "object"),
         "properties": dict(shape.members),
         **({"required": list(shape.required)} if shape.required else {}),
         "additionalProperties": False,

@@ -414,6 +414,7 @@ REASON = Shape(
         "mode": {"description": "`shadow` if it only watched.", "enum": [str(m) for m in Mode], "default": "enforce"},
         "message": _text("A part of the message.", most=MESSAGE_MAX_CHARS),
         "exception": _text("The exception that lifted it.", most=LABEL_MAX_CHARS),
+        "binding": _text("The binding of an admission policy.", most=LABEL_MAX_CHARS),
     },
     required=("policy", "rule"),
 )
@@ -436,6 +437,17 @@ EXPECT = Shape(
             "type": "array",
             "maxItems": ITEMS_MAX,
             "items": _reference("expectedObligation"),
+        },
+        "warnings": {
+            "description": "A part of every warning of admission policies, in order; `[]` for none.",
+            "type": "array",
+            "maxItems": ITEMS_MAX,
+            "items": _text("A part of a warning.", most=MESSAGE_MAX_CHARS),
+        },
+        "annotations": {
+            "description": "All annotations of admission policies; `{}` for none.",
+            "type": "object",
+            "additionalProperties": {"type": "string"},
         },
         "exceptions": {
             "description": "The names of all exceptions that lifted something; `[]` for none.",

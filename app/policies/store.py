@@ -147,6 +147,11 @@ class PolicySetStore:
             raise _unknown(digest)
         return _stored(row), documents_of(row.documents, digest=digest)
 
+    async def require(self, digest: str) -> None:
+        """Raises FirewallError (NOT_FOUND) for a set that is not stored."""
+        async with self._transaction() as connection:
+            await _require(connection, digest)
+
     async def sign(self, digest: str, envelopes: Iterable[Envelope], *, added_by: str) -> int:
         """Store envelopes of one signature each, and tell how many are new.
 
@@ -163,9 +168,7 @@ class PolicySetStore:
             for one in envelopes
         ]
         async with self._transaction() as connection:
-            known = sa.select(sa.exists().where(policy_sets.c.digest == digest))
-            if not await connection.scalar(known):
-                raise _unknown(digest)
+            await _require(connection, digest)
             if not rows:
                 return 0
             statement = insert(policy_set_signatures).values(rows).on_conflict_do_nothing()
@@ -301,6 +304,11 @@ def check_text(text: str | None, member: str, *, required: bool = False) -> None
 
 
 _LISTED: Final = sa.select(*(column for column in policy_sets.c if column.name != "documents"))
+
+
+async def _require(connection: AsyncConnection, digest: str) -> None:
+    if not await connection.scalar(sa.select(sa.exists().where(policy_sets.c.digest == digest))):
+        raise _unknown(digest)
 
 
 def _unknown(digest: str) -> FirewallError:

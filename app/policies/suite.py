@@ -14,6 +14,7 @@ from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, Json, JsonObject, Mode, Mutation
 from app.errors import FirewallError
 from app.policies import shape
+from app.policies.admission import is_admission, may_be_parameter
 from app.policies.budgets import read_counts
 from app.policies.diagnostics import Diagnostic, PolicyErrors
 from app.policies.load import FILE_MAX_BYTES, yaml_files
@@ -39,6 +40,8 @@ class Expectation:
     approval: dict[str, Any] | None = None
     obligations: tuple[dict[str, Any], ...] | None = None
     exceptions: frozenset[str] | None = None
+    warnings: tuple[str, ...] | None = None
+    annotations: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,10 @@ def _read_file(file: Path, parse: Parse, diagnostics: list[Diagnostic]) -> list[
 
 
 def _is_policy(root: Node) -> bool:
+    """Tell whether a document belongs to a set: those of Kubernetes and parameters as well."""
     kind = root.items.get("kind") if isinstance(root, Mapping) else None
+    if is_admission(root) or may_be_parameter(root):
+        return True
     return isinstance(kind, Scalar) and kind.value in shape.SET_KINDS
 
 
@@ -284,9 +290,30 @@ class _SuiteReader:
                 for item, item_path in self._some(members["exceptions"], f"{path}.exceptions")
             ]
             exceptions = frozenset(name for name in names if name is not None)
+        warnings = annotations = None
+        if "warnings" in members:
+            texts = [
+                reader.text(item, item_path, max_chars=MESSAGE_MAX_CHARS)
+                for item, item_path in self._some(members["warnings"], f"{path}.warnings")
+            ]
+            warnings = tuple(text for text in texts if text is not None)
+        if "annotations" in members:
+            annotations = self._texts(members["annotations"], f"{path}.annotations")
         if decision is None:
             return None
-        return Expectation(Effect(decision), reasons, message, approval, obligations, exceptions)
+        return Expectation(Effect(decision), reasons, message, approval, obligations, exceptions, warnings, annotations)
+
+    def _texts(self, node: Node, path: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if not isinstance(node, Mapping):
+            self.reader.note(node, path, "must be an object of texts")
+            return found
+        for name, item in node.items.items():
+            if isinstance(item, Scalar) and isinstance(item.value, str):
+                found[name] = item.value
+            else:
+                self.reader.note(item, f"{path}.{name}", "must be text", fix="quote it")
+        return found
 
     def _some(self, node: Node, path: str) -> Iterator[tuple[Node, str]]:
         """Give the items of a list that may be empty: nothing is then what is expected."""
@@ -308,7 +335,7 @@ class _SuiteReader:
     def _reason(self, node: Node, path: str) -> JsonObject:
         reader = self.reader
         members = reader.mapping(node, path, known=shape.REASON.known, required=shape.REASON.required)
-        for name in ("policy", "rule", "message", "exception"):
+        for name in ("policy", "rule", "message", "exception", "binding"):
             reader.text(members.get(name), f"{path}.{name}", max_chars=MESSAGE_MAX_CHARS)
         reader.choice(members.get("effect"), f"{path}.effect", tuple(Effect))
         reader.choice(members.get("mode"), f"{path}.mode", tuple(Mode))

@@ -2,24 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from operator import contains
 from os.path import normpath
 from pathlib import Path
 from time import perf_counter
 
 from app.core.canonical import canonical
-from app.core.cel import bind
+from app.core.cel import CompiledProgram, bind
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet, Policy, Rule
 from app.core.normalise import normalise
-from app.core.types import JsonObject, Obligation, Reason, Verdict
+from app.core.types import JsonObject, Obligation, Outcome, Reason, Verdict
 from app.errors import FirewallError
 from app.policies.budgets import unknown_budgets
+from app.policies.coverage import ClauseCoverage, ExpressionCoverage, Seen, clause_percent
 from app.policies.diagnostics import PolicyErrors
-from app.policies.document import declared_variables
-from app.policies.expressions import constant
 from app.policies.load import Checked, check_directory
 from app.policies.suite import Case, Suite, with_counts
-from app.policies.trace import Outcome, trace
+from app.policies.trace import trace, trace_exceptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,26 @@ class RuleCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The coverage of one directory of policies."""
+    """The coverage of one directory of policies: of its rules, and of the parts of all its expressions."""
 
     directory: Path
     rules: tuple[RuleCoverage, ...]
+    expressions: tuple[ExpressionCoverage, ...] = ()
 
     @property
     def percent(self) -> float:
-        """The share of the outcomes that were seen; rounded down, so that 100 is all."""
+        """The share of the outcomes of rules that were seen; rounded down, so that 100 is all."""
         return percent(self.rules)
+
+    @property
+    def clauses(self) -> tuple[ClauseCoverage, ...]:
+        """Every boolean part of every expression."""
+        return tuple(clause for one in self.expressions for clause in one.clauses if clause.wanted)
+
+    @property
+    def clause_percent(self) -> float:
+        """The share of the outcomes of their parts."""
+        return clause_percent(self.clauses)
 
 
 def percent(rules: Iterable[RuleCoverage]) -> float:
@@ -121,6 +132,7 @@ class _Directory:
     checked: Checked = field(init=False)
     policy_set: CompiledPolicySet = field(init=False)
     said: dict[tuple[str, str], dict[Outcome, int]] = field(init=False)
+    seen: Seen = field(init=False, default_factory=Seen)
 
     def __post_init__(self) -> None:
         self.checked = check_directory(self.path)
@@ -139,29 +151,29 @@ class _Directory:
             names = ", ".join(f"`{name}`" for name in unknown)
             return Result(suite, case, None, (f"budgets: there is no budget {names}",), perf_counter() - start)
         verdict = decide(self.policy_set, normalised, case.now, case.budgets)
-        for policy in trace(self.policy_set, bind(normalised.inputs, now=case.now)):
+        bindings = bind(normalised.inputs, now=case.now)
+        for exception in trace_exceptions(self.policy_set, bindings):
+            self.seen.add_exception(exception)
+        for policy in trace(self.policy_set, bindings):
+            self.seen.add(policy.policy.name, policy.asked)
             for rule, said in policy.rules:
                 self.said[policy.policy.name, rule.name][said.outcome] += 1
         return Result(suite, case, verdict, tuple(_failures(case, verdict)), perf_counter() - start)
 
     def coverage(self) -> Coverage:
-        texts = {
-            document.policy.name: declared_variables(document.root)
-            for document in self.checked.documents
-            if document.policy is not None
-        }
-        return Coverage(
-            self.path,
-            tuple(
-                RuleCoverage(
-                    policy,
-                    rule,
-                    rule.window is None and (rule.when is None or constant(rule.when.text, texts[policy.name]) is True),
-                    self.said[policy.name, rule.name],
-                )
-                for policy, rule in self.policy_set.rules
-            ),
+        rules = tuple(
+            RuleCoverage(policy, rule, _is_constant(rule, said := self.said[policy.name, rule.name]), said)
+            for policy, rule in self.policy_set.rules
         )
+        return Coverage(self.path, rules, self.seen.coverage(self.checked))
+
+
+def _is_constant(rule: Rule, said: Mapping[Outcome, int]) -> bool:
+    """Tell whether a rule speaks always: it has no condition, or one that reads nothing and was never false."""
+    if rule.window is not None or rule.when is None:
+        return rule.window is None
+    whole = rule.when.source.instrumented().sites[0] if isinstance(rule.when, CompiledProgram) else None
+    return whole is not None and whole.constant and not said[Outcome.FALSE]
 
 
 def _failures(case: Case, verdict: Verdict) -> Iterable[str]:
@@ -179,6 +191,10 @@ def _failures(case: Case, verdict: Verdict) -> Iterable[str]:
     if expect.obligations is not None and not _same_obligations(expect.obligations, verdict.obligations):
         wanted = _listed(expect.obligations)
         yield f"obligations: expected {wanted}; got {_listed(asdict(one) for one in verdict.obligations)}"
+    if expect.warnings is not None and not _same_warnings(expect.warnings, verdict.warnings):
+        yield f"warnings: expected {_texts(expect.warnings)}; got {_texts(verdict.warnings)}"
+    if expect.annotations is not None and expect.annotations != dict(verdict.annotations):
+        yield f"annotations: expected {_pairs(expect.annotations)}; got {_pairs(verdict.annotations)}"
     lifting = {reason.exception for reason in verdict.reasons if reason.exception is not None}
     if expect.exceptions is not None and expect.exceptions != lifting:
         yield f"exceptions: expected {_quoted(expect.exceptions)}; got {_quoted(lifting)}"
@@ -189,6 +205,18 @@ def _same_obligations(expected: tuple[JsonObject, ...], obligations: tuple[Oblig
         canonical({name: getattr(one, name) for name in wanted}) == canonical(wanted)
         for wanted, one in zip(expected, obligations, strict=True)
     )
+
+
+def _same_warnings(expected: tuple[str, ...], warnings: tuple[str, ...]) -> bool:
+    return len(expected) == len(warnings) and all(map(contains, warnings, expected))
+
+
+def _texts(texts: Iterable[str]) -> str:
+    return ", ".join(f"“{text}”" for text in texts) or "none"
+
+
+def _pairs(annotations: Mapping[str, str]) -> str:
+    return ", ".join(f"`{key}` “{value}”" for key, value in sorted(annotations.items())) or "none"
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -203,6 +231,7 @@ def _same_reasons(expected: tuple[JsonObject, ...], reasons: tuple[Reason, ...])
     return len(expected) == len(reasons) and all(
         (wanted["policy"], wanted["rule"], wanted["mode"]) == (reason.policy, reason.rule, reason.mode)
         and wanted.get("exception") == reason.exception
+        and wanted.get("binding", reason.binding) == reason.binding
         and wanted.get("effect", reason.effect) == reason.effect
         and wanted.get("message", "") in reason.message
         for wanted, reason in zip(expected, reasons, strict=True)

@@ -11,11 +11,11 @@ The first activation ever has nothing to judge it, and needs the role admin alon
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 import orjson
 
@@ -23,25 +23,28 @@ from app.core.budgets import NOT_COUNTED, Counters
 from app.core.canonical import digest as digest_of
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.principal import Principal, Role, require
+from app.core.principal import AccessScope, Principal, require
 from app.core.reasons import reason_members
-from app.core.types import Effect, Json, Mutation, NormalisedMutation, Verdict
+from app.core.switches import Switch
+from app.core.types import Effect, Json, JsonObject, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, PendingDecision, SealedEntry, seal, seal_decision
 from app.ledger.spend import settle_within
 from app.ledger.within import append_within
+from app.policies.admission_shape import BINDING_KIND, POLICY_KIND
 from app.policies.distribute import PolicySource, SetInForce
 from app.policies.load import check_documents
-from app.policies.shape import EXCEPTION_KIND
+from app.policies.shape import EXCEPTION_KIND, KIND
 from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
-from app.service.decide import UUID_ENTROPY_BYTES, Ledger
+from app.service.decide import UUID_ENTROPY_BYTES, Ledger, no_switches
 from app.service.sign import described, signatures_of, signers_of
 
 RESOURCE_TYPE: Final = "policy-set"
 ACTION: Final = "activate"
 _EXCEPTION_PREFIX: Final = f"{EXCEPTION_KIND}/"
+_POLICIES: Final = frozenset({KIND, POLICY_KIND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Counted(Protocol):
 
 
 class ActivateService:
-    """Activates stored sets. `clock`, `entropy`, `engine` and `counted` are as for decisions.
+    """Activates stored sets. `clock`, `entropy`, `engine`, `counted` and `switches` are as for decisions.
 
     `follows` is false for a service that takes its policies from a directory: an activation would change nothing there.
     """
@@ -78,7 +81,9 @@ class ActivateService:
         engine: str,
         counted: Counted,
         signers: RequiredSigners = NOBODY,
+        switches: Callable[[str, datetime], tuple[Switch, ...]] = no_switches,
     ) -> None:
+        self._switches = switches
         self._store = store
         self._source = source
         self._follows = follows
@@ -92,12 +97,12 @@ class ActivateService:
     async def activate(self, digest: str, *, principal: Principal, reason: str) -> Activated:
         """Put a stored set into force for all replicas.
 
-        Raises FirewallError: FORBIDDEN without the role admin, without the signatures that are required, or when the
-        set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or when the set
-        has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for a bad reason; UNAVAILABLE
-        and TIMEOUT for the database.
+        Raises FirewallError: FORBIDDEN without the scope `policy:activate`, without the signatures that are required,
+        or when the set in force denies it; CONFLICT when it holds it, when another set came into force meanwhile, or
+        when the set has errors under this release; NOT_FOUND for a set that is not stored; MALFORMED for
+        a bad reason; UNAVAILABLE and TIMEOUT for the database.
         """
-        require(principal, Role.ADMIN)
+        require(principal, AccessScope.POLICY_ACTIVATE)
         check_text(reason, "reason", required=True)
         if not self._follows:
             raise FirewallError(
@@ -141,8 +146,10 @@ class ActivateService:
                 held, digest, documents, principal=principal, reason=reason, now=now, signed=signed
             )
         decided = None if question is None else self._judge(question, NOT_COUNTED)
-        if question is not None and decided is not None and not decided[0].uncounted:
-            await self._unless_allowed(question, *decided)
+        if question is not None and decided is not None:
+            verdict, decision = decided
+            if verdict.effect is not Effect.ALLOW and not verdict.uncounted:
+                await self._refuse(question, verdict, decision)
         activation_id = uuid7(now, entropy=self._entropy(UUID_ENTROPY_BYTES))
         settled: list[SealedEntry] = []
 
@@ -155,7 +162,7 @@ class ActivateService:
                         connection, uncounted, now=now, judge=partial(self._judge, question)
                     )
                     if verdict.effect is not Effect.ALLOW:
-                        raise _Refused(verdict, decision)
+                        raise _Refused(question, verdict, decision)
                 settled.append(decision)
             members = {"policy_set": digest}
             if held is not None and decision is not None:
@@ -183,10 +190,7 @@ class ActivateService:
                 append=append,
             )
         except _Refused as refused:
-            if question is None:
-                raise
-            await self._unless_allowed(question, refused.verdict, refused.entry)
-            raise
+            await self._refuse(refused.question, refused.verdict, refused.entry)
         if settled:
             self._counted(Effect.ALLOW)
         await self._source.refresh()  # (5)
@@ -228,11 +232,11 @@ class ActivateService:
             context={"surface": "policy-sets", "rollback": await self._store.was_active(digest)},
             rationale=reason,
         )
-        return _Question(held, principal, mutation, normalise(mutation), now)
+        return _Question(held, principal, mutation, normalise(mutation), now, self._switches(principal.id, now))
 
     def _judge(self, question: "_Question", counters: Counters) -> tuple[Verdict, SealedEntry]:
         """Step (3), second half: the verdict and its sealed entry, not recorded yet."""
-        verdict = decide(question.held.policy_set, question.normalised, question.now, counters)
+        verdict = decide(question.held.policy_set, question.normalised, question.now, counters, question.switches)
         sealed = seal_decision(
             PendingDecision(
                 id=uuid7(question.now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
@@ -243,17 +247,17 @@ class ActivateService:
                 policy_set=question.held.digest,
                 verdict=verdict,
                 engine=self._engine,
+                switches=question.switches,
             ),
             salt=self._entropy(SALT_BYTES),
         )
         return verdict, sealed
 
-    async def _unless_allowed(self, question: "_Question", verdict: Verdict, sealed: SealedEntry) -> None:
-        """Record and raise what is not an allow."""
-        if verdict.effect is not Effect.ALLOW:
-            index = await self._ledger.append(sealed)
-            self._counted(verdict.effect)
-            raise _not_allowed(verdict, sealed, index=index, judge=question.held.digest)
+    async def _refuse(self, question: "_Question", verdict: Verdict, sealed: SealedEntry) -> NoReturn:
+        """Record what is not an allow, and raise it."""
+        index = await self._ledger.append(sealed)
+        self._counted(verdict.effect)
+        raise _not_allowed(verdict, sealed, index=index, judge=question.held.digest)
 
 
 class _Question(NamedTuple):
@@ -264,32 +268,47 @@ class _Question(NamedTuple):
     mutation: Mutation
     normalised: NormalisedMutation
     now: datetime
+    switches: tuple[Switch, ...]
 
 
 class _Refused(Exception):  # noqa: N818 - no error: it takes a verdict out of a transaction that is to leave nothing
     """The budgets were counted, and the verdict is not an allow."""
 
-    def __init__(self, verdict: Verdict, entry: SealedEntry) -> None:
+    def __init__(self, question: _Question, verdict: Verdict, entry: SealedEntry) -> None:
         super().__init__()
+        self.question = question
         self.verdict = verdict
         self.entry = entry
 
 
 def _by_name(documents: list[Json]) -> dict[str, str]:
-    """Digests of a set's documents by the name of the policy; an exception's is `PolicyException/NAME`."""
-    found: dict[str, str] = {}
-    for document in documents:
-        metadata = document.get("metadata") if isinstance(document, dict) else None
-        if isinstance(document, dict) and isinstance(metadata, Mapping):
-            prefix = _EXCEPTION_PREFIX if document.get("kind") == EXCEPTION_KIND else ""
-            found[f"{prefix}{metadata.get('name')}"] = digest_of(document)
-    return found
+    """Digests of a set's documents by their names.
+
+    INVARIANT: no two documents of a set have one name here, or a change of one of them could not be judged.
+    """
+    return {_named(document): digest_of(document) for document in documents if isinstance(document, dict)}
+
+
+def _named(document: JsonObject) -> str:
+    """Name a document: a policy by its name, which has no slash; everything else with its kind before it."""
+    kind = document.get("kind")
+    metadata = document.get("metadata")
+    names = metadata if isinstance(metadata, dict) else {}
+    name = str(names.get("name"))
+    if kind in _POLICIES:
+        return name
+    if kind in {EXCEPTION_KIND, BINDING_KIND}:
+        return f"{kind}/{name}"
+    # A parameter: an object of any kind.
+    return "/".join([str(document.get("apiVersion")), str(kind), str(names.get("namespace", "")), name])
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     listed = list(names)
-    exceptions = sum(name.startswith(_EXCEPTION_PREFIX) for name in listed)
-    return {"policies": len(listed) - exceptions, "exceptions": exceptions}
+    return {
+        "policies": sum("/" not in name for name in listed),
+        "exceptions": sum(name.startswith(_EXCEPTION_PREFIX) for name in listed),
+    }
 
 
 def _not_allowed(verdict: Verdict, sealed: SealedEntry, *, index: int, judge: str) -> FirewallError:

@@ -53,8 +53,7 @@ class PublishService:
             policy_set.digest,
             documents=checked.content,
             policies=len(policy_set.policies),
-            # A set may do nothing but limit.
-            rules=len(policy_set.rules) + sum(len(policy.budgets) for policy in policy_set.policies),
+            rules=policy_set.says,
             created_by=principal.id,
             note=note,
         )

@@ -25,6 +25,27 @@ _SCHEMES: Final[dict[str, dict[str, str]]] = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "an API key (`mfw_...`)"},
 }
 
+# For routes whose answers can be had again.
+ONCE: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "the same request under the same key gets the same answer for 24 hours "
+            "(draft-ietf-httpapi-idempotency-key-header)",
+            "schema": {"type": "string", "pattern": '^("[A-Za-z0-9._~-]{1,255}"|[A-Za-z0-9._~-]{1,255})$'},
+            "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
+        }
+    ]
+}
+REPLAYED_HEADER: Final[dict[str, Any]] = {
+    "Idempotency-Replayed": {
+        "description": "`true` where this answer was given before, and nothing was decided now",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
+
 _WHEN: Final = {
     400: "The request is malformed; `pointer` says where.",
     401: "No valid credential was sent.",
@@ -33,7 +54,7 @@ _WHEN: Final = {
     405: "The method is not allowed here.",
     409: "The request conflicts with the present state.",
     413: "The body is too large.",
-    415: "The body is not uncompressed `application/json`.",
+    415: "The body is not `application/json`, or in another coding than `gzip` or `zstd`.",
     422: "The signatures do not hold.",
     429: "Too many requests; `Retry-After` says when to come back.",
     500: "An internal error; nothing was allowed.",
@@ -119,7 +140,7 @@ def openapi_router(app: FastAPI, *, gate: Gate) -> APIRouter:
 
     @router.get(PATH, include_in_schema=False)
     async def document(request: Request) -> Response:
-        await gate.admit(request.scope, RouteClass.READ)
+        await gate.admit(request.scope, RouteClass.READ, None)
         return Response(orjson.dumps(app.openapi()), media_type="application/json")
 
     return router

@@ -75,6 +75,20 @@ def status_and_title(kind: Kind) -> tuple[int, str]:
 
 def problem(error: FirewallError, request_id: str, *, allow: str | None = None) -> Problem:
     """Render an error for its caller; `allow` lists the methods that a 405 must name (RFC 9110 section 15.5.6)."""
+    members = problem_members(error, request_id)
+    status, _ = status_and_title(error.kind)
+    headers: Headers = [_PROBLEM_TYPE]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % whole_seconds(error.retry_after)))
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", _challenge(error)))
+    if allow is not None:
+        headers.append((b"allow", allow.encode("latin-1")))
+    return _sealed(status, headers, members)
+
+
+def problem_members(error: FirewallError, request_id: str) -> dict[str, object]:
+    """Give the members of a problem, for an answer that has several of them."""
     status, title = status_and_title(error.kind)
     members: dict[str, object] = {
         **(error.extra or {}),
@@ -88,16 +102,9 @@ def problem(error: FirewallError, request_id: str, *, allow: str | None = None) 
         members["pointer"] = error.pointer
     if error.fix is not None:
         members["fix"] = error.fix
-    headers: Headers = [_PROBLEM_TYPE]
     if error.retry_after is not None:
-        seconds = whole_seconds(error.retry_after)
-        members["retry_after"] = seconds
-        headers.append((b"retry-after", b"%d" % seconds))
-    if status == HTTPStatus.UNAUTHORIZED:
-        headers.append((b"www-authenticate", _challenge(error)))
-    if allow is not None:
-        headers.append((b"allow", allow.encode("latin-1")))
-    return _sealed(status, headers, members)
+        members["retry_after"] = whole_seconds(error.retry_after)
+    return members
 
 
 def internal_problem(request_id: str, *, error: Exception | None = None, debug: bool = False) -> Problem:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app.policies.kinds import KINDS
 from app.policies.schema import file_name
-from app.policies.shape import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 

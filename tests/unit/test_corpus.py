@@ -4,6 +4,7 @@ import pytest
 
 from app.core.cel import EvaluationError, bind
 from app.core.decide import decide
+from app.core.index import Policy
 from app.core.normalise import normalise
 from app.core.types import Mode
 from app.policies.load import load_directory
@@ -38,6 +39,7 @@ def outcomes():
         inputs = normalise(case.parsed()).inputs
         bindings = bind(inputs, now=case.now)
         for policy in POLICY_SET.select(inputs):
+            assert isinstance(policy, Policy)
             if not all(condition.program.evaluate(bindings) for condition in policy.conditions):
                 continue
             for rule in policy.rules:

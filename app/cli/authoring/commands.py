@@ -91,7 +91,9 @@ def policies_test(
         Path | None, typer.Option(help="Directory of policies to ask instead of the ones that the tests name.")
     ] = None,
     only: Annotated[str | None, typer.Option("--only", "-k", help="Run the cases whose name has this text.")] = None,
-    coverage: Annotated[bool, typer.Option("--coverage", help="Show what the cases cover, rule by rule.")] = False,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Show what the cases cover, rule by rule and clause by clause.")
+    ] = False,
     coverage_html: Annotated[Path | None, typer.Option(help="Write the coverage as a page of HTML.")] = None,
     coverage_min: Annotated[
         float | None, typer.Option(min=0, max=100, help="Fail if less than this percentage is covered.")

@@ -1,6 +1,8 @@
 """`mfw policies explain`: a decision as a tree of everything that was asked."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,21 +11,28 @@ from app.cli.budgets import read_used
 from app.cli.decide import STYLES
 from app.cli.exits import ExitCode
 from app.cli.output import console, plain, write_json
-from app.core.types import Mode
+from app.core.cel import ABSENT, Form, SeenSite
+from app.core.reasons import reason_members
+from app.core.types import Json, Mode, Outcome
 from app.policies.explain import (
     Asked,
+    ExplainedAdmission,
     ExplainedException,
     ExplainedPolicy,
     Explanation,
-    Seen,
     combination,
     explain,
 )
-from app.policies.trace import Outcome
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+_MARKS = {
+    Outcome.TRUE: ("✓", "bold green"),
+    Outcome.FALSE: ("✗", "red"),
+    Outcome.ERROR: ("!", "bold red"),
+    None: ("·", "dim"),
+}
 _OUTCOMES = {Outcome.TRUE: "bold green", Outcome.FALSE: "dim", Outcome.ERROR: "bold red"}
 
 
@@ -59,6 +68,9 @@ def _show(found: Explanation, *, everything: bool) -> None:
     for exception in found.exceptions:
         if exception.fits or exception.conditions or everything:
             _exception(root, exception)
+    for admission in found.admission:
+        if admission.fits is not False or everything:
+            _admission(root, admission)
     for use in found.verdict.budgets:
         style = "green" if use.has_room else "red"
         shadow = "  shadow: decides nothing" if use.mode is Mode.SHADOW else ""
@@ -77,7 +89,31 @@ def _show(found: Explanation, *, everything: bool) -> None:
                 f"{shadow} {reason.policy}/{reason.rule}: {plain(reason.message)}",
             )
         )
+    for one in found.verdict.obligations:
+        words = f"{plain(one.key)} = {_value(one.value)}  by {one.policy}/{one.rule}"
+        answer.add(Text.assemble(("obligation ", "dim"), words))
+    for warning in found.verdict.warnings:
+        answer.add(Text.assemble(("warning ", "yellow"), plain(warning)))
+    for key, value in found.verdict.annotations.items():
+        answer.add(Text.assemble(("annotation ", "dim"), f"{plain(key)}: {plain(value)}"))
     console().print(root)
+
+
+def _admission(root: "Tree", admission: ExplainedAdmission) -> None:
+    from rich.text import Text
+
+    matched = {True: "matches", False: "does not match", None: "cannot be matched"}[admission.fits]
+    words = f"  {matched}  {', '.join(admission.actions)}"
+    name = f"{admission.policy}/{admission.binding}"
+    node = root.add(Text.assemble(("admission policy ", "dim"), (name, "bold"), words))
+    for one in admission.evaluations:
+        inner = node
+        if one.parameter is not None:
+            inner = node.add(Text.assemble(("with ", "dim"), plain(one.parameter)))
+        for condition in one.conditions:
+            _asked(inner, "condition", condition)
+        for validation in one.validations:
+            _asked(inner, "validation", validation)
 
 
 def _exception(root: "Tree", exception: ExplainedException) -> None:
@@ -104,13 +140,12 @@ def _policy(root: "Tree", policy: ExplainedPolicy) -> None:
     for condition in policy.conditions:
         _asked(node, "condition", condition)
     for variable in policy.variables:
-        value = ("= " + plain(variable.value), "") if variable.value is not None else ("no value", "yellow")
+        value = ("= " + _value(variable.value), "") if variable.error is None else ("no value", "yellow")
         why = f": {plain(variable.error)}" if variable.error else ""
         line = node.add(Text.assemble(("variable ", "dim"), variable.name, " ", value, why))
-        line.add(Text(_flat(variable.text), style="cyan"))
-        _seen(line, variable.seen)
+        _sites(line, variable.sites)
     for rule in policy.rules:
-        _asked(node, "rule", rule)
+        _asked(node, "rule" if rule.freeze is None else "freeze", rule)
 
 
 def _asked(node: "Tree", what: str, asked: Asked) -> None:
@@ -122,16 +157,33 @@ def _asked(node: "Tree", what: str, asked: Asked) -> None:
     line = node.add(
         Text.assemble((f"{what} ", "dim"), asked.name, "  ", (outcome.value, _OUTCOMES[outcome]), error, effect)
     )
-    line.add(Text(_flat(asked.text) if asked.text is not None else "always", style="cyan"))
-    _seen(line, asked.seen)
+    if asked.freeze is not None:
+        line.add(Text(plain(asked.freeze), style="cyan"))
+    if asked.sites:
+        _sites(line, asked.sites)
+    elif asked.freeze is None or asked.text is not None:
+        line.add(Text(_flat(asked.text) if asked.text is not None else "always", style="cyan"))
 
 
-def _seen(node: "Tree", seen: tuple[Seen, ...]) -> None:
+def _sites(node: "Tree", sites: tuple[SeenSite, ...]) -> None:
+    """Write every boolean part beneath the one that it stands in: what it said, and what it read."""
     from rich.text import Text
 
-    for one in seen:
-        value = plain(one.value) if one.value is not None else "is not there"
-        node.add(Text.assemble((f"{one.path} ", "dim"), (value, "" if one.value is not None else "yellow")))
+    nodes: dict[int, Tree] = {}
+    for one in sites:
+        site = one.site
+        mark, style = _MARKS[one.outcome] if site.boolean else ("", "")
+        text = (_flat(site.text), "cyan" if one.outcome is not None else "dim")
+        nodes[site.number] = nodes.get(site.parent, node).add(Text.assemble((f"{mark} " if mark else "", style), text))
+        # What a part reads is told by the parts that it consists of, if it does; a loop tells what it goes over.
+        if not site.below or site.form in {Form.EXISTS, Form.ALL}:
+            for name, value in one.values.items():
+                shown = (_value(value), "yellow" if value == ABSENT else "")
+                nodes[site.number].add(Text.assemble((f"{plain(name)} ", "dim"), shown))
+
+
+def _value(value: Json) -> str:
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _flat(text: str) -> str:
@@ -142,17 +194,27 @@ def _json(found: Explanation) -> dict[str, object]:
     return {
         "decision": found.verdict.effect.value,
         "combination": combination(found),
-        "reasons": [
+        "reasons": [reason_members(reason) for reason in found.verdict.reasons],
+        "admission": [
             {
-                "policy": reason.policy,
-                "rule": reason.rule,
-                "effect": reason.effect.value,
-                "mode": reason.mode.value,
-                "message": reason.message,
-                **({"exception": reason.exception} if reason.exception is not None else {}),
+                "policy": one.policy,
+                "binding": one.binding,
+                "actions": list(one.actions),
+                "matches": one.fits,
+                "evaluations": [
+                    {
+                        "parameter": evaluation.parameter,
+                        "conditions": [_asked_json(asked) for asked in evaluation.conditions],
+                        "validations": [_asked_json(asked) for asked in evaluation.validations],
+                    }
+                    for evaluation in one.evaluations
+                ],
             }
-            for reason in found.verdict.reasons
+            for one in found.admission
         ],
+        "warnings": list(found.verdict.warnings),
+        "annotations": dict(found.verdict.annotations),
+        "obligations": [asdict(one) for one in found.verdict.obligations],
         "budgets": [
             {"policy": use.policy, "budget": use.budget, "used": use.used, "limit": use.limit, "window": use.window}
             for use in found.verdict.budgets
@@ -170,7 +232,7 @@ def _json(found: Explanation) -> dict[str, object]:
                         "expression": variable.text,
                         "value": variable.value,
                         "error": variable.error,
-                        "reads": {one.path: one.value for one in variable.seen},
+                        "clauses": [_site_json(one) for one in variable.sites],
                     }
                     for variable in policy.variables
                 ],
@@ -198,5 +260,17 @@ def _asked_json(asked: Asked) -> dict[str, object]:
         "expression": asked.text,
         "outcome": asked.said.outcome.value,
         "error": asked.said.error,
-        "reads": {one.path: one.value for one in asked.seen},
+        **({"freeze": asked.freeze} if asked.freeze is not None else {}),
+        "clauses": [_site_json(one) for one in asked.sites],
+    }
+
+
+def _site_json(one: SeenSite) -> dict[str, object]:
+    said = one.outcome.value if one.outcome is not None else "not reached"
+    return {
+        "text": one.site.text,
+        "line": one.site.line,
+        "column": one.site.column,
+        **({"outcome": said} if one.site.boolean else {}),
+        "values": dict(one.values),
     }

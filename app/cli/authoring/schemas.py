@@ -6,8 +6,8 @@ from pathlib import Path
 
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, console, write_json
+from app.policies.kinds import KINDS
 from app.policies.schema import file_name, schema
-from app.policies.shape import KINDS
 
 
 def run_schema(kind: str | None, *, write: Path | None) -> None:

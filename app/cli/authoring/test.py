@@ -6,12 +6,13 @@ from pathlib import Path
 from app.cli.authoring.check import count, show
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain, console, plain, table, write_json
+from app.core.cel import FALSE, TRUE
+from app.core.types import Outcome
 from app.policies.coverage_page import coverage_page
 from app.policies.diagnostics import PolicyErrors
 from app.policies.junit import junit
 from app.policies.suite import read_suites
 from app.policies.testing import Coverage, Result, Run, run
-from app.policies.trace import Outcome
 from app.surfaces.native.wire import mutation_from_wire
 
 
@@ -33,7 +34,7 @@ def run_test(
         _write(junit_file, junit(found.results))
     if coverage_html is not None:
         _write(coverage_html, coverage_page(found.coverage, results=found.results).encode())
-    lowest = min((one.percent for one in found.coverage), default=100.0)
+    lowest = min((min(one.percent, one.clause_percent) for one in found.coverage), default=100.0)
     short = coverage_min is not None and lowest < coverage_min
     if as_json:
         _json(found, coverage=coverage)
@@ -42,7 +43,7 @@ def run_test(
         if coverage:
             _show_coverage(found.coverage)
         if short:
-            complain(f"the cases cover {lowest:g} % of what the rules can say, and {coverage_min:g} % is asked for")
+            complain(f"the cases cover {lowest:g} % of what clauses can say, and {coverage_min:g} % is asked for")
     return ExitCode.FAILED if found.failed or short else ExitCode.OK
 
 
@@ -115,6 +116,19 @@ def _show_coverage(coverage: Sequence[Coverage]) -> None:
         out.print(
             f"{covered} of {count(len(one.rules), 'rule', 'rules')} covered, {one.percent:g} % of what they can say"
         )
+        missing = [clause for clause in one.clauses if clause.missing]
+        if missing:
+            lacking = table("where", "policy", "expression", "clause", "", title="clauses that are not covered")
+            for clause in missing:
+                place = plain(f"{one.directory / clause.file}:{clause.line}:{clause.column}")
+                style = "yellow" if clause.seen else "red"
+                lacking.add_row(
+                    place, clause.policy, clause.path, plain(clause.site.text), Text(clause.missing, style=style)
+                )
+            out.print(lacking)
+        covered = len(one.clauses) - len(missing)
+        words = count(len(one.clauses), "clause", "clauses")
+        out.print(f"{covered} of {words} covered, {one.clause_percent:g} % of what they can say")
 
 
 def _json(found: Run, *, coverage: bool) -> None:
@@ -154,5 +168,20 @@ def _coverage_json(coverage: Coverage) -> dict[str, object]:
                 "covered": rule.seen == rule.wanted,
             }
             for rule in coverage.rules
+        ],
+        "clause_percent": coverage.clause_percent,
+        "clauses": [
+            {
+                "policy": clause.policy,
+                "path": clause.path,
+                "file": clause.file,
+                "line": clause.line,
+                "column": clause.column,
+                "text": clause.site.text,
+                "true": bool(clause.seen_bits & TRUE),
+                "false": bool(clause.seen_bits & FALSE),
+                "covered": clause.seen == clause.wanted,
+            }
+            for clause in coverage.clauses
         ],
     }

@@ -7,7 +7,7 @@ generated classes nor its loading time belong to the serving path.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
@@ -137,16 +137,18 @@ def below(node: Node) -> "tuple[Node, ...]":
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A tree, and where its nodes stand in the text."""
+    """A tree, and where its nodes stand in the text; `place` finds an offset again in the text that was written."""
 
     root: Node
     source_info: bytes
+    place: Callable[[int], int] | None = None
 
     @property
     def positions(self) -> Mapping[int, int]:
         """Give the offsets of nodes in code points, by their number; read when someone asks, for hardly anyone does."""
         entries = map(_fields, _all_bytes(_fields(self.source_info), 4))
-        return {_signed(_number(entry, 1)): _number(entry, 2) & 0xFFFFFFFF for entry in entries}
+        found = {_signed(_number(entry, 1)): _number(entry, 2) & 0xFFFFFFFF for entry in entries}
+        return found if self.place is None else {node: self.place(offset) for node, offset in found.items()}
 
 
 def read_checked(data: bytes) -> Checked:
@@ -165,6 +167,27 @@ def read_checked(data: bytes) -> Checked:
         return Checked(_Reader(references).node(_bytes(checked, 4), 0), _bytes(checked, 5))
     except (IndexError, KeyError, ValueError, TypeError, struct.error, RecursionError) as error:
         raise MalformedTreeError(f"the engine's checked expression cannot be read ({type(error).__name__})") from error
+
+
+def moved_back(checked: Checked, places: tuple[int, ...], *, added: str, around: str) -> Checked:
+    """Give the tree with the positions that it has in a text without the `added` characters `around` some names.
+
+    `places` are where these names start in that text, in order.
+    """
+    if not places:
+        return checked
+
+    def place(offset: int) -> int:
+        moved = 0
+        for start in places:
+            if offset < start + moved:
+                break
+            if offset < start + moved + len(added) + len(around):
+                return start
+            moved += len(added)
+        return offset - moved
+
+    return Checked(checked.root, checked.source_info, place)
 
 
 _Fields: TypeAlias = "dict[int, list[int | bytes]]"

@@ -9,23 +9,35 @@ The rule, from the whole inwards:
 - an expression that failed: the innermost part that did.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, assert_never
 
 from app.core.cel import operators
-from app.core.cel.bindings import RequestBindings
+from app.core.cel.bindings import RequestBindings, Variable
 from app.core.cel.budget import STEPS_MAX, Budget
 from app.core.cel.conversions import to_string
 from app.core.cel.failures import FAIL, said
-from app.core.cel.instrument import Form, Instrumented, Moment, Site, Source, secrets_in, source_of
+from app.core.cel.generate import Name
+from app.core.cel.instrument import (
+    VARIABLES,
+    Form,
+    Instrumented,
+    Moment,
+    Site,
+    Source,
+    secrets_in,
+    source_of,
+    variables_of,
+)
 from app.core.cel.paths import VALUE_MAX_CHARS, Local, Path, Role, cut, labelled
 from app.core.cel.program import INPUT_NAMES, Bindings, EvaluationError, Program
 from app.core.cel.spans import unfolded
 from app.core.cel.tokens import position
 from app.core.cel.values import Duration, MixedMap, Opaque, Optional, Timestamp, TypeValue, UInt, type_name
-from app.core.masking import MASK, SECRET_DATA, about_secrets, hides, hides_by_neighbour, is_secret
+from app.core.masking import MASK, SECRET_DATA, about_secrets, hides, hides_by_neighbour, is_secret, masked
 from app.core.types import Clause, Json, Outcome
 
 # As much as a person reads in one line; the whole is in the policy set.
@@ -38,26 +50,34 @@ ABSENT = "absent"
 # All that is spent on the clauses of one decision, a tenth of what one expression may cost.
 CLAUSE_STEPS_MAX = 100_000
 
-VARIABLES = "variables."
 _MISSING = operators.MISSING
 
 
-def deciding_clause(program: Program, bindings: Bindings, *, path: str, failure: str | None, budget: Budget) -> Clause:
-    """Say why a condition is true, or why it failed with the text `failure`. Never raises.
+def deciding_clause(
+    program: Program, bindings: Bindings, *, path: str, failure: str | None, budget: Budget, holds: bool = True
+) -> Clause:
+    """Say why a condition is true (or false, as `holds` says), or why it failed with the text `failure`. Never raises.
 
     A trace that costs too much, or says something else than the condition did, is not believed: the clause is then the
     whole condition, and nothing that it saw.
     """
     try:
         trace = program.trace(bindings, budget=budget)
-        if trace.error == failure and (failure is not None or trace.value is True):
+        if trace.error == failure and (failure is not None or trace.value is holds):
             return trace.clause(path, budget=budget)
     except Exception:  # noqa: BLE001, S110 - the effect stands without its explanation
         pass
     text = program.text
     line, column = position(text, len(text) - len(text.lstrip()))
-    outcome = Outcome.TRUE if failure is None else Outcome.ERROR
+    outcome = Outcome.ERROR if failure is not None else Outcome.TRUE if holds else Outcome.FALSE
     return Clause(path, cut(unfolded(text.strip()), TEXT_MAX_CHARS), line, column, outcome, {})
+
+
+def traced(source: Source, bindings: Bindings, *, budget: Budget | None = None) -> "Trace":
+    """Evaluate an expression with notes; see `Program.trace`."""
+    if not isinstance(bindings, RequestBindings):
+        raise EvaluationError("the values were bound for another engine")
+    return Trace(source, bindings, [STEPS_MAX] if budget is None else budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +92,15 @@ class SeenSite:
     values: Mapping[str, Json]
 
 
+@dataclass(frozen=True, slots=True)
+class SeenVariable:
+    """One variable that was evaluated: its value, masked and cut short, or the text of its failure."""
+
+    name: str
+    value: Json
+    error: str | None
+
+
 class Trace:
     """One evaluation, with what each boolean part of the expression said.
 
@@ -79,7 +108,7 @@ class Trace:
     the loops that it stands in.
     """
 
-    __slots__ = ("_bindings", "_instrumented", "_root", "_secret_data", "_source", "error", "seen", "value")
+    __slots__ = ("_bindings", "_instrumented", "_read", "_root", "_secret_data", "_source", "error", "seen", "value")
 
     def __init__(self, source: Source, bindings: RequestBindings, budget: Budget) -> None:
         """Evaluate.
@@ -95,8 +124,10 @@ class Trace:
         self._root = Moment(-1, None, (), self.seen)
         self.value: Any = None
         self.error: str | None = None
+        read = _Read(bindings.values)
+        self._read = read.variables
         try:
-            self.value = self._instrumented.run(bindings, bindings.inputs, bindings.values, budget, self._root)
+            self.value = self._instrumented.run(bindings, bindings.inputs, read, budget, self._root)
         except EvaluationError as error:
             self.error = str(error)
         except FAIL as error:
@@ -130,7 +161,7 @@ class Trace:
         return Clause(path, cut(site.text, TEXT_MAX_CHARS), site.line, site.column, self._outcome(top), values)
 
     def sites_seen(self) -> tuple[SeenSite, ...]:
-        """Give every boolean part with what it said and saw."""
+        """Give every boolean part with what it said and saw, in more words than a clause: lists and maps are JSON."""
         found: dict[int, Moment] = {}
         todo = [self._root]
         while todo:
@@ -143,8 +174,29 @@ class Trace:
         if moment is None:
             return SeenSite(site, None, {})
         values: dict[str, Json] = {}
-        self._collect(values, moment)
+        self._collect(values, moment, wide=True)
         return SeenSite(site, self._outcome(moment), values)
+
+    def variables_evaluated(self) -> frozenset[Source]:
+        """Give the sources of the variables that have a value, or have failed."""
+        known = self._bindings.values.keys() | self._bindings.failures.keys()
+        return frozenset(
+            source
+            for scoped in variables_of(self._source).values()
+            if scoped.variable in known and (source := source_of(scoped)) is not None
+        )
+
+    def variables_seen(self) -> tuple[SeenVariable, ...]:
+        """Give every variable of the policy that was evaluated for this expression, or for another one before it."""
+        seen: list[SeenVariable] = []
+        for name, scoped in variables_of(self._source).items():
+            failure = self._bindings.failures.get(scoped.variable)
+            if failure is not None:
+                seen.append(SeenVariable(name, None, str(failure[0](failure[1]))))
+            elif scoped.variable in self._bindings.values:
+                found = self._variable(f"{VARIABLES}{name}", scoped)
+                seen.append(SeenVariable(name, self._shown(found, wide=True), None))
+        return tuple(seen)
 
     # --- which part -------------------------------------------------------------------------------------------------
 
@@ -193,7 +245,7 @@ class Trace:
             return None
         for path in site.reads:
             name = self._source.scope.get(path.root) if path.local is None else None
-            if name is not None and name.variable in self._bindings.failures:
+            if name is not None and name.variable in self._read and name.variable in self._bindings.failures:
                 return path.root
         return None
 
@@ -218,13 +270,22 @@ class Trace:
 
     # --- what it saw ------------------------------------------------------------------------------------------------
 
-    def _collect(self, values: dict[str, Json], moment: Moment) -> None:
+    def _collect(self, values: dict[str, Json], moment: Moment, *, wide: bool = False) -> None:
         for path in self.sites[moment.number].reads:
             if len(values) >= VALUES_MAX:
                 return
             found = self._found(path, moment)
             if found is not None:
-                values.setdefault(cut(found.label, LABEL_MAX_CHARS), found.shown())
+                values.setdefault(cut(found.label, LABEL_MAX_CHARS), self._shown(found, wide=wide))
+
+    def _shown(self, found: "_Found", *, wide: bool) -> Json:
+        # What was computed and is true or false, or is not there at all, tells nothing that the outcome does not.
+        if found.secret or (found.derived and not isinstance(found.value, bool) and found.value is not _MISSING):
+            return MASK
+        if wide and isinstance(found.value, list | dict):
+            text = json.dumps(masked(found.value, data=self._about_secrets()), ensure_ascii=False, default=shown)
+            return cut(text, VALUE_MAX_CHARS)
+        return shown(found.value)
 
     def _found(self, path: Path, moment: Moment | None) -> "_Found | None":
         """Follow a path at the time of a moment; None for one that starts at a name whose value was not kept."""
@@ -256,9 +317,13 @@ class Trace:
         if name in INPUT_NAMES:
             return _Found(name, self._bindings.inputs[name])
         scoped = self._source.scope[name]
-        if scoped.variable is None:
+        # INVARIANT: what another rule has read on the way says nothing here, so that a replay shows the same.
+        if scoped.variable not in self._read or scoped.variable not in self._bindings.values:
             return None
-        value = _inside(self._bindings.values.get(scoped.variable, _MISSING))
+        return self._variable(name, scoped)
+
+    def _variable(self, name: str, scoped: Name) -> "_Found":
+        value = _inside(self._bindings.values[scoped.variable])
         source = source_of(scoped)
         if source is None:
             return _Found(name, value)
@@ -307,6 +372,23 @@ class Trace:
         return self._secret_data
 
 
+class _Read:
+    """The values of variables, for one evaluation, with a note of which were asked for."""
+
+    __slots__ = ("_values", "variables")
+
+    def __init__(self, values: Mapping[Variable, Any]) -> None:
+        self._values = values
+        self.variables: set[Variable] = set()
+
+    def __contains__(self, variable: Variable) -> bool:
+        self.variables.add(variable)
+        return variable in self._values
+
+    def __getitem__(self, variable: Variable) -> Any:
+        return self._values[variable]
+
+
 class _Found(NamedTuple):
     """A value with the path that leads to it.
 
@@ -317,13 +399,6 @@ class _Found(NamedTuple):
     value: Any
     secret: bool = False
     derived: bool = False
-
-    def shown(self) -> Json:
-        """Give the value as a clause shows it."""
-        # What was computed and is true or false, or is not there at all, tells nothing that the outcome does not.
-        if self.secret or (self.derived and not isinstance(self.value, bool) and self.value is not _MISSING):
-            return MASK
-        return shown(self.value)
 
 
 def shown(value: Any) -> Json:

@@ -6,27 +6,32 @@ an expression should have given; no request reaches it. Nothing outside this pac
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from cel_expr_python import cel
 
-from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable
-from app.core.cel.budget import STEPS_MAX, Budget
-from app.core.cel.checked import MalformedTreeError, read_checked
-from app.core.cel.clauses import Trace
+from app.core.cel.admission import VARIABLES
+from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge, policy_too_expensive
+from app.core.cel.checked import MalformedTreeError
+from app.core.cel.clauses import Trace, traced
+from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
 from app.core.cel.generate import Generated, Name, UnsupportedError, generate
 from app.core.cel.instrument import Source
 from app.core.cel.kubernetes.signatures import MERGED, declarations, telling_names
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
+from app.core.cel.operators import MISSING
 from app.core.cel.plain import to_json
 from app.core.cel.program import (
+    ADMISSION_SCOPE,
     INPUT_NAMES,
+    KUBERNETES_NAMES,
     SCOPE,
     Bindings,
     EvaluationError,
@@ -34,10 +39,11 @@ from app.core.cel.program import (
     Problem,
     Program,
     ResultType,
+    Scope,
     one_line,
 )
-from app.core.cel.tokens import position
-from app.core.cel.variables import check_shape, order
+from app.core.cel.tokens import TokenKind, position, tokens
+from app.core.cel.variables import PRESENCE, check_shape, null_of_any_type, order, with_presence
 from app.core.types import Json
 
 _EXTENSIONS = (
@@ -71,15 +77,39 @@ _MERGED = cel.CelExtension(
         for name in MERGED
     ],
 )
+_NAMES: dict[Scope, dict[str, Any]] = {
+    Scope.MUTATION: {**_BASE, **dict.fromkeys(KUBERNETES_NAMES, cel.Type.DYN)},
+    Scope.ADMISSION: dict.fromkeys(ADMISSION_SCOPE, cel.Type.DYN),
+}
+_IN_SCOPE = {Scope.MUTATION: SCOPE, Scope.ADMISSION: ADMISSION_SCOPE}
+# What a name of the one scope is called in the other: a near miss there would send the reader the wrong way.
+_ELSEWHERE: Mapping[Scope, Mapping[str, str]] = {
+    Scope.MUTATION: {
+        "params": "only a `ValidatingAdmissionPolicy` has parameters; write the value, or declare it in `variables`",
+    },
+    Scope.ADMISSION: {
+        "subject": "an admission policy reads who asks from `request.userInfo`",
+        "action": "an admission policy reads what is done from `request.operation`",
+        "resource": "an admission policy reads what is changed from `request.resource`, or from `object`",
+        "context": "an admission policy reads `request` and `namespaceObject`",
+        "change": "an admission policy reads `object` and `oldObject`",
+        "now": "an admission policy cannot read the time, for a cluster could not either",
+    },
+}
+# `chnage`, `objekt`; not `container` for `context`.
+_SLIP = 0.8
+_CUT_SHORT_MIN_CHARS = 3
 _RESULTS = {
     ResultType.BOOL: (cel.Type.BOOL,),
     ResultType.STRING: (cel.Type.STRING,),
     ResultType.TEXT: (cel.Type.STRING, cel.Type.DYN),
+    ResultType.STRING_OR_NULL: (cel.Type.STRING, cel.Type.NULL, cel.Type.DYN),
 }
 _WRONG_RESULT_FIXES = {
     ResultType.BOOL: "make it a comparison, for example with `== true`",
     ResultType.STRING: "convert it with `string(...)`",
     ResultType.TEXT: "convert it with `string(...)`",
+    ResultType.STRING_OR_NULL: "convert it with `string(...)`",
 }
 _NEVER_JSON = re.compile(r"BYTES|\bTYPE<|\boptional_type|\bMAP<(?!STRING|DYN)|\bkubernetes\.|\bnet\.")
 _NEVER_JSON_FIXES = {
@@ -101,7 +131,11 @@ _PATCHES = frozenset({"JSONPatch", "Object"})
 
 # What the inputs are for this package's own evaluator; the checker is told that they may be anything.
 _INPUTS = {name: Name(f"i[{name!r}]", Kind.MAP) for name in INPUT_NAMES}
-_SCOPE: dict[str, Name] = {**_INPUTS, "now": Name(variable=NOW, kind=Kind.TIMESTAMP)}
+_SCOPE: dict[str, Name] = {
+    **_INPUTS,
+    "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
+    **{variable.name: Name(variable=variable) for variable in VARIABLES},
+}
 # What an expression can read only where it is said to be there, by the name that says so.
 _OPTIONAL_SCOPE = {
     "authorizer": {
@@ -114,7 +148,14 @@ _REFUSED = {
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
 _ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
-_KINDS = {ResultType.BOOL: Kind.BOOL, ResultType.STRING: Kind.STRING, ResultType.TEXT: Kind.STRING}
+_KINDS = {
+    ResultType.BOOL: Kind.BOOL,
+    ResultType.STRING: Kind.STRING,
+    ResultType.TEXT: Kind.STRING,
+    ResultType.STRING_OR_NULL: Kind.ANY,
+}
+# The checker's word for a `null` beside a value of another type.
+_NULL_TYPE = "null_type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +166,18 @@ class CompiledProgram:
     run: Callable[..., Any] = field(repr=False, compare=False)
     source: Source = field(repr=False, compare=False)
     lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
+    estimate: Estimate = field(default=UNKNOWN, repr=False, compare=False)
+    reads: tuple[Variable, ...] = field(default=(), repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
+        budget, allowance = [STEPS_MAX], bindings.allowance
+        if allowance is not None and allowance[0] < 0:
+            raise policy_too_expensive()
         try:
-            answer: Json = self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
         except EvaluationError:
             raise
         except FAIL as error:
@@ -140,13 +186,39 @@ class CompiledProgram:
             text = f"`{type(error).__name__}`"
         else:
             return answer
+        finally:
+            if allowance is not None:
+                charge(allowance, budget)
         raise EvaluationError(text)
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
-        if not isinstance(bindings, RequestBindings):
-            raise EvaluationError("the values were bound for another engine")
-        return Trace(self.source, bindings, [STEPS_MAX] if budget is None else budget)
+        return traced(self.source, bindings, budget=budget)
+
+
+def estimate_of(program: Program) -> Estimate:
+    """Say what a program may cost, without the variables that it reads."""
+    return program.estimate if isinstance(program, CompiledProgram) else UNKNOWN
+
+
+def can_exceed(programs: Iterable[Program], *, times: int = 1) -> bool:
+    """Tell whether a policy of these programs can spend more than `POLICY_STEPS_MAX`, their variables included.
+
+    Only `metered` bindings hold it to that; a policy that cannot exceed it needs none. `times` is how often each of
+    them is asked.
+    """
+    most = 0
+    seen: set[Variable] = set()
+    for program in programs:
+        most += min(estimate_of(program).most, STEPS_MAX)
+        waiting = list(program.reads) if isinstance(program, CompiledProgram) else []
+        while waiting:
+            variable = waiting.pop()
+            if variable not in seen:
+                seen.add(variable)
+                most += min(variable.estimate.most, STEPS_MAX)
+                waiting += variable.reads
+    return most * times > POLICY_STEPS_MAX
 
 
 def compile_expression(
@@ -154,33 +226,37 @@ def compile_expression(
     *,
     result: ResultType,
     variables: Mapping[str, str] | None = None,
+    scope: Scope = Scope.MUTATION,
     also: frozenset[str] = frozenset(),
 ) -> Program:
     """Compile an expression whose type is known to be `result`, with the variables that it reads.
 
-    `variables` maps names to expressions; positions in errors are those of the text that is at fault. `also` names what
-    is in scope beside the inputs: `authorizer`, if the bindings will have one.
+    `variables` maps names to expressions; positions in errors are those of the text that is at fault. `scope` says
+    which names there are, and whether a type that is known only when it runs will do. `also` names what is in scope
+    beside them: `authorizer`, if the bindings will have one.
 
     Raises:
         ExpressionError: the expression, or a variable it reads (`ExpressionError.variable`), cannot be compiled.
     """
     declared = variables or {}
-    checked, ordered = _checked(text, declared)
-    found = checked.return_type()
+    reading = _Reading(scope, also)
+    checked, ordered = _checked(text, declared, scope)
+    found = checked.type
     if result is ResultType.JSON:
         if (never := _NEVER_JSON.search(str(found))) is not None:
             fix = _NEVER_JSON_FIXES[never.group()]
             raise ExpressionError(
                 (Problem(1, 1, f"the expression gives {_name(found)}, which JSON does not have", fix),)
             )
-        generated, source = _generated(checked, ordered, declared, text, also=also)
-        return CompiledProgram(text, _giving_json(generated.run), source)
+        generated, source = _generated(checked, ordered, declared, text, reading)
+        run = _giving_json(generated.run)
+        return CompiledProgram(text, run, source, estimate=generated.estimate, reads=generated.reads)
     wanted = _RESULTS[result]
-    if found not in wanted:
+    if found not in wanted and not (scope is Scope.ADMISSION and found == cel.Type.DYN):
         message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
-    generated, source = _generated(checked, ordered, declared, text, also=also, wanted=_KINDS[result])
-    return CompiledProgram(text, generated.run, source, generated.lifted)
+    generated, source = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
+    return CompiledProgram(text, generated.run, source, generated.lifted, generated.estimate, generated.reads)
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
@@ -190,22 +266,29 @@ def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:
     return plain
 
 
+class _Reading(NamedTuple):
+    """Which names an expression can read."""
+
+    scope: Scope
+    also: frozenset[str]
+
+
 def _generated(
-    checked: Any,
+    checked: "_Checked",
     ordered: tuple[str, ...],
     texts: Mapping[str, str],
     text: str,
+    reading: _Reading,
     *,
-    also: frozenset[str],
     wanted: Kind = Kind.ANY,
 ) -> tuple[Generated, Source]:
     """Generate an expression with the variables that it reads; the source is for its traces."""
-    scope = _scope(ordered, texts, also)
-    serialised = checked.serialize()
-    boolean = checked.return_type() == cel.Type.BOOL
-    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts))
+    scope = _scope(ordered, texts, reading)
+    boolean = checked.type == cel.Type.BOOL
+    serialised = checked.expression.serialize()
+    source = Source(text, serialised, scope=scope, boolean=boolean, variables=tuple(texts), added=checked.added)
     try:
-        tree = read_checked(serialised)
+        tree = source.checked()
     except MalformedTreeError as error:
         raise ExpressionError((Problem(1, 1, str(error), "report this: it is a fault of the firewall"),)) from error
     try:
@@ -215,81 +298,133 @@ def _generated(
         raise ExpressionError((Problem(line, column, error.message, error.fix),)) from None
 
 
-def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], also: frozenset[str]) -> Mapping[str, Name]:
-    if not ordered and not also:
+def _scope(ordered: tuple[str, ...], texts: Mapping[str, str], reading: _Reading) -> Mapping[str, Name]:
+    if not ordered and not reading.also:
         return _ALONE  # shared, for a program keeps its scope
     scope = dict(_ALONE)
-    for name in also:
+    for name in reading.also:
         scope.update(_OPTIONAL_SCOPE[name])
     for name in ordered:
-        scope[f"variables.{name}"] = _variable(name, texts, also)
+        scope[f"variables.{name}"] = found = _variable(name, texts, reading)
+        if reading.scope is Scope.ADMISSION:
+            scope[f"{PRESENCE}.{name}"] = _presence(found)
     return scope
 
 
-def _variable(name: str, texts: Mapping[str, str], also: frozenset[str]) -> Name:
-    needed = order(f"variables.{name}", texts)
-    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), also)
+def _presence(found: Name) -> Name:
+    """Make the name that is true where a variable has a value; where it has none, its error stands."""
+    variable = found.variable
+    if variable is None or found.constant is not MISSING:
+        return Name(kind=Kind.BOOL, constant=True)
+
+    def run(bindings: RequestBindings, *_: Any) -> bool:
+        if variable not in bindings.values:
+            load(bindings, variable)
+        return True
+
+    return Name(kind=Kind.BOOL, fails=found.fails, variable=Variable(variable.name, run, local=variable.local))
+
+
+def _variable(name: str, texts: Mapping[str, str], reading: _Reading) -> Name:
+    needed = order(f"variables.{name}", texts, presence=reading.scope is Scope.ADMISSION)
+    return _compiled_variable(name, tuple((other, texts[other]) for other in needed), reading)
 
 
 @lru_cache(maxsize=4096)  # the rules of a policy, and policies with the same variable, share one object and its value
-def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], also: frozenset[str]) -> Name:
+def _compiled_variable(name: str, texts: tuple[tuple[str, str], ...], reading: _Reading) -> Name:
     known = dict(texts)
-    checked, ordered = _checked(known[name], known)
-    generated, source = _generated(checked, ordered, known, known[name], also=also)
+    checked, ordered = _checked(known[name], known, reading.scope)
+    generated, source = _generated(checked, ordered, known, known[name], reading)
+    # INVARIANT: whatever may depend on `params` is computed for each of them. A variable of a loop may have this name.
+    local = reading.scope is Scope.ADMISSION and any(
+        token.kind is TokenKind.NAME and token.text == "params" for text in known.values() for token in tokens(text)
+    )
     return Name(
         kind=generated.kind,
         element=generated.element,
         fails=generated.fails,
         constant=generated.constant,
-        variable=Variable(name, generated.run, source),
+        variable=Variable(name, generated.run, source, local, generated.estimate, generated.reads),
         root=generated.root,
     )
 
 
-def check_variable(name: str, *, variables: Mapping[str, str], also: frozenset[str] = frozenset()) -> None:
-    """Check the text of one declared variable, whether or not anything reads it; `also` as in `compile_expression`.
+def check_variable(
+    name: str, *, variables: Mapping[str, str], scope: Scope = Scope.MUTATION, also: frozenset[str] = frozenset()
+) -> None:
+    """Check the text of one declared variable, whether or not anything reads it; the rest as in `compile_expression`.
 
     Raises:
         ExpressionError: it cannot be compiled; `variable` is set if the fault is in another variable that it reads.
     """
     # Through `order`, so that a variable that reads itself is found.
     try:
-        order(f"variables.{name}", variables)
+        order(f"variables.{name}", variables, presence=scope is Scope.ADMISSION)
     except ExpressionError as error:
         raise ExpressionError(error.problems, variable=None if error.variable == name else error.variable) from None
     # With all of its variables, so that one of them that is at fault is blamed for it; then as its readers compile it.
-    _checked(variables[name], variables)
-    _variable(name, variables, also)
+    _checked(variables[name], variables, scope)
+    _variable(name, variables, _Reading(scope, also))
 
 
-def _checked(text: str, variables: Mapping[str, str]) -> tuple[Any, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What the engine's checker made of a text; `added` are the places where the text was given `dyn()`."""
+
+    expression: Any
+    added: tuple[int, ...] = ()
+
+    @property
+    def type(self) -> Any:
+        """The type of the value."""
+        return self.expression.return_type()
+
+
+def _checked(text: str, variables: Mapping[str, str], scope: Scope) -> tuple[_Checked, tuple[str, ...]]:
     """Compile with the variables declared under their own names, so that positions and types are the author's."""
     check_shape(text)
-    ordered = order(text, variables)
+    ordered = order(text, variables, presence=scope is Scope.ADMISSION)
     types: dict[str, Any] = {}
     for name in ordered:
         try:
             check_shape(variables[name])
-            types[f"variables.{name}"] = _compile(variables[name], types).return_type()
+            types[f"variables.{name}"] = _compile(variables[name], types, scope).type
         except ExpressionError as error:
             raise ExpressionError(error.problems, variable=name) from None
-    return _compile(text, types), ordered
+    return _compile(text, types, scope), ordered
 
 
-def _compile(text: str, types: Mapping[str, Any]) -> Any:
+def _compile(text: str, types: Mapping[str, Any], scope: Scope) -> _Checked:
+    if scope is Scope.MUTATION:
+        return _Checked(_compiled(text, text, types, scope))
+    rewritten, tested = with_presence(text, [name.removeprefix("variables.") for name in types])
+    declared = {**types, **{f"{PRESENCE}.{name}": cel.Type.BOOL for name in tested}}
+    try:
+        return _Checked(_compiled(rewritten, text, declared, scope))
+    except ExpressionError as error:
+        if not any(_NULL_TYPE in problem.message for problem in error.problems):
+            raise
+        lenient, added = null_of_any_type(rewritten)
+        try:
+            return _Checked(_compiled(lenient, text, declared, scope), added)
+        except ExpressionError:
+            # What is wrong beside it is said of the text that its author knows.
+            raise error from None
+
+
+def _compiled(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope) -> Any:
     declared = tuple(_declared(name, type_) for name, type_ in types.items())
     try:
-        return _expression(text, declared)
+        return _expression(rewritten, declared, scope)
     except Exception as error:
-        raise ExpressionError(_problems(str(error), text, names=[*SCOPE, *types])) from error
+        names = [*_IN_SCOPE[scope], *(name for name in types if not name.startswith(PRESENCE))]
+        raise ExpressionError(_problems(str(error), text, names=names, scope=scope)) from error
 
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
-def _expression(text: str, declared: tuple["_Declared", ...]) -> Any:
+def _expression(text: str, declared: tuple["_Declared", ...], scope: Scope) -> Any:
     kubernetes = any(declared_.opaque for declared_ in declared) or _needs_kubernetes(text)
-    if not declared and not kubernetes:
-        return _ENVIRONMENT.compile(text)
-    return _environment(declared, kubernetes=kubernetes).compile(text)
+    return _environment(declared, scope, kubernetes=kubernetes).compile(text)
 
 
 def _needs_kubernetes(text: str) -> bool:
@@ -322,15 +457,15 @@ _PARAMETRIC = re.compile(r"optional_type|\bTYPE\b")
 
 
 @lru_cache(maxsize=64)  # the expressions of a policy share their variables; an environment takes a millisecond to make
-def _environment(declared: tuple[_Declared, ...], *, kubernetes: bool) -> Any:
+def _environment(declared: tuple[_Declared, ...], scope: Scope, *, kubernetes: bool) -> Any:
     return cel.NewEnv(
         config=_KUBERNETES_CONFIG if kubernetes else _LANGUAGE_CONFIG,
-        variables={**_BASE, **{d.name: d.type_ for d in declared}},
+        variables={**_NAMES[scope], **{d.name: d.type_ for d in declared}},
         extensions=[_MERGED] if kubernetes else [],
     )
 
 
-def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
+def _problems(said: str, text: str, *, names: list[str], scope: Scope) -> tuple[Problem, ...]:
     lines = text.split("\n")
     found: dict[Problem, None] = {}
     for line, column, message in _PROBLEM.findall(said):
@@ -349,15 +484,24 @@ def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
             fix = "mutating policies are out of scope: compare values, and let a rule allow, hold or deny"
             found[Problem(at, column_at, made, fix)] = None
             continue
-        found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None
+        found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names, scope))] = None
     return tuple(found) or (Problem(1, 1, one_line(_plain(said), 200), "make the expression simpler"),)
 
 
-def _fix(message: str, undeclared: str | None, names: list[str]) -> str | None:
+def _fix(message: str, undeclared: str | None, names: list[str], scope: Scope) -> str | None:
     if undeclared is None:
         return "make the expression simpler" if "recursion" in message else None
-    near = get_close_matches(undeclared, names, n=1)
-    return f"did you mean `{near[0]}`?" if near else "in scope are " + ", ".join(f"`{n}`" for n in sorted(names))
+    if (elsewhere := _ELSEWHERE[scope].get(undeclared)) is not None:
+        return elsewhere
+    near = _near(undeclared, names)
+    return f"did you mean `{near}`?" if near else "in scope are " + ", ".join(f"`{n}`" for n in sorted(names))
+
+
+def _near(name: str, names: list[str]) -> str | None:
+    """Find the name that was meant: one that differs by a slip of the fingers, or that was cut short."""
+    longer = [one for one in names if len(name) >= _CUT_SHORT_MIN_CHARS and one.lower().startswith(name.lower())]
+    near = get_close_matches(name, names, n=1, cutoff=_SLIP)
+    return near[0] if near else longer[0] if len(longer) == 1 else None
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,7 @@ from types import CodeType
 from typing import Any, assert_never
 
 from app.core.cel import operators, texts
-from app.core.cel.bindings import load
+from app.core.cel.bindings import Variable, load
 from app.core.cel.budget import STEPS_MAX, Budget, spend
 from app.core.cel.checked import (
     Call,
@@ -32,6 +32,8 @@ from app.core.cel.checked import (
     Node,
     Select,
 )
+from app.core.cel.estimate import UNKNOWN, Estimate, estimate, fixed_length, is_bind
+from app.core.cel.estimate import weight as step_weight
 from app.core.cel.failures import FAIL, GENERATED, SOURCE, fail, said
 from app.core.cel.functions import FOLDED, FUNCTIONS, PATTERNS, SUMS, ZONED, Function, Kind
 from app.core.cel.instants import zone
@@ -110,7 +112,10 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A function `run(bindings, inputs, values, budget)`, its source, and what is known of its result."""
+    """A function `run(bindings, inputs, values, budget)`, its source, and what is known of its result and its cost.
+
+    `reads` has the variables that it may evaluate; they are not part of its `estimate`.
+    """
 
     source: str
     run: Callable[..., Any]
@@ -120,6 +125,8 @@ class Generated:
     constant: Any
     root: Node
     lifted: Lifted = NOTHING_LIFTED
+    estimate: Estimate = UNKNOWN
+    reads: tuple[Variable, ...] = ()
 
 
 def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind.ANY) -> Generated:
@@ -129,13 +136,18 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     other kind is an error of the evaluation.
 
     Raises:
-        UnsupportedError: a part of it is not known here; `node` says which.
+        UnsupportedError: a part of it is not known here, or it is certain to cost too much; `node` says which.
     """
-    generated = Generator(scope).function(checked.root, wanted)
+    generator = Generator(scope)
+    generated = generator.function(checked.root, wanted)
+    cost = estimate(checked.root, generator.constants)
+    if cost.least > STEPS_MAX:
+        message = f"the expression takes at least {cost.least} steps whatever the input, and {STEPS_MAX} are the most"
+        raise UnsupportedError(checked.root.id, message, "make the lists and texts that stand in it shorter")
     if wanted is not Kind.BOOL:
-        return generated
+        return replace(generated, estimate=cost)
     trees = {name: known.root for name, known in scope.items() if known.root is not None}
-    return replace(generated, lifted=lift(checked.root, trees))
+    return replace(generated, estimate=cost, lifted=lift(checked.root, trees))
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -241,6 +253,7 @@ class Generator:
 
     def __init__(self, scope: Mapping[str, Name]) -> None:
         self._scope = scope
+        self.constants = {n: known.constant for n, known in scope.items() if known.constant is not operators.MISSING}
         self._locals: dict[str, Code] = {}
         self._lazy: dict[str, str] = {}
         self._namespace: dict[str, Any] = dict(_RUNTIME)
@@ -263,7 +276,8 @@ class Generator:
             code = replace(code, kind=wanted, fails=True)
         source = "\n".join([f"def run({self.parameters}):", *self._lines, ""])
         run = _function(source, self._namespace)
-        return Generated(source, run, code.kind, code.element, code.fails, code.constant, root)
+        reads = tuple(value for value in self._namespace.values() if isinstance(value, Variable))
+        return Generated(source, run, code.kind, code.element, code.fails, code.constant, root, reads=reads)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -820,7 +834,7 @@ class Generator:
             return self._in_function(lambda: self._comprehension(node))
         over = self._value(node.over)
         fixed = self._fixed(node.over)
-        weight = self._weight(node.step)
+        weight = step_weight(node.step, self._fixed)
         items = over.text if fixed is not None and over.atom else self._fresh("r")
         variables = [self._fresh("x")]
         kinds = [over.element if over.kind is Kind.LIST else Kind.ANY]
@@ -972,37 +986,7 @@ class Generator:
 
         Going over it is paid for with what stands around it; the length of an expression bounds the rest.
         """
-        match node:
-            case ListLiteral(elements=elements):
-                return len(elements)
-            case Identifier(name=name) if name not in self._locals:
-                found = self._scope.get(name.removeprefix("."))
-                return len(found.constant) if found is not None and isinstance(found.constant, list) else None
-            case _:
-                return None
-
-    def _weight(self, node: Node) -> int:
-        """Count the nodes that one turn of a loop evaluates; loops in it that can be long pay for themselves."""
-        match node:
-            case Constant():
-                return 0
-            case Identifier() | MessageLiteral():
-                return 1
-            case Select(operand=operand):
-                return 1 + self._weight(operand)
-            case Call(arguments=arguments):
-                return 1 + sum(map(self._weight, arguments))
-            case ListLiteral(elements=elements):
-                return 1 + sum(map(self._weight, elements))
-            case MapLiteral(entries=entries):
-                return 1 + sum(self._weight(entry.key) + self._weight(entry.value) for entry in entries)
-            case Comprehension(over=over, initial=initial, step=step, result=result):
-                turns = self._fixed(over) or 0
-                return (
-                    1 + self._weight(over) + self._weight(initial) + self._weight(result) + turns * self._weight(step)
-                )
-            case _:
-                assert_never(node)
+        return fixed_length(node, self.constants, self._locals)
 
     def _too_deep(self) -> bool:
         return self._blocks >= _BLOCKS_MAX
@@ -1090,16 +1074,6 @@ def _equal_to(constant: Code, other: Code, known: str, name: str, *, negated: bo
             return f"({other.text} {sign} {constant.text})"
         case _:
             return None
-
-
-def is_bind(node: Comprehension) -> bool:
-    """Tell whether a comprehension is what `cel.bind` expands to."""
-    return (
-        isinstance(node.condition, Constant)
-        and node.condition.value is False
-        and isinstance(node.step, Identifier)
-        and node.step.name == node.accumulator
-    )
 
 
 def _read_first(node: Node, name: str) -> bool:

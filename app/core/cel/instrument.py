@@ -12,14 +12,17 @@ from enum import StrEnum
 from typing import Any
 
 from app.core.cel import operators
-from app.core.cel.checked import Call, Checked, Comprehension, Constant, Identifier, Node, read_checked
+from app.core.cel.checked import Call, Checked, Comprehension, Constant, Identifier, Node, moved_back, read_checked
+from app.core.cel.estimate import is_bind
 from app.core.cel.functions import Kind
-from app.core.cel.generate import Code, Generator, Name, flat, is_bind
+from app.core.cel.generate import Code, Generator, Name, flat
 from app.core.cel.paths import Local, Path, Reader
 from app.core.cel.spans import Spans, unfolded
 from app.core.cel.tokens import position
+from app.core.cel.variables import ADDED, NULL, PRESENCE
 from app.core.masking import SECRET_DATA, is_secret
 
+VARIABLES = "variables."
 # A bit for each outcome that a site has had.
 TRUE, FALSE = 1, 2
 
@@ -119,26 +122,43 @@ class Source:
     """What it takes to write the function of an expression a second time: done when first asked for, and kept.
 
     `scope` and `variables` (the names of `spec.variables` in their order) are those it was compiled with; `tree` is the
-    checked expression as the engine serialises it. `boolean`: its value is known to be a bool.
+    checked expression as the engine serialises it. `boolean`: its value is known to be a bool. `added` are the places
+    in the text that the engine was given with more in them (`null_of_any_type`).
     """
 
-    __slots__ = ("_instrumented", "_words", "boolean", "scope", "text", "tree", "variables")
+    __slots__ = ("_added", "_instrumented", "_words", "boolean", "scope", "text", "tree", "variables")
 
     def __init__(
-        self, text: str, tree: bytes, *, scope: Mapping[str, Name], boolean: bool, variables: tuple[str, ...]
+        self,
+        text: str,
+        tree: bytes,
+        *,
+        scope: Mapping[str, Name],
+        boolean: bool,
+        variables: tuple[str, ...],
+        added: tuple[int, ...] = (),
     ) -> None:
         self.text = text
         self.tree = tree
         self.scope = scope
         self.boolean = boolean
         self.variables = variables
+        self._added = added
         self._instrumented: Instrumented | None = None
         self._words: tuple[bool, bool] | None = None
+
+    def checked(self) -> Checked:
+        """Give the tree, with its places in the text.
+
+        Raises:
+            MalformedTreeError: it cannot be read.
+        """
+        return moved_back(read_checked(self.tree), self._added, added=ADDED, around=NULL)
 
     def instrumented(self) -> Instrumented:
         """Give the function with its sites; two threads at once write it twice, which does no harm."""
         if self._instrumented is None:
-            checked = read_checked(self.tree)
+            checked = self.checked()
             self._instrumented = _Instrumenter(self, checked).instrumented(checked.root)
         return self._instrumented
 
@@ -168,6 +188,25 @@ def source_of(name: Name) -> Source | None:
     return found if isinstance(found, Source) else None
 
 
+def conjuncts(source: Source) -> tuple[str, ...]:
+    """Give the texts of the parts that must all be true; brackets around some of them do not count."""
+    checked = read_checked(source.tree)
+    spans = Spans(source.text, checked.positions)
+    return tuple(source.text[slice(*spans.of(part))] for part in flat(checked.root, "_&&_"))
+
+
+def variables_of(source: Source) -> dict[str, Name]:
+    """Give the variables of the policy that an expression reads, itself or through others, by their names.
+
+    Does not give those that are constants: no evaluation computes them.
+    """
+    return {
+        name.removeprefix(VARIABLES): scoped
+        for name, scoped in source.scope.items()
+        if name.startswith(VARIABLES) and scoped.constant is operators.MISSING and source_of(scoped) is not None
+    }
+
+
 class _Instrumenter(Generator):
     parameters = "b, i, c, q, n0"
 
@@ -194,7 +233,7 @@ class _Instrumenter(Generator):
 
     def _readable(self, name: str) -> bool:
         found = self._source.scope.get(name)
-        return found is not None and found.constant is operators.MISSING
+        return found is not None and found.constant is operators.MISSING and not name.startswith(PRESENCE)
 
     def _boolean(self, node: Node, function: str) -> Code:
         self._expected.setdefault(id(node), -1)
@@ -206,6 +245,8 @@ class _Instrumenter(Generator):
         follows = self._expected.pop(id(node), -1 if form in _LOGIC else None)
         if follows is None:
             return super()._value(node)
+        if not self._sites and not self._source.boolean:
+            form, operands = Form.PART, ()  # what a choice of texts or maps chooses from is no truth
         number = self._site(node, form, operands)
         if follows >= 0:
             self._below[follows].append(number)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from app.core.cel.checked import Call, Comprehension, Constant, Identifier, Node, Select, below
-from app.core.cel.generate import is_bind
+from app.core.cel.estimate import is_bind
 from app.core.masking import MASK, is_secret
 
 # Enough to recognise a value; who needs all of it has the mutation.

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 # The names an expression can read. `now` is a timestamp, all others are JSON values.
 INPUT_NAMES = ("subject", "action", "resource", "context", "change")
-SCOPE = (*INPUT_NAMES, "now")
+# What Kubernetes calls the parts of a change to one of its objects; null where a change is none.
+KUBERNETES_NAMES = ("object", "oldObject", "request", "namespaceObject")
+SCOPE = (*INPUT_NAMES, "now", *KUBERNETES_NAMES)
+# What a ValidatingAdmissionPolicy reads: Kubernetes' names, and nothing that only the firewall knows.
+ADMISSION_SCOPE = (*KUBERNETES_NAMES, "params")
 
 # Longer texts are programs, not conditions; the parser's work grows faster than the text.
 EXPRESSION_MAX_CHARS = 16_384
@@ -32,7 +36,19 @@ class ResultType(StrEnum):
     STRING = "string"
     # A string as well, but one that may only turn out to be one when the expression is evaluated.
     TEXT = "text"
+    STRING_OR_NULL = "string or null"
     JSON = "json"
+
+
+class Scope(StrEnum):
+    """Which names an expression can read, and how strict its type is.
+
+    In `ADMISSION` an expression whose type is only known when it runs is accepted, for Kubernetes knows types that the
+    checker here does not; a value of another type is then an error of the evaluation.
+    """
+
+    MUTATION = "mutation"
+    ADMISSION = "admission"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,8 @@ class Program(Protocol):
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once: a `bool`, a `str` or any JSON value, as the `ResultType` said when it was compiled.
+
+        Of `STRING_OR_NULL` the caller checks what it gets.
 
         Raises:
             EvaluationError: for every value and every failure that is not of that type.

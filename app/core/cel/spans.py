@@ -68,11 +68,16 @@ class Spans:
                 first -= 2
         return first
 
+    def _kind(self, at: int) -> TokenKind | None:
+        return self._tokens[at].kind if at < len(self._tokens) else None
+
     def _dotted(self, at: int) -> bool:
         return at > 0 and self._tokens[at].kind is TokenKind.DOT and self._tokens[at - 1].kind is TokenKind.NAME
 
     def _selected(self, last: int) -> int:
-        """A selection ends with the name of its field."""
+        """A selection ends with the name of its field, and a negative number is one constant."""
+        if self._tokens[last].text == "-" and self._kind(last + 1) is TokenKind.NUMBER:
+            return last + 1
         if self._tokens[last].kind is not TokenKind.DOT:
             return last
         while last + 1 < len(self._tokens) and self._tokens[last].kind not in _CHAINED:

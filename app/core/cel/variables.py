@@ -13,10 +13,15 @@ from difflib import get_close_matches
 from app.core.cel.program import EXPRESSION_MAX_CHARS, NESTING_MAX, ExpressionError, Problem
 from app.core.cel.tokens import Token, TokenKind, problem_at, tokens
 
-# Names for later, should one be needed that no expression has.
+# Names that no expression has.
 _RESERVED = "__mfw_"
+# Stands for `variables` where only its presence is tested, and is as long.
+PRESENCE = "__mfw_has"
+NULL = "null"
+# What is put around a `null` to make it one of any type.
+ADDED = "dyn()"
 # More than anyone reads; each is a compilation of its own when the policy is loaded.
-VARIABLES_PER_EXPRESSION_MAX = 16
+VARIABLES_PER_EXPRESSION_MAX = 64
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 # The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only hide what a
 # reviewer should see.
@@ -32,11 +37,12 @@ RESERVED_WORDS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One reading of `variables.NAME`, from `start` to `end` in code points."""
+    """One reading of `variables.NAME`, from `start` to `end` in code points; `presence` where `has` starts, or None."""
 
     name: str
     start: int
     end: int
+    presence: int | None = None
 
 
 def check_shape(text: str) -> None:
@@ -68,11 +74,12 @@ def check_shape(text: str) -> None:
             raise problem_at(text, token.start, f"names that start with `{_RESERVED}` are reserved", "rename it")
 
 
-def uses(text: str, known: Iterable[str]) -> tuple[Use, ...]:
+def uses(text: str, known: Iterable[str], *, presence: bool = False) -> tuple[Use, ...]:
     """Find every reading of `variables.NAME` in an expression.
 
     Raises:
-        ExpressionError: an unknown variable, `has(variables.NAME)`, or `variables` in any other form.
+        ExpressionError: an unknown variable, `has(variables.NAME)` (unless `presence`), or `variables` in any other
+            form.
     """
     names = frozenset(known)
     found: list[Use] = []
@@ -94,18 +101,20 @@ def uses(text: str, known: Iterable[str]) -> tuple[Use, ...]:
         name = rest[1].text
         if name not in names:
             raise problem_at(text, rest[1].start, f"no variable `{name}` is declared", _known(name, names))
-        if i > 1 and stream[i - 1].text == "(" and stream[i - 2].text == "has" and rest[2:] and rest[2].text == ")":
+        called = i > 1 and stream[i - 1].text == "(" and stream[i - 2].text == "has"
+        tested = called and len(rest) > 2 and rest[2].text == ")"
+        if tested and not presence:
             raise problem_at(
                 text,
                 stream[i - 2].start,
                 f"`has(variables.{name})` is always true",
                 "test the field itself, for example `has(change.after.spec)`",
             )
-        found.append(Use(name=name, start=token.start, end=rest[1].end))
+        found.append(Use(name, token.start, rest[1].end, stream[i - 2].start if tested else None))
     return tuple(found)
 
 
-def order(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
+def order(text: str, variables: Mapping[str, str], *, presence: bool = False) -> tuple[str, ...]:
     """Give the variables that an expression reads, directly or through others, dependencies first.
 
     Raises:
@@ -130,16 +139,46 @@ def order(text: str, variables: Mapping[str, str]) -> tuple[str, ...]:
         open_names.append(use.name)
         text_of = variables[use.name]
         try:
-            for inner in uses(text_of, variables):
+            for inner in uses(text_of, variables, presence=presence):
                 visit(inner, text_of)
         except ExpressionError as error:
             raise ExpressionError(error.problems, variable=error.variable or use.name) from None
         open_names.pop()
         ordered.append(use.name)
 
-    for use in uses(text, variables):
+    for use in uses(text, variables, presence=presence):
         visit(use, text)
     return tuple(ordered)
+
+
+def with_presence(text: str, known: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Make of every `has(variables.NAME)` the reading of `PRESENCE.NAME`, at the same place; and give those names.
+
+    The checker would take the test for the variable itself. Kubernetes says true of every variable that has a value.
+    """
+    names: dict[str, None] = {}
+    for use in uses(text, known, presence=True):
+        if use.presence is not None:
+            names[use.name] = None
+            start, rest = use.start, use.start + len(PRESENCE)
+            text = f"{text[: use.presence]}   {text[use.presence + 3 : start]}{PRESENCE}{text[rest:]}"
+    return text, tuple(names)
+
+
+def null_of_any_type(text: str) -> tuple[str, tuple[int, ...]]:
+    """Make of every `null` one that the checker lets stand beside a value, and give the places where text was added.
+
+    The checker refuses `c ? 'a' : null`, which Kubernetes' own examples have.
+    """
+    places: list[int] = []
+    parts: list[str] = []
+    at = 0
+    for token in tokens(text):
+        if token.kind is TokenKind.NAME and token.text == NULL:
+            parts.append(f"{text[at : token.start]}dyn({NULL})")
+            places.append(token.start)
+            at = token.end
+    return "".join([*parts, text[at:]]), tuple(places)
 
 
 def _ends_an_operand(token: Token) -> bool:

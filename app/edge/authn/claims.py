@@ -34,11 +34,6 @@ def role_rule(text: str) -> RoleRule:
     return RoleRule(claim, compile_glob(value), _ROLES[role])
 
 
-def roles_of(names: Iterable[Any]) -> frozenset[Role]:
-    """The roles among names; an identity provider sends many that mean nothing here."""
-    return frozenset(_ROLES[name] for name in names if isinstance(name, str) and name in _ROLES)
-
-
 def values_of(claims: JsonObject, claim: str) -> list[Any] | None:
     """The values of a claim, as a list: a text is split at its blanks, as `scope` is written (RFC 8693 section 4.2).
 

@@ -8,9 +8,9 @@ from typing import Final
 from jose import jws
 
 from app.core import strict_json
-from app.core.principal import AuthMethod, Principal, PrincipalKind
+from app.core.principal import AuthMethod, Principal, PrincipalKind, roles_named
 from app.core.types import JsonObject
-from app.edge.authn.claims import RoleRule, SubjectCondition, mapped_roles, roles_of, values_of
+from app.edge.authn.claims import RoleRule, SubjectCondition, mapped_roles, values_of
 from app.edge.authn.keys import PSS_ALGORITHMS, TokenKeys, UnknownKeyError, VerificationKey, verify_pss
 from app.edge.authn.rejected import RejectedError
 from app.errors import FirewallError
@@ -106,7 +106,7 @@ class JwtVerifier:
         listed = values_of(claims, self._roles_claim)
         if listed is None:
             raise RejectedError("roles are no list")
-        roles = roles_of(listed) | mapped_roles(claims, self._role_rules)
+        roles = roles_named(listed) | mapped_roles(claims, self._role_rules)
         issued, not_before, expires = (_moment(claims, name) for name in ("iat", "nbf", "exp"))
         if max(issued, not_before) - self._leeway > now:
             raise RejectedError("not yet valid")

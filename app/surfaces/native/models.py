@@ -5,10 +5,12 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.json_schema import SkipJsonSchema
 
+from app.core.batch import BatchMode
 from app.core.manifest import ArtefactKind
 from app.core.statements import MAX_TEXT, SqlDialect
 from app.core.types import Effect, Mode, Outcome
-from app.surfaces.native.wire import MAX_ID_CHARS, MAX_RATIONALE_CHARS
+from app.surfaces.native.wire import MAX_BATCH, MAX_ID_CHARS, MAX_RATIONALE_CHARS
+from app.surfaces.openapi import Problem
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -128,6 +130,7 @@ class ReasonOut(_Wire):
     effect: Effect
     mode: Mode
     message: str
+    binding: Left[str] = Field(default=None, description="of a ValidatingAdmissionPolicy")
     clause: Left[ClauseOut] = Field(default=None, description="in the reasons of a deny or a hold")
     exception: Left[str] = Field(default=None, description="the exception that lifted it: it did not count")
 
@@ -167,7 +170,46 @@ class DecisionOut(_Wire):
     obligations: Left[list[ObligationOut]] = Field(
         default=None, min_length=1, description="whoever carries an allow out has to meet all of them, or leave it"
     )
+    warnings: Left[list[str]] = Field(default=None, description="what admission policies warn of")
+    annotations: Left[dict[str, str]] = Field(default=None, description="what admission policies note for the audit")
     request_id: Left[str] = None
+
+
+class BatchRequest(_Wire):
+    """Mutations that are asked about at once."""
+
+    mutations: list[DecisionRequest] = Field(min_length=1, max_length=MAX_BATCH)
+    mode: BatchMode = Field(
+        default=BatchMode.EACH, description="`each` is answered for itself; `atomic` allows all of them or none"
+    )
+
+
+class BatchDecisionOut(DecisionOut):
+    """What was decided about one mutation of the batch."""
+
+    index: int = Field(ge=0, description="of the mutation in the batch")
+
+
+class BatchProblemOut(Problem):
+    """Why one mutation of the batch was not decided."""
+
+    index: int = Field(ge=0, description="of the mutation in the batch")
+
+
+class BatchSummary(_Wire):
+    """How many mutations had which answer."""
+
+    allow: int = Field(ge=0)
+    deny: int = Field(ge=0)
+    hold: int = Field(ge=0)
+    refused: int = Field(ge=0, description="not decided: a problem says why")
+
+
+class BatchOut(_Wire):
+    """The answers in the order of the mutations."""
+
+    results: list[BatchDecisionOut | BatchProblemOut] = Field(min_length=1)
+    summary: BatchSummary
 
 
 EXAMPLE_REQUEST: Final[dict[str, Any]] = {

@@ -8,18 +8,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core import strict_json
-from app.core.principal import Principal, Role, require
+from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import Mutation
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import RequestContext, client_address, context_of, deliver
+from app.edge.context import RequestContext, client_address, context_of, deliver, peer_address
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
+from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
+from app.ledger.once import Claim
 from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
 from app.surfaces.native.wire import decision_to_wire, mutation_from_wire
-from app.surfaces.openapi import json_body, problem_responses
+from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
 from app.surfaces.problems import problem
 
 PATH: Final = "/v1/decisions"
@@ -62,7 +64,7 @@ class NativeExchange:
     async def authenticate(self) -> Principal:
         """Step 2."""
         principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope)
+            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
         )
         self._context.principal = principal
         return principal
@@ -77,15 +79,23 @@ class NativeExchange:
         if not allowance.allowed:
             gate.rejected()
             allowance.check()
-        require(principal, Role.REQUESTER)
+        require(principal, AccessScope.DECIDE)
 
     def parse(self, body: bytes) -> Mutation:
         """Step 4."""
         return mutation_from_wire(strict_json.parse(body).tree)
 
+    def claim(self, principal: Principal, body: bytes) -> Claim | None:
+        """Step 3b."""
+        return claim_of(self._scope["headers"], principal, route=PATH, body=body)
+
     def render(self, decision: Decision) -> bytes:
         """Step 10."""
         return decision_to_wire(decision)
+
+    def replayed(self) -> None:
+        """Say so in the answer."""
+        self.limit_headers = [*self.limit_headers, REPLAYED]
 
 
 class DecisionEndpoint:
@@ -115,19 +125,23 @@ class DecisionEndpoint:
             await deliver(problem(error, context.request_id), send, exchange.limit_headers)
             return
         except TimeoutError:
-            late = FirewallError(
-                Kind.TIMEOUT,
-                "the request took too long",
-                retry_after=1,
-                fix="ask again; a decision that was recorded meanwhile was not given to anybody",
-            )
-            await deliver(problem(late, context.request_id), send, exchange.limit_headers)
+            await deliver(problem(too_late(), context.request_id), send, exchange.limit_headers)
             return
         except ClientDisconnectedError:
             # Raised in step 1, so nothing was decided. Not passed on: inside FastAPI it would become a 500.
             return
         length = (b"content-length", b"%d" % len(body))
         await deliver(Answer(200, [_JSON, length, *exchange.limit_headers], body), send)
+
+
+def too_late() -> FirewallError:
+    """Say that a request used up its time."""
+    return FirewallError(
+        Kind.TIMEOUT,
+        "the request took too long",
+        retry_after=1,
+        fix="ask again; a decision that was recorded meanwhile was not given to anybody",
+    )
 
 
 class HotPath:
@@ -144,7 +158,7 @@ class HotPath:
         return self._app(scope, receive, send)
 
 
-class _Delegated(Response):
+class Delegated(Response):
     """Lets a raw ASGI endpoint answer a FastAPI route."""
 
     def __init__(self, endpoint: ASGIApp) -> None:
@@ -152,6 +166,7 @@ class _Delegated(Response):
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand over."""
         await self._endpoint(scope, receive, send)
 
 
@@ -162,6 +177,7 @@ def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
         200: {
             "model": DecisionOut,
             "description": "The decision, after it was committed to the ledger.",
+            "headers": REPLAYED_HEADER,
             "content": {"application/json": {"example": EXAMPLE_DECISION}},
         }
     }
@@ -170,11 +186,11 @@ def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:
         PATH,
         summary="Ask for a decision about one mutation",
         operation_id="decide",
-        responses=success | problem_responses(400, 401, 403, 413, 415, 429, 500, 503, 504),
-        openapi_extra=json_body(DecisionRequest, EXAMPLE_REQUEST),
+        responses=success | problem_responses(400, 401, 403, 409, 413, 415, 429, 500, 503, 504),
+        openapi_extra=ONCE | json_body(DecisionRequest, EXAMPLE_REQUEST),
     )
     async def decide(_request: Request) -> Response:
         """Allow, deny or hold: never an answer without a committed ledger entry."""
-        return _Delegated(endpoint)
+        return Delegated(endpoint)
 
     return router

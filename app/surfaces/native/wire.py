@@ -4,6 +4,7 @@ from typing import Final, NoReturn
 
 import orjson
 
+from app.core.batch import Batch, BatchMode
 from app.core.budgets import to_answer
 from app.core.members import refuse_unknown
 from app.core.reasons import reason_members
@@ -21,6 +22,11 @@ MAX_RATIONALE_CHARS: Final = 8192
 MEMBERS: Final = ("subject", "action", "resource", "change", "context", "request_id", "rationale")
 REQUIRED: Final = ("subject", "action", "resource", "change")
 
+# Mutations in one batch: what is answered within a second, and what a person could still look through.
+MAX_BATCH: Final = 1000
+
+BATCH_MEMBERS: Final = ("mutations", "mode")
+
 _ENTITY_MEMBERS: Final = ("type", "id", "properties")
 _ACTION_MEMBERS: Final = ("name", "properties")
 
@@ -28,6 +34,8 @@ _ACTION_MEMBERS: Final = ("name", "properties")
 _MEMBERS: Final = frozenset(MEMBERS)
 _ENTITY: Final = frozenset(_ENTITY_MEMBERS)
 _ACTION: Final = frozenset(_ACTION_MEMBERS)
+_BATCH: Final = frozenset(BATCH_MEMBERS)
+_MODES: Final = frozenset(BatchMode)
 
 
 def mutation_from_wire(tree: Json) -> Mutation:
@@ -62,8 +70,45 @@ def mutation_from_wire(tree: Json) -> Mutation:
     )
 
 
+def batch_from_wire(tree: Json) -> Batch:
+    """Make a batch of a parsed request; a mutation that is wrong stands in its place as an error.
+
+    Raises FirewallError(MALFORMED) where it is not a batch, TOO_LARGE for more than `MAX_BATCH` mutations.
+    """
+    if not isinstance(tree, dict):
+        _refuse("the body is not an object", "", fix=_MISSING["mutations"])
+    if not tree.keys() <= _BATCH:
+        refuse_unknown(tree, known=BATCH_MEMBERS, pointer="")
+    mutations = tree.get("mutations")
+    if not isinstance(mutations, list) or not mutations:
+        _refuse("`mutations` is not a list with anything in it", "/mutations", fix=_MISSING["mutations"])
+    if len(mutations) > MAX_BATCH:
+        raise FirewallError(
+            Kind.TOO_LARGE,
+            f"{len(mutations)} mutations in one batch, and {MAX_BATCH} are the most",
+            pointer="/mutations",
+            fix="send several batches, or lines with `Content-Type: application/x-ndjson`",
+        )
+    mode = tree.get("mode", BatchMode.EACH.value)
+    if not isinstance(mode, str) or mode not in _MODES:
+        _refuse("`mode` is neither `each` nor `atomic`", "/mode", fix="send `each` or `atomic`, or leave it out")
+    return Batch([_mutation_or_error(item) for item in mutations], BatchMode(mode))
+
+
+def _mutation_or_error(tree: Json) -> Mutation | FirewallError:
+    try:
+        return mutation_from_wire(tree)
+    except FirewallError as error:
+        return error
+
+
 def decision_to_wire(decision: Decision) -> bytes:
-    """Write a decision as JSON; members that do not apply are left out."""
+    """Write a decision as JSON."""
+    return orjson.dumps(decision_members(decision))
+
+
+def decision_members(decision: Decision) -> JsonObject:
+    """Give the members of a decision; those that do not apply are left out."""
     members: JsonObject = {
         "id": decision.id,
         "decision": decision.effect.value,
@@ -80,9 +125,13 @@ def decision_to_wire(decision: Decision) -> bytes:
         members["budgets"] = budgets
     if decision.obligations:
         members["obligations"] = decision.obligations
+    if decision.warnings:
+        members["warnings"] = decision.warnings
+    if decision.annotations:
+        members["annotations"] = dict(decision.annotations)
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
-    return orjson.dumps(members)
+    return members
 
 
 _ABSENT: Final = object()
@@ -91,6 +140,7 @@ _MISSING: Final = {
     "subject": 'say who asks: `"subject": {"type": "agent", "id": "..."}`',
     "action": 'say what is done: `"action": {"name": "update"}`',
     "resource": 'say to what: `"resource": {"type": "...", "id": "..."}`',
+    "mutations": 'send `{"mutations": [...], "mode": "each"}`',
     "change": "say what would be different, by `before`, `after`, `patch`, `diff`, `statement` or `manifest`",
 }
 

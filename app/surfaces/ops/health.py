@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.core.principal import Role
+from app.core.principal import AccessScope
 from app.core.quota import RouteClass
 from app.edge.gate import Gate
 from app.errors import FirewallError
@@ -207,8 +207,8 @@ def health_router(health: Health, *, gate: Gate) -> APIRouter:
         openapi_extra={"security": SECURITY},
     )
     async def detailed(request: Request) -> Response:
-        """Status, latency and detail of each component; needs the role operator or admin."""
-        await gate.admit(request.scope, RouteClass.READ, Role.OPERATOR, Role.ADMIN)
+        """Status, latency and detail of each component; needs the scope `ops`."""
+        await gate.admit(request.scope, RouteClass.READ, AccessScope.OPS)
         report = await health.report()
         components = {
             c.name: {"status": c.status, "latency_ms": c.latency_ms, "detail": c.detail} for c in report.components

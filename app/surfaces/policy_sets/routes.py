@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from app.core import dsse, strict_json
 from app.core.members import refuse_unknown
-from app.core.principal import Principal, Role
+from app.core.principal import AccessScope, Principal
 from app.core.quota import RouteClass
 from app.core.types import JsonObject
 from app.edge.body import ClientDisconnectedError, read_body
@@ -94,9 +94,9 @@ class PolicySetEndpoints:
         self._gate = gate
         self._timeout_seconds = timeout_seconds
 
-    async def author(self, scope: Scope) -> Principal:
+    async def author(self, scope: Scope, needed: AccessScope) -> Principal:
         """Who may change policies; before the body is read, which may be larger here than elsewhere."""
-        return await self._gate.admit(scope, RouteClass.ADMIN, Role.ADMIN)
+        return await self._gate.admit(scope, RouteClass.ADMIN, needed)
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
@@ -112,8 +112,8 @@ class PolicySetEndpoints:
             ) from None
 
     async def reader(self, scope: Scope) -> Principal:
-        """Who may read policies: not requesters, who could look up how to get past them."""
-        return await self._gate.admit(scope, RouteClass.READ, Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.APPROVER)
+        """Who may read policies: not agents, who could look up how to get past them."""
+        return await self._gate.admit(scope, RouteClass.READ, AccessScope.READ)
 
     def listed(self, stored: StoredSet) -> JsonObject:
         """A set as it is listed."""
@@ -148,7 +148,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
     )
     async def put(request: Request) -> Response:
         """Check the set whole and store it under its digest. It decides nothing until it is activated."""
-        principal = await endpoints.author(request.scope)
+        principal = await endpoints.author(request.scope, AccessScope.POLICY_WRITE)
         received = await _body(request, yaml=True, max_bytes=SET_BYTES_MAX)
         if received is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -294,7 +294,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
         await endpoints.reader(request.scope)
 
         async def read() -> Response:
-            await endpoints.store.get(digest)
+            await endpoints.store.require(digest)
             return _json(_signatures(digest, await endpoints.signing.of(digest)))
 
         return await endpoints.timely(read())
@@ -313,7 +313,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
     )
     async def add_signatures(request: Request, digest: DigestPath) -> Response:
         """A DSSE envelope. Good signatures of known signers are stored, others are left out; 422 if none is good."""
-        principal = await endpoints.author(request.scope)
+        principal = await endpoints.author(request.scope, AccessScope.POLICY_WRITE)
         received = await _body(request, yaml=False, max_bytes=dsse.ENVELOPE_BYTES_MAX)
         if received is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -338,7 +338,7 @@ def policy_sets_router(endpoints: PolicySetEndpoints) -> APIRouter:
     )
     async def activate(request: Request, digest: DigestPath) -> Response:
         """Judged by the set in force, recorded in the ledger. To roll back, activate an earlier set."""
-        principal = await endpoints.author(request.scope)
+        principal = await endpoints.author(request.scope, AccessScope.POLICY_ACTIVATE)
         received = await _body(request, yaml=False, max_bytes=REASON_BYTES_MAX)
         if received is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)

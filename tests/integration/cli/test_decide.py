@@ -146,7 +146,7 @@ def stranger(status: int, headers: dict[str, str], body: bytes) -> Iterator[tupl
         (404, b"{}", 1),
         (503, b"busy", 75),
         (429, b'{"title": "too many requests", "retry_after": 7}', 75),
-        (403, b'{"title": "forbidden", "detail": "role `requester` is needed"}', 77),
+        (403, b'{"title": "forbidden", "detail": "role `agent` is needed"}', 77),
     ],
 )
 def test_what_is_no_decision_is_never_an_allow(commands, status, body, code):

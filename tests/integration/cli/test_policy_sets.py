@@ -23,6 +23,12 @@ spec:
         until Monday: "yes"
     - {name: never, effect: deny, when: "variables.yaml == '0x1F'", message: "0x1F"}
 """
+EXCEPTION = """\
+apiVersion: mutationfirewall.io/v1
+kind: PolicyException
+metadata: {name: frozen}
+spec: {owner: o, reason: "a: b", validUntil: "2026-04-01T00:00:00Z", policies: [{name: frozen, rules: ["never"]}]}
+"""
 HELD = FROZEN.replace("frozen", "held").replace(
     "effect: deny\n      message: |",
     "effect: hold\n      approval: {anyOf: [{group: sre, count: 2}]}\n      message: |",
@@ -114,9 +120,12 @@ def test_what_is_exported_is_what_was_pushed(mfw, tmp_path):
     both.mkdir()
     shutil.copytree(STARTER, both, dirs_exist_ok=True)
     (both / "frozen.yaml").write_text(FROZEN)
+    # Of the same name as a policy.
+    (both / "exception.yaml").write_text(EXCEPTION)
     digest = json.loads(mfw("push", both, "--json").stdout)["digest"]
     result = mfw("export", digest, "-o", tmp_path / "deep" / "out")
     assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "deep" / "out").glob("frozen*.yaml"))) == 2
     text = (tmp_path / "deep" / "out" / "frozen.yaml").read_text()
     assert "message: |" in text
     assert json.loads(mfw("push", tmp_path / "deep" / "out", "--json").stdout)["digest"] == digest

@@ -26,6 +26,7 @@ def production(dsn: str, port: int, metrics_port: int) -> dict[str, str]:
         "MFW_POLICIES__DIRECTORY": str(ROOT / "policies" / "starter"),
         "MFW_HTTP__PORT": str(port),
         "MFW_METRICS__PORT": str(metrics_port),
+        "MFW_ERROR_TRACKING": "logs",
     }
 
 

@@ -19,7 +19,7 @@ from app.core.types import Effect, Mutation, Reason, Verdict
 from app.ledger.receipt import PendingDecision, SealedEntry, seal_decision
 from app.persistence.engine import parse_dsn
 
-WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.REQUESTER}), AuthMethod.API_KEY)
+WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 ALLOW = Verdict(Effect.ALLOW, (Reason("prod-replicas", "small-growth", Effect.ALLOW, "adds 1"),))
 DIGEST = "sha256:" + "0" * 64
 

@@ -1,6 +1,7 @@
 """The schema moves forward and back, one mover at a time, and never drops the ledger."""
 
 import asyncio
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -73,6 +74,8 @@ async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
     triggers = await connection.fetch(TRIGGERS)
     await connection.close()
     assert [(row["on_table"], row["name"], row["always"]) for row in triggers] == [
+        ("kill_switches", "ends_once", True),
+        ("kill_switches", "never_emptied", True),
         ("ledger_entries", "append_only", True),
         ("ledger_head", "append_only", True),
         ("ledger_head", "grows", True),
@@ -85,7 +88,11 @@ async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
 
 async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
-    assert (before.current, before.pending, before.served) == (None, ("0001", "0002", "0003", "0004", "0005"), False)
+    assert (before.current, before.pending, before.served) == (
+        None,
+        ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"),
+        False,
+    )
     after = await schema.apply(empty_database_dsn)
     assert (after.current, after.pending, after.served) == (after.newest, (), True)
     made = await shape(database)
@@ -95,13 +102,17 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
 
 async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
-    assert (step.current, step.pending, step.served) == ("0001", ("0002", "0003", "0004", "0005"), False)
+    assert (step.current, step.pending, step.served) == (
+        "0001",
+        ("0002", "0003", "0004", "0005", "0006", "0007", "0008"),
+        False,
+    )
     at_0001 = await shape(database)
     await schema.apply(empty_database_dsn)
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0005"
+    assert (await schema.apply(empty_database_dsn)).current == "0008"
     assert await shape(database) == newest
 
 
@@ -115,6 +126,33 @@ async def test_policy_sets_are_never_dropped(empty_database_dsn, database):
     assert error.kind is Kind.CONFLICT
     assert "replayed" in error.detail
     assert (await schema.status(empty_database_dsn)).current == "0003"
+
+
+# What the release before this schema sends about keys.
+KEY_OF_THE_RELEASE_BEFORE = (
+    "INSERT INTO api_keys (id, name, principal_id, roles, hash, expires_at)"
+    " VALUES ($1, $2, 'p', ARRAY['agent'], sha256($2::text::bytea), NULL)"
+    " RETURNING id, name, principal_id, roles, hash, created_at, expires_at, revoked_at"
+)
+
+
+async def test_the_release_before_makes_keys_on_the_new_schema(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.fetchrow(KEY_OF_THE_RELEASE_BEFORE, uuid4(), "old")
+    row = await database.fetchrow("SELECT * FROM api_keys")
+    assert (row["scopes"], row["subjects"], row["networks"]) == ([], [], [])
+    assert (row["last_used_at"], row["replaces"]) == (None, None)
+
+
+async def test_keys_with_bounds_end_when_their_bounds_go(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    for name in ("free", "bound", "fenced"):
+        await database.fetchrow(KEY_OF_THE_RELEASE_BEFORE, uuid4(), name)
+    await database.execute("UPDATE api_keys SET subjects = ARRAY['agent:a'] WHERE name = 'bound'")
+    await database.execute("UPDATE api_keys SET networks = ARRAY['10.0.0.0/8'] WHERE name = 'fenced'")
+    await schema.rollback(empty_database_dsn, "0005")
+    rows = await database.fetch("SELECT name FROM api_keys WHERE revoked_at IS NULL")
+    assert [row["name"] for row in rows] == ["free"]
 
 
 async def test_signatures_are_never_dropped(empty_database_dsn, database):
@@ -133,6 +171,40 @@ async def test_signatures_are_never_dropped(empty_database_dsn, database):
     assert (await schema.status(empty_database_dsn)).current == "0005"
 
 
+async def test_a_switch_is_thrown_once_and_ends_once(database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute(
+        "INSERT INTO kill_switches (id, kind, reason, thrown_by, thrown_at, ledger_index)"
+        " VALUES (gen_random_uuid(), 'deny-all', 'why', 'me', now(), 0)"
+    )
+    for statement in (
+        "UPDATE kill_switches SET until = now()",
+        "UPDATE kill_switches SET reason = 'x', ended_at = now(), ended_by = 'me', end_reason = 'x', end_ledger_index = 1",
+        "DELETE FROM kill_switches",
+        "TRUNCATE kill_switches",
+    ):
+        with pytest.raises(asyncpg.RestrictViolationError, match="thrown once"):
+            await connection.execute(statement)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute("UPDATE kill_switches SET ended_at = now()")
+    end = "UPDATE kill_switches SET ended_at = now(), ended_by = 'me', end_reason = 'x', end_ledger_index = 1"
+    await connection.execute(end)
+    with pytest.raises(asyncpg.RestrictViolationError, match="ends once"):
+        await connection.execute(end)
+    await connection.close()
+
+
+async def test_a_switch_in_force_is_never_dropped(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.execute(
+        "INSERT INTO kill_switches (id, kind, reason, thrown_by, thrown_at, ledger_index, until)"
+        " VALUES (gen_random_uuid(), 'deny-all', 'why', 'me', now(), 0, now() + interval '1 hour')"
+    )
+    error = await refused(schema.rollback(empty_database_dsn, "0007"))
+    assert error.kind is Kind.CONFLICT
+    assert "mfw switch off" in str(error.fix)
+
+
 async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
     await schema.apply(empty_database_dsn)
     error = await refused(schema.rollback(empty_database_dsn, "base"))
@@ -146,7 +218,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0005"}
+    assert {outcome.current for outcome in outcomes} == {"0008"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -158,7 +230,8 @@ async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn
 
 
 async def test_a_lock_that_is_not_to_be_had_is_told(empty_database_dsn, database):
-    await schema.apply(empty_database_dsn)
+    # Not the newest: what came later changes the table as well, and would be the one to wait.
+    await schema.apply(empty_database_dsn, revision="0005")
     async with database.transaction():
         await database.execute("LOCK TABLE api_keys IN ACCESS SHARE MODE")
         error = await refused(schema.rollback(empty_database_dsn, "0001", lock_timeout=0.05))
@@ -196,7 +269,7 @@ async def test_a_database_from_a_later_release_is_left_alone(empty_database_dsn,
         assert "9999" in error.detail
 
 
-@pytest.mark.parametrize("target", ["0007", "", "head+1", "'; DROP TABLE ledger_entries"])
+@pytest.mark.parametrize("target", ["0999", "", "head+1", "'; DROP TABLE ledger_entries"])
 async def test_an_unknown_revision_is_refused(database_dsn, target):
     for awaitable in (schema.rollback(database_dsn, target), schema.apply(database_dsn, revision=target)):
         assert (await refused(awaitable)).kind is Kind.MALFORMED
@@ -210,7 +283,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0005")).current == "0005"
+    assert (await schema.rollback(database_dsn, "0008")).current == "0008"
 
 
 async def test_a_database_that_is_away_is_told():

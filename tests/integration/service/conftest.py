@@ -96,7 +96,7 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
         **overrides,
     }
     if keys is None:
-        roles = {"key": Role.REQUESTER, "operator_key": Role.OPERATOR, "admin_key": Role.ADMIN}
+        roles = {"key": Role.AGENT, "operator_key": Role.OPERATOR, "admin_key": Role.ADMIN}
         keys = {name: make_key(dsn, role) for name, role in roles.items()}
     app = create_app(Settings.load(environ))
     config = uvicorn.Config(app, host="127.0.0.1", port=0, **OPTIONS)

@@ -4,6 +4,7 @@ import secrets
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -23,7 +24,7 @@ from app.policies.distribute import DatabaseSource
 from app.policies.load import check_documents
 from app.policies.signatures import NOBODY, RequiredSigners, sign
 from app.policies.store import PolicySetStore
-from app.service.activate import ActivateService
+from app.service.activate import ActivateService, _by_name, _counts
 from app.service.force import force
 
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("sre", "security")}
@@ -142,6 +143,7 @@ async def test_the_record_replays(firewall):
     assert record["input"]["change"]["after"] == {
         "digest": second,
         "policies": 2,
+        "exceptions": 0,
         "added": ["b"],
         "removed": [],
         "changed": [],
@@ -153,6 +155,55 @@ async def test_the_record_replays(firewall):
     assert record["input"]["context"]["rollback"] is True
     assert record["input"]["change"]["after"]["removed"] == ["b"]
     assert (await firewall.reader.verify_gapless()).whole
+
+
+async def test_exceptions_show_in_what_is_judged(firewall):
+    exception: dict[str, Any] = {
+        "apiVersion": "mutationfirewall.io/v1",
+        "kind": "PolicyException",
+        "metadata": {"name": "a"},
+        "spec": {
+            "owner": "o",
+            "reason": "r",
+            "validUntil": "2026-04-01T00:00:00Z",
+            "policies": [{"name": "a"}],
+        },
+    }
+    longer = {**exception, "spec": {**exception["spec"], "validUntil": "2026-05-01T00:00:00Z"}}
+    first = await firewall.put(document("a"))
+    await firewall.activate(first)
+    for added, name in ((["PolicyException/a"], exception), ([], longer)):
+        made = await firewall.activate(await firewall.put(document("a"), name))
+        change = (await firewall.record(made.activation.ledger_index - 1))["input"]["change"]
+        assert (change["after"]["policies"], change["after"]["exceptions"]) == (1, 1)
+        assert (change["after"]["added"], change["before"]["exceptions"]) == (added, 0 if added else 1)
+        assert change["after"]["changed"] == ([] if added else ["PolicyException/a"])
+    assert len(firewall.source.in_force.policy_set.exceptions) == 1
+
+
+def test_no_two_documents_have_one_name():
+    names = [
+        ("mutationfirewall.io/v1", "MutationPolicy", {"name": "a"}),
+        ("mutationfirewall.io/v1", "PolicyException", {"name": "a"}),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", {"name": "b"}),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", {"name": "b"}),
+        ("v1", "ConfigMap", {"name": "a"}),
+        ("v1", "ConfigMap", {"name": "a", "namespace": "n"}),
+        ("rules.example.com/v1", "ConfigMap", {"name": "a"}),
+    ]
+    documents: list[Any] = [
+        {"apiVersion": version, "kind": kind, "metadata": metadata} for version, kind, metadata in names
+    ]
+    assert list(_by_name(documents)) == [
+        "a",
+        "PolicyException/a",
+        "b",
+        "ValidatingAdmissionPolicyBinding/b",
+        "v1/ConfigMap//a",
+        "v1/ConfigMap/n/a",
+        "rules.example.com/v1/ConfigMap//a",
+    ]
+    assert _counts(_by_name(documents)) == {"policies": 2, "exceptions": 1}
 
 
 async def test_only_the_set_in_force_judges(firewall):
@@ -185,7 +236,7 @@ async def test_a_set_that_has_errors_here_is_not_activated(firewall):
     assert await firewall.reader.size() == 0
 
 
-@pytest.mark.parametrize("roles", [set(), {Role.REQUESTER, Role.OPERATOR, Role.AUDITOR, Role.APPROVER}])
+@pytest.mark.parametrize("roles", [set(), {Role.AGENT, Role.OPERATOR, Role.VIEWER, Role.APPROVER}])
 async def test_the_role_is_needed_whatever_is_in_force(firewall, roles):
     name = await firewall.put(document("a"))
     other = Principal("someone", PrincipalKind.USER, frozenset(roles), AuthMethod.JWT)
@@ -212,6 +263,44 @@ def test_the_name_of_a_set_here_is_that_of_the_loader():
     checked = check_documents([document("a")])
     assert checked.policy_set is not None
     assert checked.policy_set.digest == digest([document("a")])
+
+
+async def test_activations_have_budgets_as_well(firewall):
+    budget = {"name": "a-day", "per": "resource", "limit": 1, "window": "24h", "message": "once is enough"}
+    limits = document("limits", budgets=[budget])
+    first, second = await firewall.put(limits), await firewall.put(limits, document("b"))
+    await firewall.activate(first)
+    made = await firewall.activate(second)
+    entry = await firewall.reader.get(made.activation.ledger_index - 1)
+    assert str(entry.id) == made.decision_id
+    assert orjson.loads(entry.record or b"")["budgets"] == [{"policy": "limits", "budget": "a-day", "used": 0}]
+    assert (await firewall.activate(first)).created
+    # The second time for the same set.
+    error = await refused(firewall.activate(second))
+    assert error.kind is Kind.FORBIDDEN
+    assert "once is enough (1 of 1 used in 24h)" in error.detail
+    assert firewall.source.current().digest == first
+    denied = await firewall.reader.get(await firewall.reader.size() - 1)
+    assert orjson.loads(denied.record or b"")["budgets"] == [{"policy": "limits", "budget": "a-day", "used": 1}]
+    assert [effect.value for effect in firewall.counted] == ["allow", "allow", "deny"]
+    assert (await firewall.reader.verify_gapless()).whole
+
+
+async def test_an_activation_that_another_overtook_uses_no_budget(firewall, database_dsn):
+    limits = document("limits", budgets=[{"name": "b", "per": "subject", "limit": 5, "window": "24h"}])
+    first, second = await firewall.put(limits), await firewall.put(limits, document("b"))
+    await firewall.activate(first)
+    was_active = firewall.store.was_active
+
+    async def overtaken(digest):
+        await firewall.force(second)
+        return await was_active(digest)
+
+    firewall.store.was_active = overtaken
+    assert (await refused(firewall.activate(second))).kind is Kind.CONFLICT
+    connection = await connect(database_dsn)
+    assert await connection.fetchval("SELECT count(*) FROM budget_uses") == 0
+    await connection.close()
 
 
 def keyids(*names):

@@ -147,7 +147,7 @@ def test_the_wrong_role_is_forbidden(service):
     with service.client(key=service.operator_key) as client:
         answer = client.post("/v1/decisions", content=mutated(), headers=JSON)
     assert answer.status_code == 403
-    assert "requester" in answer.json()["detail"]
+    assert "decide" in answer.json()["detail"]
     with service.client() as client:
         assert client.get("/health/detailed").status_code == 403
     with service.client(key=service.operator_key) as client:

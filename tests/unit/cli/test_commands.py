@@ -69,7 +69,7 @@ class TestRoot:
     @pytest.mark.parametrize(
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
-        + [["keys", word] for word in ("create", "list", "revoke")],
+        + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )
     def test_help_teaches(self, command):
         result = run(*command, "--help")
@@ -90,13 +90,15 @@ class TestConfig:
         result = run("config", "check")
         assert result.exit_code == ExitCode.BAD_SETTINGS
         assert "MFW_DATABASE__URL" in result.stderr
-        assert "1 setting is wrong" in result.stderr
+        assert "MFW_ERROR_TRACKING" in result.stderr
+        assert "2 settings are wrong" in result.stderr
 
     def test_check_shows_the_settings_in_force_without_secrets(self, monkeypatch):
         secret = "rT7pw2Kx9QzLm4VbN8sY"
         monkeypatch.setenv("MFW_DATABASE__URL", f"postgresql://u:{secret}@localhost/x?sslmode=require")
         monkeypatch.setenv("MFW_POLICIES__DIRECTORY", "/policies")
         monkeypatch.setenv("MFW_LIMITS__BURST", "77")
+        monkeypatch.setenv("MFW_ERROR_TRACKING", "logs")
         result = run("config", "check")
         assert result.exit_code == 0
         assert secret not in result.output
@@ -295,3 +297,82 @@ class TestKeys:
 
     def test_an_id_that_is_none(self):
         assert run("keys", "revoke", "12").exit_code == ExitCode.USAGE
+
+
+BUDGETED = """\
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: limits}
+spec:
+  match: {resources: [{type: box}]}
+  rules: [{name: yes, effect: allow}]
+  budgets:
+    - {name: an-hour, per: subject, limit: 20, window: 1h, message: slow down}
+    - {name: kinds, per: subject, distinct: "string(change.after.size)", limit: 3, window: 24h}
+"""
+
+
+class TestBudgets:
+    @pytest.fixture
+    def limits(self, tmp_path):
+        (tmp_path / "limits").mkdir()
+        (tmp_path / "limits" / "limits.yaml").write_text(BUDGETED)
+        return tmp_path / "limits"
+
+    @pytest.mark.parametrize(
+        ("used", "code"),
+        [
+            ([], 0),
+            (["limits/an-hour=19"], 0),
+            (["limits/an-hour=20"], 10),
+            (["limits/kinds=3"], 10),
+            (["limits/kinds=3,seen"], 0),
+            (["limits/kinds=3,seen", "limits/an-hour=21"], 10),
+        ],
+    )
+    def test_what_is_used_is_what_is_said(self, limits, used, code):
+        options = [part for one in used for part in ("--budget", one)]
+        result = run("decide", "-f", "-", "--local", "--policies", limits, *options, stdin=mutation(1))
+        assert result.exit_code == code, result.output
+        assert "limits/an-hour: " in result.output
+
+    def test_for_a_machine(self, limits):
+        arguments = ("--policies", limits, "--budget", "limits/an-hour=20", "--json")
+        answer = json.loads(run("decide", "-f", "-", "--local", *arguments, stdin=mutation(1)).output)
+        assert answer["budgets"] == [
+            {"policy": "limits", "budget": "an-hour", "used": 20, "limit": 20, "window": "1h"},
+            {"policy": "limits", "budget": "kinds", "used": 0, "limit": 3, "window": "24h"},
+        ]
+        assert answer["reasons"][0]["message"] == "slow down (20 of 20 used in 1h)"
+
+    @pytest.mark.parametrize(
+        ("used", "words"),
+        [("limits=3", "does not say how much"), ("limits/an-hour=-1", "does not say"), ("limits/hour=1", "no budget")],
+    )
+    def test_what_cannot_be_meant(self, limits, used, words):
+        result = run("decide", "-f", "-", "--local", "--policies", limits, "--budget", used, stdin=mutation(1))
+        assert result.exit_code == ExitCode.USAGE
+        assert words in result.stderr
+
+    def test_a_service_counts_for_itself(self):
+        result = run("decide", "-f", "-", "--budget", "limits/an-hour=1", stdin=mutation(1))
+        assert result.exit_code == ExitCode.USAGE
+
+    def test_explain_shows_them(self, limits, tmp_path):
+        (tmp_path / "m.json").write_text(mutation(1))
+        arguments = ("-f", tmp_path / "m.json", "--policies", limits, "--budget", "limits/an-hour=20")
+        result = run("policies", "explain", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "budget limits/an-hour  20 of 20 used in 1h" in result.output
+        assert "1 allow, 1 used up; deny > hold > allow, so deny" in result.output
+        answer = json.loads(run("policies", "explain", *arguments, "--json").output)
+        assert answer["decision"] == "deny"
+        assert [one["used"] for one in answer["budgets"]] == [20, 0]
+
+    def test_a_policy_that_only_limits_is_not_silent(self, limits, tmp_path):
+        file = limits / "limits.yaml"
+        file.write_text(file.read_text().replace("  rules: [{name: yes, effect: allow}]\n", "  mode: shadow\n"))
+        (tmp_path / "m.json").write_text(mutation(1))
+        result = run("policies", "explain", "-f", tmp_path / "m.json", "--policies", limits)
+        assert "silenced" not in result.output
+        assert "0 of 20 used in 1h  shadow: decides nothing" in result.output

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.cli.exits import ExitCode
-from app.policies.shape import KINDS
+from app.policies.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "policies" / "starter"
@@ -105,6 +105,8 @@ class TestTest:
         assert "1 case: 1 passed, 0 failed" in result.output
         assert "1 of 2 rules covered" not in result.output
         assert "never spoke" in result.output
+        assert "clauses that are not covered" in result.output
+        assert "0 of 2 clauses covered, 50 % of what they can say" in result.output
         assert "<testsuite " in (here / "j.xml").read_text()
         assert (here / "c.html").read_text().startswith("<!doctype html>")
 
@@ -115,6 +117,8 @@ class TestTest:
         assert "expected `hold`, got `allow`" in result.output
         answer = json.loads(run("test", "t.yaml", "--json", "--coverage").stdout)
         assert (answer["ok"], answer["failed"], len(answer["coverage"][0]["rules"])) == (False, 1, 2)
+        (clause, *_) = answer["coverage"][0]["clauses"]
+        assert (clause["path"], clause["line"], clause["column"]) == ("rules[0].when", 7, 43)
 
     def test_too_little_coverage_fails(self):
         result = run("test", "t.yaml", "--coverage-min", "100")
@@ -139,6 +143,51 @@ class TestTest:
 
     def test_the_starter_policies_are_covered(self):
         assert run("test", ROOT / "policies" / "starter.tests", "--coverage-min", "100").exit_code == 0
+
+    def test_the_example_policies_are_covered(self):
+        examples = ROOT / "policies" / "examples"
+        assert run("check", "--strict", "--now", "2026-03-11T12:00:00Z", examples).exit_code == 0
+        assert run("test", ROOT / "policies" / "examples.tests", "--coverage-min", "100").exit_code == 0
+        over = run("check", "--strict", "--now", "2026-12-11T12:00:00Z", examples)
+        assert over.exit_code == ExitCode.BAD_DATA
+        assert "the exception is over and does nothing [expired]" in over.stderr
+        assert json.loads(run("check", "--json", "--now", "2026-03-11T12:00:00Z", examples).stdout)["exceptions"] == 1
+        assert "1 exception" in run("check", "--now", "2026-03-11T12:00:00Z", examples).stdout
+
+    def test_the_example_policies_are_explained(self, here):
+        (here / "m.json").write_text(
+            json.dumps(
+                {
+                    "subject": {"type": "agent", "id": "migrator"},
+                    "action": {"name": "update"},
+                    "resource": {
+                        "type": "apps/Deployment",
+                        "id": "old/x",
+                        "properties": {"labels": {"app.kubernetes.io/part-of": "shop"}},
+                    },
+                    "change": {"before": {"spec": {"replicas": 3}}, "after": {"spec": {"replicas": 2}}},
+                    "context": {"ticket": "4711"},
+                }
+            )
+        )
+        arguments = ["-f", "m.json", "--policies", ROOT / "policies" / "examples", "--now"]
+        shown = run("explain", *arguments, "2026-03-14T12:00:00Z")
+        assert "migration-4711  lifts shop-deployments/weekend" in shown.output
+        assert "(lifted by migration-4711)" in shown.output
+        answer = json.loads(run("explain", *arguments, "2026-03-14T12:00:00Z", "--json").stdout)
+        assert answer["exceptions"][0]["lifts"] == ["shop-deployments/weekend"]
+        assert answer["reasons"][1]["exception"] == "migration-4711"
+        wednesday = run("explain", *arguments, "2026-03-11T12:00:00Z")
+        assert "migration-4711  has nothing to lift" in wednesday.output
+        assert "`0 18 * * 5` Europe/Berlin: open until 2026-03-16T07:00:00Z" in shown.output
+        assert "`0 18 * * 5` Europe/Berlin: not open" in wednesday.output
+        assert "obligation rollback/replicas = 3  by shop-deployments/replicas-alone" in wednesday.output
+        assert answer["obligations"][0]["key"] == "audit/level"
+        assert answer["policies"][2]["rules"][4]["freeze"].endswith("open until 2026-03-16T07:00:00Z")
+        after = run("explain", *arguments, "2026-05-01T12:00:00Z", "--all")
+        assert "migration-4711  does not match: validUntil" in after.output
+        (here / "m.json").write_text((here / "m.json").read_text().replace("4711", "0815"))
+        assert "lifts nothing: a condition is not true" in run("explain", *arguments, "2026-03-14T12:00:00Z").output
 
 
 class TestFmt:
@@ -179,7 +228,29 @@ class TestExplainAndBench:
         assert "more policies do not match" in few.output
         assert "does not match: resources" in many.output
         answer = json.loads(run("explain", "-f", "m.json", "--policies", "policies", "--json").stdout)
-        assert answer["policies"][0]["rules"][0]["reads"] == {"change.after.size": "1"}
+        assert answer["policies"][0]["rules"][0]["clauses"] == [
+            {
+                "text": "change.after.size <= 2",
+                "line": 1,
+                "column": 1,
+                "outcome": "true",
+                "values": {"change.after.size": 1},
+            }
+        ]
+
+    def test_what_each_clause_saw(self, here):
+        more = "change.after.size > 2 || change.after.names.exists(n, n.x == 1) || subject.id == 'b'"
+        (here / "policies" / "sizes.yaml").write_text(POLICY.replace("change.after.size <= 2", more))
+        output = run("explain", "-f", "m.json", "--policies", "policies").output
+        for words in (
+            "! change.after.size > 2 ||",
+            "✗ change.after.size > 2",
+            "! change.after.names.exists(n, n.x == 1)",
+            "change.after.names absent",
+            "· n.x == 1",
+            "✗ subject.id == 'b'",
+        ):
+            assert words in output
 
     def test_bench(self):
         result = run("bench", "-f", "m.json", "--policies", "policies", "--rounds", "2")

@@ -80,7 +80,9 @@ def test_a_window_without_end_is_told():
 
 
 def test_nothing_comes_after_the_last_year():
-    assert weekend().end(datetime.max.replace(tzinfo=UTC) - timedelta(days=3)) is None
+    last = datetime.max.replace(tzinfo=UTC) - timedelta(days=3)
+    assert weekend().end(last) is None
+    assert not weekend(duration=400 * 24 * HOUR).endless(last)
 
 
 @pytest.mark.parametrize(

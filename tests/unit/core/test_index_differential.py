@@ -42,6 +42,7 @@ class EveryPolicyAsked:
 
     def __init__(self, policies):
         self.policies = sorted(policies, key=lambda policy: policy.name)
+        self.exceptions = ()
 
     def select(self, inputs):
         return [policy for policy in self.policies if policy.match.matches(inputs)]
@@ -77,7 +78,7 @@ VARIABLES = {
     "some": "resource.properties.?env.orValue('b')",
     "few": "['a', 1]",
     "one": "variables.kind == 'a' || variables.kind == 1",
-    "heavy": "size(lists.range(2000000)) > 0",
+    "heavy": "size(lists.range(int('2000000'))) > 0",
 }
 OTHERS = [
     "true",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.budgets import Count
 from app.core.cel import Program, ResultType, compile_expression
 from app.core.decide import (
     DEFAULT_DENY,
@@ -18,11 +19,13 @@ from app.core.decide import (
 from app.core.glob import compile_glob
 from app.core.index import (
     Approval,
+    Budget,
     CompiledPolicySet,
     Condition,
     Duty,
     EntityPattern,
     Match,
+    Per,
     Policy,
     PolicyException,
     Rule,
@@ -132,6 +135,18 @@ def test_a_condition_that_fails_is_lifted_with_its_whole_policy_only():
     failing = Policy("p", (rule("r", Effect.DENY),), conditions=(Condition("c", PROGRAMS["error"]),))
     assert judge(failing, ALLOWING, exceptions=[excepting("p")]).effect is Effect.ALLOW
     assert judge(failing, ALLOWING, exceptions=[excepting("p", rules=["r"])]).effect is Effect.DENY
+
+
+def test_a_budget_is_lifted_and_still_counted():
+    budget = Budget("b", Per.SUBJECT, 2, "1h", 3600, effect=Effect.HOLD, approval=APPROVAL)
+    policies = [Policy("p", (), budgets=(budget,)), ALLOWING]
+    for exceptions, effect in (([], Effect.HOLD), ([excepting("p", rules=["b"])], Effect.ALLOW)):
+        policy_set = CompiledPolicySet(policies, digest="d", exceptions=exceptions)
+        verdict = decide(policy_set, MUTATION, NOW, {("p", "b"): Count(2, seen=False)})
+        assert verdict.effect is effect
+        assert [(use.budget, use.used) for use in verdict.budgets] == [("b", 2)]
+        # What nobody counted has to be counted, lifted or not: an allow uses it.
+        assert [use.budget for use in decide(policy_set, MUTATION, NOW).uncounted] == ["b"]
 
 
 def test_the_first_that_fits_is_named():

@@ -194,23 +194,23 @@ def limits(**options: Any) -> RateLimits:
 
 
 async def test_each_class_has_buckets_of_its_own() -> None:
-    here, caller = limits(), principal(Role.REQUESTER)
+    here, caller = limits(), principal(Role.AGENT)
     for _ in range(2):
         assert (await here.take(caller, RouteClass.READ)).allowed
     assert not (await here.take(caller, RouteClass.READ)).allowed
     assert (await here.take(caller, RouteClass.DECIDE)).allowed
-    assert (await here.take(principal(Role.REQUESTER, name="b"), RouteClass.READ)).allowed
+    assert (await here.take(principal(Role.AGENT, name="b"), RouteClass.READ)).allowed
 
 
 async def test_the_most_generous_limit_of_a_callers_roles_counts() -> None:
     here = limits(
         roles={
-            (RouteClass.DECIDE, Role.REQUESTER): Limit(60, 3),
+            (RouteClass.DECIDE, Role.AGENT): Limit(60, 3),
             (RouteClass.DECIDE, Role.OPERATOR): Limit(600, 5),
-            (RouteClass.READ, Role.AUDITOR): Limit(600, 50),
+            (RouteClass.READ, Role.VIEWER): Limit(600, 50),
         }
     )
-    for roles, burst in (((Role.REQUESTER, Role.OPERATOR), 5), ((Role.REQUESTER,), 3), ((Role.AUDITOR,), 2)):
+    for roles, burst in (((Role.AGENT, Role.OPERATOR), 5), ((Role.AGENT,), 3), ((Role.VIEWER,), 2)):
         allowance = await here.take(principal(*roles), RouteClass.DECIDE)
         assert allowance.remaining == burst - 1
 
@@ -218,8 +218,8 @@ async def test_the_most_generous_limit_of_a_callers_roles_counts() -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("requester:decide", "is not"),
-        ("requester:decide=0/5", "is not"),
+        ("agent:decide", "is not"),
+        ("agent:decide=0/5", "is not"),
         ("boss:decide=10/5", "is no role"),
         ("admin:everything=10/5", "is no class"),
     ],

@@ -22,7 +22,7 @@ from app.ledger.receipt import EntryKind, PendingDecision, build, build_decision
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "receipt.json").read_text("utf-8"))["cases"]
 SALT = bytes(range(32))
 DIGEST = "sha256:" + "0" * 64
-WHO = Principal("zoe@example.com", PrincipalKind.USER, frozenset({Role.REQUESTER, Role.AUDITOR}), AuthMethod.JWT)
+WHO = Principal("zoe@example.com", PrincipalKind.USER, frozenset({Role.AGENT, Role.VIEWER}), AuthMethod.JWT)
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 MUTATION = Mutation(
     subject={"type": "agent", "id": "coder-7", "properties": {"owner": "zoe@example.com"}},
@@ -144,7 +144,7 @@ def test_the_record_keeps_what_replay_needs_with_the_type_of_every_number():
     assert (record["engine"], record["policy_set"], record["mutation"]) == ("0.1.0", DIGEST, DIGEST)
     assert record["request_id"] == "r-1"
     assert record["rationale"] == "because"
-    assert record["principal"] == {"id": WHO.id, "kind": "user", "method": "jwt", "roles": ["auditor", "requester"]}
+    assert record["principal"] == {"id": WHO.id, "kind": "user", "method": "jwt", "roles": ["agent", "viewer"]}
     assert [reason["mode"] for reason in record["reasons"]] == ["enforce", "shadow"]
     assert record["reasons"][0]["clause"] == {
         "path": "when",
@@ -320,3 +320,16 @@ def test_what_is_no_receipt_is_refused(bad):
 def test_any_bytes_are_judged(content):
     with pytest.raises(FirewallError):
         parse(content)
+
+
+def test_what_admission_policies_say_is_recorded_where_they_say_anything():
+    without = json.loads(seal_decision(pending(), salt=SALT).record)
+    assert not {"warnings", "annotations"} & without.keys()
+    reason = Reason("p", "validations[0]", Effect.DENY, "no", binding="b")
+    verdict = Verdict(Effect.DENY, (reason,), warnings=("careful",), annotations={"p/k": "v"})
+    record = seal_decision(pending(verdict=verdict), salt=SALT).record
+    assert b'"mode":"enforce","clause":null,"binding":"b"}]' in record
+    assert json.loads(record)["warnings"] == ["careful"]
+    assert json.loads(record)["annotations"] == {"p/k": "v"}
+    lifted = Verdict(Effect.ALLOW, (Reason("p", "v", Effect.DENY, "no", binding="b", exception="e"),))
+    assert b'"binding":"b","exception":"e"}]' in seal_decision(pending(verdict=lifted), salt=SALT).record

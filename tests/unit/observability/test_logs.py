@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from app.core.api_key import generate
 from app.observability import logs as module
 from app.observability.logs import EventHandler, Logs, clean, current_request, redact
-from app.persistence.api_keys import generate
 
 KEY = generate(b"\x07" * 32)
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"

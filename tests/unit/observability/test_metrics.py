@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from app.core.types import Effect
+from app.core.types import Effect, Mode
 from app.observability.metrics import CODES, ROUTES, AuthResult, Metrics
 
 EXPECTED = {
@@ -14,6 +14,7 @@ EXPECTED = {
     "mfw_decisions_total",
     "mfw_auth_attempts_total",
     "mfw_rate_limit_rejections_total",
+    "mfw_budgets_exhausted_total",
     "mfw_db_errors_total",
     "mfw_db_query_duration_seconds_count",
     "mfw_log_events_dropped_total",
@@ -43,6 +44,8 @@ def test_every_series_is_there_from_the_start_at_nothing() -> None:
             assert value("mfw_requests_total", {"route": route, "method": method, "code": str(code)}) == 0
     for effect in Effect:
         assert value("mfw_decisions_total", {"effect": effect.value}) == 0
+    for mode in Mode:
+        assert value("mfw_budgets_exhausted_total", {"mode": mode.value}) == 0
     for result in AuthResult:
         for method in ("api_key", "jwt", "none"):
             assert value("mfw_auth_attempts_total", {"method": method, "result": result.value}) == 0

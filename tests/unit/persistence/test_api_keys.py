@@ -1,78 +1,31 @@
-"""The form of an API key, which others rely on to find leaked ones."""
+"""What a stored key says of itself, and what makes no key."""
 
-import re
-from datetime import UTC, datetime
-from hashlib import sha256
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from app.persistence.api_keys import (
-    KEY_CHARACTERS,
-    NewApiKey,
-    StoredApiKey,
-    generate,
-    hash_key,
-    is_well_formed,
-)
+from app.core.api_key import generate, hash_key
+from app.core.principal import AccessScope, Role
+from app.errors import FirewallError, Kind
+from app.persistence.api_keys import PATTERNS_MAX, NewApiKey, StoredApiKey, check_rights
 
-KNOWN_ZEROS = "mfw_00000000000000000000000000000000000000000000nltPU"
-KNOWN_ONES = "mfw_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp12Lj928"
-ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_known_keys():
-    assert generate(bytes(32)) == KNOWN_ZEROS
-    assert generate(b"\xff" * 32) == KNOWN_ONES
-
-
-@given(st.binary(min_size=32, max_size=32))
-def test_every_key_has_the_form_that_scanners_look_for(secret):
-    key = generate(secret)
-    assert re.fullmatch(r"mfw_[0-9A-Za-z]{49}", key)
-    assert len(key) == KEY_CHARACTERS
-    assert is_well_formed(key)
-    number = 0
-    for character in key[4:47]:
-        number = number * 62 + ALPHABET.index(character)
-    assert number.to_bytes(32, "big") == secret
-
-
-@given(st.binary(min_size=32, max_size=32), st.integers(4, KEY_CHARACTERS - 1), st.sampled_from(ALPHABET))
-def test_one_wrong_character_is_noticed(secret, at, character):
-    key = generate(secret)
-    changed = key[:at] + character + key[at + 1 :]
-    assert is_well_formed(changed) is (changed == key)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "mfw_",
-        "mfw_" + "0" * 49,
-        generate(bytes(32)) + "0",
-        "xfw_" + generate(bytes(32))[4:],
-        "mfw_" + "é" * 49,
-        "mfw_" + "\udc80" * 49,
-        "mfw_" + "-" * 49,
-    ],
-)
-def test_what_is_no_key_is_refused(text):
-    assert not is_well_formed(text)
-
-
-@given(st.text(alphabet=st.characters(), max_size=80))
-def test_any_text_is_judged_and_hashed(text):
-    assert is_well_formed(text) in {True, False}
-    assert len(hash_key(text)) == 32
-
-
-def test_the_digest_is_of_the_whole_key():
-    key = generate(bytes(32))
-    assert hash_key(key) == sha256(key.encode()).digest()
+def stored(**changes: Any) -> StoredApiKey:
+    known: dict[str, Any] = {
+        "id": UUID(int=1),
+        "name": "ci",
+        "principal_id": "ci",
+        "roles": frozenset(),
+        "hash": bytes(32),
+        "created_at": NOW,
+        "expires_at": None,
+        "revoked_at": None,
+    }
+    return StoredApiKey(**(known | changes))
 
 
 def test_a_new_key_does_not_show_its_text():
@@ -88,3 +41,62 @@ def test_a_new_key_does_not_show_its_text():
         revoked_at=None,
     )
     assert key not in repr(NewApiKey(key=key, stored=stored))
+
+
+def test_what_a_key_permits_is_what_its_roles_and_its_scopes_permit():
+    key = stored(roles=frozenset({Role.AGENT}), scopes=frozenset({AccessScope.OPS}))
+    assert key.permits == {AccessScope.DECIDE, AccessScope.OPS}
+    assert not key.is_admin
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"roles": frozenset({Role.ADMIN})}, True),
+        ({"scopes": frozenset(AccessScope)}, True),
+        ({"scopes": frozenset({AccessScope.KEYS_ADMIN})}, False),
+        ({"roles": frozenset({Role.ADMIN}), "subjects": ("agent:a",)}, False),
+    ],
+)
+def test_who_is_an_administrator(changes, expected):
+    assert stored(**changes).is_admin is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"expires_at": NOW + timedelta(seconds=1)}, True),
+        ({"expires_at": NOW}, False),
+        ({"revoked_at": NOW - timedelta(days=1)}, False),
+    ],
+)
+def test_which_keys_work(changes, expected):
+    assert stored(**changes).is_active(NOW) is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"roles": [], "scopes": []}, "/roles"),
+        ({"subjects": ["agent"]}, "/subjects"),
+        ({"subjects": ["agent:"]}, "/subjects"),
+        ({"subjects": ["agent:a\0"]}, "/subjects"),
+        ({"subjects": ["agent:a"] * (PATTERNS_MAX + 1)}, "/subjects"),
+        ({"networks": ["10.0.0.1/8"]}, "/networks"),
+        ({"networks": ["everywhere"]}, "/networks"),
+    ],
+)
+def test_what_makes_no_key(changes, pointer):
+    rights: dict[str, Any] = {
+        "principal_id": "ci",
+        "roles": [Role.AGENT],
+        "scopes": [],
+        "subjects": [],
+        "networks": [],
+        "expires_at": None,
+    }
+    check_rights("ci", **rights)
+    with pytest.raises(FirewallError) as caught:
+        check_rights("ci", **(rights | changes))
+    assert (caught.value.kind, caught.value.pointer) == (Kind.MALFORMED, pointer)

@@ -1,6 +1,8 @@
 """`spec.budgets`: what a good one becomes, and what is refused, where, with which fix."""
 
+import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +108,12 @@ def test_what_is_refused(text, expected):
 def test_a_text_that_is_no_duration_has_no_seconds():
     with pytest.raises(ValueError, match="`1d` is not a duration"):
         seconds("1d")
+
+
+def test_the_documented_ones_load():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "policies.md").read_text()
+    (block,) = re.findall(r"## Budgets\n\n```yaml\n(.*?)```", page, flags=re.DOTALL)
+    policy, found = spec(block)
+    assert found == []
+    assert policy is not None
+    assert [budget.name for budget in policy.budgets] == ["objects-per-hour", "namespaces-per-day"]

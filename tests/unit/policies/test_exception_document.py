@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from app.core.decide import decide
+from app.core.normalise import normalise
 from app.core.types import Effect
 from app.policies.load import check_documents, check_text
+from app.surfaces.native.wire import mutation_from_wire
 
 POLICY = """\
 apiVersion: mutationfirewall.io/v1
@@ -111,6 +114,43 @@ def test_what_is_refused(spec, path, message, fix):
 def test_around_the_spec():
     found = check_text(POLICY + "apiVersion: v1\nkind: PolicyException\nmetadata: {name: E}\n", name="p.yaml")
     assert [one.path for one in found.diagnostics] == ["", "apiVersion", "metadata.name"]
+
+
+def test_a_validation_of_kubernetes_is_named_by_its_place():
+    admission = """\
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: demo.example.com}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE], resources: [deployments]}]
+  validations: [{expression: object.spec.replicas <= 5}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: demo}
+spec: {policyName: demo.example.com, validationActions: [Deny]}
+---
+"""
+    named = changed(policies="[{name: demo.example.com, rules: ['validations[0]']}]", match=None, matchConditions=None)
+    found = checked(
+        named, policy=POLICY.replace("effect: deny", "effect: deny, obligations: [{key: k, value: 1}]") + admission
+    )
+    assert found.policy_set is not None, found.diagnostics
+    change = {
+        "after": {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": {"replicas": 9}}
+    }
+    body = {
+        "subject": {"type": "agent", "id": "a"},
+        "action": {"name": "create"},
+        "resource": {"type": "apps/Deployment", "id": "x"},
+        "change": change,
+    }
+    verdict = decide(found.policy_set, normalise(mutation_from_wire(body)), datetime(2026, 3, 11, tzinfo=UTC))
+    lifted = [(reason.policy, reason.rule) for reason in verdict.reasons if reason.exception is not None]
+    assert lifted == [("demo.example.com", "validations[0]")]
+    wrong = checked(named.replace("[0]']", "[7]']"), policy=POLICY + admission)
+    assert [one.message for one in wrong.diagnostics] == ["the policy `demo.example.com` has no rule `validations[7]`"]
 
 
 def test_a_policy_with_errors_is_not_blamed_on_its_exception():

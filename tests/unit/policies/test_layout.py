@@ -4,13 +4,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.canonical import digest
 from app.policies.layout import WIDTH, layout
 from app.policies.load import load_directory
+from app.policies.shape import KINDS
 from app.policies.tree import TreeError, documents
+from tests.unit.policies.test_schema import EXCEPTION, GOOD
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = [*sorted((ROOT / "policies").rglob("*.yaml"))]
@@ -167,7 +169,7 @@ TREES = st.recursive(
 
 
 @st.composite
-def files(draw):
+def files(draw, trees=TREES):
     """A file of documents in block and flow style, with comments and blank lines wherever they may stand."""
     noise = st.sampled_from(["", "", "", "\n", "# {}\n", "\n\n# {}\n", "  # {}\n"])
     number = iter(range(1000))
@@ -210,7 +212,7 @@ def files(draw):
         return lines
 
     text = ""
-    for position, tree in enumerate(draw(st.lists(TREES, min_size=1, max_size=3))):
+    for position, tree in enumerate(draw(st.lists(trees, min_size=1, max_size=3))):
         text += comment() + ("---" if position or draw(st.booleans()) else "")
         text += "\n" + comment() if text.endswith("---") else ""
         if isinstance(tree, dict) and tree:
@@ -226,6 +228,28 @@ def test_meaning_and_comments_stay_and_twice_is_once(text):
     once = layout(text)
     assert digest(plain(once)) == digest(expected)
     assert layout(once) == once
+
+
+@st.composite
+def shuffled(draw, tree):
+    """The same with the members of every object in another order."""
+    if isinstance(tree, dict):
+        return {name: draw(shuffled(tree[name])) for name in draw(st.permutations(list(tree)))}
+    return [draw(shuffled(item)) for item in tree] if isinstance(tree, list) else tree
+
+
+@settings(deadline=None)
+@given(files(st.sampled_from([GOOD, EXCEPTION]).flatmap(shuffled)))
+def test_every_member_of_every_kind_keeps_its_meaning_and_finds_its_place(text):
+    once = layout(text)
+    assert digest(plain(once)) == digest(plain(text))
+    assert layout(once) == once
+    for root in plain(once):
+        kind = KINDS[root["kind"]]
+        spec = next(part for part in kind if part.name in {"spec", "exceptionSpec"})
+        assert list(root["spec"]) == [name for name in spec.known if name in root["spec"]]
+        match = next(part for part in kind if part.name == "match")
+        assert list(root["spec"]["match"]) == [name for name in match.known if name in root["spec"]["match"]]
 
 
 @given(st.text(alphabet="ab:-[]{}|>'\"#, \n\t01\\é\r\x85", max_size=60))

@@ -9,14 +9,14 @@ import pytest
 from app.core.cel import bind
 from app.core.decide import decide
 from app.core.normalise import normalise
-from app.core.types import Effect
+from app.core.types import Effect, Outcome
 from app.policies.coverage_page import coverage_page
 from app.policies.diagnostics import PolicyErrors
 from app.policies.junit import junit
 from app.policies.load import load_directory
 from app.policies.suite import read_suites
 from app.policies.testing import run
-from app.policies.trace import Outcome, trace
+from app.policies.trace import trace
 from app.surfaces.native.wire import mutation_from_wire
 from tests.corpus.cases import STARTER, load
 
@@ -293,3 +293,53 @@ def test_policies_are_passed_over(here):
         (HEAD + case("a", 1, "{decision: allow}")).replace("policies: policies", "policies: .")
     )
     assert len(read_suites([Path(here / "policies")], parse=mutation_from_wire)) == 1
+
+
+BUDGETED = """\
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: limits}
+spec:
+  match: {resources: [{type: box}]}
+  rules: [{name: yes, effect: allow}]
+  budgets: [{name: kinds, per: subject, distinct: "string(change.after.size)", limit: 3, window: 24h}]
+"""
+
+
+def budgeted(name, counts, expect):
+    return case(name, 1, expect).replace("      expect:", f"      budgets: {counts}\n      expect:")
+
+
+def test_a_case_says_how_much_is_used(here):
+    (here / "policies" / "sizes.yaml").write_text(BUDGETED)
+    found = tried(
+        here,
+        case("unused", 1, "{decision: allow}"),
+        budgeted("used", "{limits/kinds: {used: 3}}", "{decision: deny, reasons: [{policy: limits, rule: kinds}]}"),
+        budgeted("seen", "{limits/kinds: {used: 3, seen: true}}", "{decision: allow}"),
+        budgeted("misspelt", "{limits/kind: {used: 3}, q/b: {used: 1}}", "{decision: allow}"),
+    )
+    assert [result.failures for result in found.results] == [
+        (),
+        (),
+        (),
+        ("budgets: there is no budget `limits/kind`, `q/b`",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ("{}", "must be an object with at least one budget"),
+        ("[1]", "must be an object with at least one budget"),
+        ("{p/b: {}}", "`used` is missing"),
+        ("{p/b: {used: -1}}", "must be from 0 to 1000000, not -1"),
+        ("{p/b: {used: 1, seen: x}}", "must be true or false"),
+        ("{p/b: {used: 1, sen: true}}", "unknown member `sen`"),
+        ("{p/b: 3}", "must be an object, not a whole number"),
+    ],
+)
+def test_counts_that_cannot_be_read(here, counts, words):
+    with pytest.raises(PolicyErrors) as caught:
+        tried(here, budgeted("c", counts, "{decision: allow}"))
+    assert any(words in found.message for found in caught.value.diagnostics)

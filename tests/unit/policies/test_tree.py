@@ -44,7 +44,7 @@ def test_values(text, expected):
         ("<<: {a: 1}", 1, 1, "a merge key is not allowed", "write the members"),
         ("a: !!str 1", 1, 4, "the tag `tag:yaml.org,2002:str` is not allowed", "quote"),
         ("a: !!python/object:os.system x", 1, 4, "the tag", "remove it"),
-        ("%YAML 1.1\n---\na: yes", 2, 1, "directive", "remove it"),
+        ("%YAML 1.1\n---\na: yes", 1, 1, "directive", "remove it"),
         ("a:\n\t- b", 2, 1, "cannot start any token", "indent with spaces"),
         ("a: b: c", 1, 5, "mapping values are not allowed", "quote the value if it contains `: `"),
         ("a: 'x", 1, 6, "unexpected end of stream", "quote the value"),

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from app.core.api_key import generate
 from app.errors import Kind
 from app.settings import (
     SECRET_FILE_BYTES_MAX,
@@ -29,7 +30,7 @@ from app.settings import (
 
 PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
 URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
-GOOD = {"MFW_DATABASE__URL": URL, "MFW_POLICIES__DIRECTORY": "/policies"}
+GOOD = {"MFW_DATABASE__URL": URL, "MFW_POLICIES__DIRECTORY": "/policies", "MFW_ERROR_TRACKING": "logs"}
 DEVELOPMENT = {"MFW_ENVIRONMENT": "development"}
 HMAC_SECRET = "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A"
 
@@ -196,6 +197,7 @@ class TestAllAtOnce:
             "MFW_AUTH__UNSAFE_DISABLED",
             "MFW_DATABASE__URL",
             "MFW_POLICIES__DIRECTORY",
+            "MFW_ERROR_TRACKING",
         }
         assert all(problem.fix for problem in found.values())
         assert found["MFW_HTTP__PORT"].detail == "`eighty` is not a whole number"
@@ -207,7 +209,7 @@ class TestAllAtOnce:
         with pytest.raises(SettingsError) as one:
             Settings.load(GOOD | {"MFW_DEBUG": "true"})
         assert one.value.detail == "1 setting is wrong: MFW_DEBUG (debug is refused in production)"
-        with pytest.raises(SettingsError, match="2 settings are wrong"):
+        with pytest.raises(SettingsError, match="3 settings are wrong"):
             Settings.load({"MFW_POLICIES__SOURCE": "directory"})
 
     def test_a_value_that_cannot_be_read_is_not_also_reported_as_missing(self):
@@ -277,7 +279,8 @@ class TestSecrets:
     def test_a_secret_from_a_file(self, tmp_path):
         file = tmp_path / "url"
         file.write_text(f"{URL}\n")
-        settings = Settings.load({"MFW_DATABASE__URL_FILE": str(file), "MFW_POLICIES__DIRECTORY": "/p"})
+        without = {name: value for name, value in GOOD.items() if name != "MFW_DATABASE__URL"}
+        settings = Settings.load(without | {"MFW_DATABASE__URL_FILE": str(file)})
         assert settings.database.url is not None
         assert settings.database.url.get_secret_value() == URL
 
@@ -319,7 +322,7 @@ class TestLimits:
             {"REPLICAS": "6", "REDIS_URL": f"rediss://mfw:{PASSWORD}@redis:6379/0"},
             {"REPLICAS": "6", "REDIS_URL": f"redis://:{PASSWORD}@localhost:6379"},
             {"REDIS_URL": "unix:///run/redis.sock"},
-            {"ROLES": "requester:decide=1000/2000, admin:read=60/10"},
+            {"ROLES": "agent:decide=1000/2000, admin:read=60/10"},
         ],
     )
     def test_what_production_accepts(self, values):
@@ -478,6 +481,47 @@ class TestAuth:
             "MFW_AUTH__API_KEYS__ENABLED": "nobody could sign in"
         }
 
+    @pytest.mark.parametrize(
+        ("values", "variable", "detail"),
+        [
+            ({"PROXIES": ""}, "PROXIES", "nobody may send"),
+            ({"ROLES": ""}, "ROLES", "no certificate may do anything"),
+            ({"HEADER": ""}, "PROXIES", "no header is named"),
+            ({"HEADER": "X Client"}, "HEADER", "is no header for it"),
+            ({"HEADER": "X-Forwarded-For"}, "HEADER", "is no header for it"),
+            ({"PROXIES": "10.0.0.1/8"}, "PROXIES", "neither an address nor a network"),
+            ({"PROXIES": "10.0.0.0/8,::/0"}, "PROXIES", "`::/0` is everybody"),
+            ({"ROLES": "boss=*"}, "ROLES", "`boss=*` is no rule"),
+            ({"ROLES": "agent="}, "ROLES", "`agent=` is no rule"),
+        ],
+    )
+    def test_certificates_are_all_or_nothing(self, values, variable, detail):
+        given = {"HEADER": "X-Client", "PROXIES": "10.0.0.0/8", "ROLES": "agent=spiffe://example.org/*"} | values
+        environ = GOOD | {f"MFW_AUTH__MTLS__{name}": value for name, value in given.items()}
+        assert detail in details(environ)[f"MFW_AUTH__MTLS__{variable}"]
+
+    def test_certificates_alone_are_a_way_to_sign_in(self):
+        given = {"HEADER": "X-Client", "PROXIES": "10.0.0.0/8", "ROLES": "agent=spiffe://example.org/*"}
+        environ = GOOD | {f"MFW_AUTH__MTLS__{name}": value for name, value in given.items()}
+        settings = Settings.load(environ | {"MFW_AUTH__API_KEYS__ENABLED": "false"})
+        assert settings.auth.mtls.proxies == ("10.0.0.0/8",)
+        # A laptop may believe everybody.
+        Settings.load(environ | DEVELOPMENT | {"MFW_AUTH__MTLS__PROXIES": "0.0.0.0/0"})
+
+    def test_a_bootstrap_key_is_one_that_a_machine_drew(self):
+        name = "MFW_AUTH__API_KEYS__BOOTSTRAP"
+        random = GOOD | {name: generate(bytes(range(7, 135, 4)))}
+        loaded = Settings.load(random).auth.api_keys.bootstrap
+        assert loaded is not None
+        assert "mfw_" not in repr(loaded)
+        assert "no api key" in details(GOOD | {name: random[name][:-1] + "0"})[name]
+        assert "no api key" in details(DEVELOPMENT | {name: "mfw_changeme"})[name]
+        # Its checksum fits, and everybody can work it out.
+        assert "different characters" in details(GOOD | {name: generate(bytes(32))})[name]
+        assert Settings.load(DEVELOPMENT | {name: generate(bytes(32))}).auth.api_keys.bootstrap is not None
+        off = jwt(SECRET=HMAC_SECRET, ALGORITHMS="HS256") | random | {"MFW_AUTH__API_KEYS__ENABLED": "false"}
+        assert "they are off" in details(off)[name]
+
     def test_tokens_need_issuer_audience_and_a_key(self):
         assert problems(GOOD | {"MFW_AUTH__JWT__ENABLED": "true"}).keys() == {
             "MFW_AUTH__JWT__ISSUER",
@@ -621,6 +665,13 @@ class TestTheRest:
     def test_a_tracing_endpoint_that_is_none(self, endpoint):
         assert problems(GOOD | {"MFW_TRACING__ENDPOINT": endpoint}).keys() == {"MFW_TRACING__ENDPOINT"}
 
+    def test_traces_without_an_endpoint_track_nothing(self):
+        assert problems(DEVELOPMENT | {"MFW_ERROR_TRACKING": "traces"}).keys() == {"MFW_ERROR_TRACKING"}
+        environ = {name: value for name, value in GOOD.items() if name != "MFW_ERROR_TRACKING"}
+        assert "nobody" in details(environ)["MFW_ERROR_TRACKING"]
+        Settings.load(environ | {"MFW_TRACING__ENDPOINT": "http://collector:4318/v1/traces"})
+        Settings.load(DEVELOPMENT)
+
     def test_a_tracing_endpoint(self):
         Settings.load(GOOD | {"MFW_TRACING__ENDPOINT": "http://collector:4318/v1/traces"})
 
@@ -683,6 +734,7 @@ class TestReference:
         assert len(names) == len(set(names))
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
+            "MFW_AUTH__API_KEYS__BOOTSTRAP",
             "MFW_AUTH__JWT__SECRET",
             "MFW_AUTH__JWT__PREVIOUS_SECRET",
             "MFW_LIMITS__REDIS_URL",
@@ -692,12 +744,12 @@ class TestReference:
 class TestPolicySource:
     def test_a_directory_is_followed_when_one_is_named_else_the_database(self):
         assert Settings.load(GOOD).policies.chosen_source is PolicySource.DIRECTORY
-        alone = {"MFW_DATABASE__URL": URL}
+        alone = {"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs"}
         assert Settings.load(alone).policies.chosen_source is PolicySource.DATABASE
         assert Settings.load(alone | {"MFW_POLICIES__SOURCE": "database"}).policies.directory is None
 
     def test_what_does_not_go_together(self):
-        found = problems({"MFW_DATABASE__URL": URL, "MFW_POLICIES__SOURCE": "directory"})
+        found = problems({"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs", "MFW_POLICIES__SOURCE": "directory"})
         assert found.keys() == {"MFW_POLICIES__DIRECTORY"}
         assert "needs it" in found["MFW_POLICIES__DIRECTORY"].detail
         found = problems(GOOD | {"MFW_POLICIES__SOURCE": "database"})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.cel import ExpressionError, ResultType, engine
+from app.core.cel import ExpressionError, ResultType, engine, instrument
 from app.core.cel.checked import (
     Call,
     Comprehension,
@@ -179,6 +179,6 @@ def test_a_tree_that_cannot_be_read_refuses_the_policy(monkeypatch):
     def unreadable(_data):
         raise MalformedTreeError("the engine's checked expression cannot be read (`ValueError`)")
 
-    monkeypatch.setattr(engine, "read_checked", unreadable)
+    monkeypatch.setattr(instrument, "read_checked", unreadable)
     with pytest.raises(ExpressionError, match="cannot be read"):
         engine.compile_expression("true", result=ResultType.BOOL)

@@ -31,6 +31,15 @@ def refused(text, *, result=ResultType.BOOL, variables=None) -> Problem:
         ("chnage.after.x == 1", 1, 1, "undeclared reference to `chnage.after.x`", "did you mean `change`?"),
         ("zzz", 1, 1, "undeclared reference to `zzz`", "in scope are `action`, `change`"),
         ("change.after.x ==", 1, 18, "mismatched input the end", None),
+        ("subj.id == 'a'", 1, 1, "undeclared reference to `subj.id`", "did you mean `subject`?"),
+        ("old_object == null", 1, 1, "undeclared reference to `old_object`", "did you mean `oldObject`?"),
+        (
+            "params.a == 1",
+            1,
+            1,
+            "undeclared reference to `params.a`",
+            "only a `ValidatingAdmissionPolicy` has parameters; write the value, or declare it in `variables`",
+        ),
         ("true &&\n  chnage == 1", 2, 3, "undeclared reference to `chnage`", "did you mean `change`?"),
         ("'é' == 'é' && chnage == 1", 1, 15, "undeclared reference to `chnage`", "did you mean `change`?"),
         ("1 + 'a' == 2", 1, 3, "found no matching overload for `_+_`", None),
@@ -197,13 +206,13 @@ class TestVariables:
     def test_the_variables_of_one_expression_have_a_limit(self):
         many = {f"v{i}": "1" for i in range(VARIABLES_PER_EXPRESSION_MAX + 1)}
         text = "[" + ", ".join(f"variables.{name}" for name in many) + "].size() > 0"
-        assert "more than 16 variables" in refused(text, variables=many).message
-        del many["v16"]
-        compile_expression(text.replace(", variables.v16", ""), result=ResultType.BOOL, variables=many)
+        assert "more than 64 variables" in refused(text, variables=many).message
+        del many["v64"]
+        compile_expression(text.replace(", variables.v64", ""), result=ResultType.BOOL, variables=many)
 
     def test_a_chain_of_variables_has_a_limit_too(self):
         chain = {"v0": "1"} | {f"v{i}": f"variables.v{i - 1} + 1" for i in range(1, 2_000)}
-        assert "more than 16 variables" in refused("variables.v1999 > 0", variables=chain).message
+        assert "more than 64 variables" in refused("variables.v1999 > 0", variables=chain).message
 
     def test_the_depth_of_variables_does_not_add_up(self):
         deep = {f"v{i}": "(" * 20 + "1" + ")" * 20 for i in range(16)}

@@ -4,6 +4,7 @@
 seed of what differs; Hypothesis makes some, and makes those smaller.
 """
 
+import contextlib
 import datetime as dt
 import os
 import random
@@ -15,10 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.cel import EvaluationError, ExpressionError, ResultType, bind, compile_expression
-from app.core.cel.engine import _ENVIRONMENT
+from app.core.cel.budget import STEPS_MAX
+from app.core.cel.checked import read_checked
+from app.core.cel.engine import _ENVIRONMENT, CompiledProgram
+from app.core.cel.estimate import Sizes, upper_bound
+from app.core.cel.failures import FAIL
 
 NOW = dt.datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=dt.UTC)
-CASES = int(os.environ.get("MFW_CEL_CASES", "5000"))
+CASES = int(os.environ.get("MFW_CEL_CASES", "20000"))
 some = settings(max_examples=max(CASES // 25, 1), deadline=None, suppress_health_check=list(HealthCheck))
 
 INPUT = {
@@ -588,6 +593,49 @@ def test_many_expressions():
         kind, result = pick(*KINDS)
         text = Expressions(pick).make(kind, pick(0, 1, 2, 3))
         check(text, result, [change(pick) for _ in range(3)])
+
+
+def size_of(value):
+    """Count the characters and the elements of an input, in all."""
+    if isinstance(value, dict):
+        parts = [*map(size_of, value), *map(size_of, value.values())]
+    elif isinstance(value, list):
+        parts = [*map(size_of, value)]
+    else:
+        return (len(value), 0) if isinstance(value, str) else (0, 0)
+    return sum(text for text, _ in parts), len(value) + sum(items for _, items in parts)
+
+
+def test_estimates_hold():
+    """What an evaluation spends lies between the least and the most that was told when it was loaded."""
+    seed = random.SystemRandom().randrange(2**32)
+    loaded = 0
+    for case in range(CASES // 5):
+        choose = random.Random(f"{seed}-{case}")
+
+        def pick(*options, choose=choose):
+            return choose.choice(options)
+
+        kind, result = pick(*KINDS)
+        text = Expressions(pick).make(kind, pick(1, 2, 3, 4))
+        try:
+            program = compile_expression(text, result=result)
+        except ExpressionError:
+            continue
+        assert isinstance(program, CompiledProgram)
+        loaded += 1
+        tree = read_checked(_ENVIRONMENT.compile(text).serialize())
+        inputs = {**INPUT, "change": change(pick)}
+        characters, items = size_of(inputs)
+        sizes = Sizes(text=characters, items=items, finds=characters + 1, worst=True)
+        most = upper_bound(tree.root, {}, sizes)
+        bindings, budget = bind(inputs, now=NOW), [STEPS_MAX]
+        with contextlib.suppress(EvaluationError, *FAIL):
+            program.run(bindings, bindings.inputs, bindings.values, budget)
+        spent = STEPS_MAX - budget[0]
+        assert program.estimate.least <= spent, (text, inputs, program.estimate)
+        assert spent <= most, (text, inputs, most, spent)
+    assert loaded > CASES // 10
 
 
 @some

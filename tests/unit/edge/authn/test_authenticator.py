@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from math import inf
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -19,13 +20,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jose import jwe, jws
 
-from app.core.principal import require_subject
+from app.core.api_key import generate
+from app.core.principal import (
+    SCOPES_OF,
+    AccessScope,
+    AuthMethod,
+    PrincipalKind,
+    require_subject,
+    roles_named,
+)
 from app.core.quota import Limit
 from app.edge.authn import (
     MAX_KEYS_AGE_SECONDS,
     MAX_TOKEN_BYTES,
     ApiKeyRing,
     Authenticator,
+    FailedAttempts,
     JwtVerifier,
     Principal,
     Role,
@@ -35,10 +45,10 @@ from app.edge.authn import (
     require,
     role_rule,
 )
-from app.edge.limits import TokenBuckets
+from app.edge.authn.api_keys import WRITE_USES_SECONDS
+from app.edge.authn.failures import DELAY_MAX_SECONDS, DELAYED_MAX, FREE_FAILURES, delay_after
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.persistence.api_keys import generate
 
 NOW = 1_800_000_000
 ISSUER = "https://issuer.example"
@@ -73,7 +83,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "iat": NOW - 5,
         "nbf": NOW - 5,
         "exp": NOW + 300,
-        "roles": ["requester", "offline_access"],
+        "roles": ["agent", "offline_access"],
     }
     return {name: value for name, value in (base | changes).items() if value is not ...}
 
@@ -101,8 +111,12 @@ class Clock:
 class Record:
     hash: bytes
     principal_id: str = "ci"
-    roles: Collection[str] = ("requester",)
+    roles: Collection[str] = ("agent",)
     expires_at: datetime | None = None
+    scopes: Collection[str] = ()
+    subjects: Collection[str] = ()
+    networks: Collection[str] = ()
+    id: UUID = field(default_factory=uuid4)
 
 
 class Store:
@@ -140,7 +154,10 @@ class Edge:
         self.store = store or Store(KEY)
         self.ring = ApiKeyRing(self.store.load, monotonic=self.clock, clock=self.clock)
         self.metrics = options.pop("metrics", None) or Metrics(version="0")
-        self.failures = TokenBuckets(Limit(60, 5), clock_ns=lambda: int(self.clock.now * 1e9))
+        self.slept: list[float] = []
+        self.failures = FailedAttempts(
+            Limit(60, 5), clock_ns=lambda: int(self.clock.now * 1e9), sleep=options.pop("sleep", self._sleep)
+        )
         self.authenticator = Authenticator(
             api_keys=options.pop("api_keys", self.ring),
             jwt=jwt,
@@ -149,6 +166,9 @@ class Edge:
             clock=self.clock,
             **options,
         )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
     async def ask(self, *headers: tuple[bytes, bytes], client_ip: str = "192.0.2.1") -> Principal:
         return await self.authenticator.authenticate(headers, client_ip=client_ip)
@@ -193,7 +213,7 @@ async def test_a_key_is_taken_from_either_header(header: tuple[bytes, bytes]) ->
     await edge.ring.refresh()
     principal = await edge.ask((b"host", b"h"), header)
     assert (principal.id, principal.method, principal.kind) == ("ci", "api_key", "service")
-    assert principal.roles == {Role.REQUESTER}
+    assert principal.roles == {Role.AGENT}
     assert edge.attempts("api_key", "success") == 1
 
 
@@ -215,7 +235,7 @@ async def test_without_a_credential_nobody_gets_in_and_nobody_is_blamed(headers:
     for _ in range(20):
         assert (await edge.refused(*headers)).kind is Kind.UNAUTHENTICATED
     assert edge.attempts("none", "failure") == 20
-    assert edge.failures.exhausted("192.0.2.1") is None
+    assert edge.failures.refusal("192.0.2.1", b"") is None
 
 
 async def test_a_token_does_not_pass_as_an_api_key_header() -> None:
@@ -278,8 +298,8 @@ async def test_an_expired_key_says_so() -> None:
 
 async def test_unknown_roles_give_nothing() -> None:
     edge = Edge(Store(KEY))
-    edge.store.records[0].roles = ["requester", "root", "ADMIN"]
-    assert (await edge.bearer(KEY)).roles == {Role.REQUESTER}
+    edge.store.records[0].roles = ["agent", "root", "ADMIN"]
+    assert (await edge.bearer(KEY)).roles == {Role.AGENT}
 
 
 async def test_keys_that_cannot_be_loaded_are_unavailable_not_wrong() -> None:
@@ -388,6 +408,130 @@ async def test_keys_and_tokens_can_be_off() -> None:
     assert (await edge.refused_bearer(sign(claims()))).kind is Kind.UNAUTHENTICATED
 
 
+async def test_a_key_may_have_scopes_and_subjects() -> None:
+    edge = Edge(Store(KEY))
+    record = edge.store.records[0]
+    record.roles, record.scopes, record.subjects = [], ["decide", "ops", "rule-the-world"], ["agent:deploy-*"]
+    principal = await edge.bearer(KEY)
+    assert principal.scopes == {AccessScope.DECIDE, AccessScope.OPS}
+    assert principal.credential == str(record.id)
+    require_subject(principal, {"type": "agent", "id": "deploy-7", "properties": {}})
+    with pytest.raises(FirewallError, match="may not speak for"):
+        require_subject(principal, {"type": "agent", "id": "other", "properties": {}})
+
+
+async def test_a_key_from_elsewhere_is_no_key(caplog: pytest.LogCaptureFixture) -> None:
+    edge = Edge(Store(KEY))
+    record = edge.store.records[0]
+    record.networks = ["192.0.2.0/28", "2001:db8::/32"]
+    for _ in range(2):  # unknown yet, and known
+        assert (await edge.bearer(KEY, client_ip="192.0.2.1")).id == "ci"
+    assert (await edge.bearer(KEY, client_ip="2001:db8::7")).id == "ci"
+    record.expires_at = datetime.fromtimestamp(NOW - 1, UTC)
+    edge.store.records = [record]
+    await edge.ring.refresh()
+    with caplog.at_level(logging.WARNING):
+        error = await edge.refused_bearer(KEY, client_ip="192.0.2.99")
+    # Not even that it expired.
+    assert (error.kind, error.detail) == (Kind.UNAUTHENTICATED, "a valid api key or token is needed")
+    (logged,) = [getattr(entry, "fields", {}) for entry in caplog.records]
+    assert logged["reason"] == f"api key {record.id} from outside its networks"
+    assert logged["client"] == "192.0.2.99"
+    assert (await edge.refused_bearer(KEY, client_ip="unknown")).kind is Kind.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("changes", [{"subjects": ["nobody"]}, {"networks": ["10.0.0.1/8"]}])
+async def test_a_key_whose_bounds_cannot_be_read_is_no_key(changes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    edge = Edge(Store(OTHER_KEY, KEY))
+    for name, value in changes.items():
+        setattr(edge.store.records[1], name, value)
+    assert (await edge.refused_bearer(KEY)).kind is Kind.UNAUTHENTICATED
+    assert (await edge.bearer(OTHER_KEY)).id == "ci"
+    assert "api key not understood" in caplog.text
+
+
+async def test_who_follows_is_not_content_with_a_load_that_began_before() -> None:
+    edge = Edge(Store())
+    edge.store.gate = asyncio.Event()
+    before = asyncio.create_task(edge.ring.refresh())
+    while edge.store.asked < 1:
+        await asyncio.sleep(0)
+    following = asyncio.create_task(edge.ring.follow())
+    await asyncio.sleep(0)
+    edge.store.gate.set()
+    await before
+    await following
+    assert edge.store.asked == 2
+
+
+async def test_the_same_keys_are_not_taken_in_again() -> None:
+    edge = Edge(Store(KEY))
+    same = edge.store.records
+    ring = ApiKeyRing(lambda: _given(same), monotonic=edge.clock, clock=edge.clock)
+    await ring.refresh()
+    known = ring._known
+    await ring.refresh()
+    assert ring._known is known
+
+
+async def _given(records: Iterable[Record]) -> Iterable[Record]:
+    return records
+
+
+class Uses:
+    """What is told about uses."""
+
+    def __init__(self) -> None:
+        self.written: list[dict[UUID, datetime]] = []
+        self.error: Exception | None = None
+
+    async def write(self, uses: Mapping[UUID, datetime]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written.append(dict(uses))
+
+
+async def test_uses_are_written_in_a_batch_and_kept_while_they_cannot_be() -> None:
+    clock, store, uses = Clock(), Store(KEY, OTHER_KEY), Uses()
+    ring = ApiKeyRing(store.load, monotonic=clock, clock=clock, refresh_seconds=0, write_uses=uses.write)
+    await ring.start()
+    key, other = (record.id for record in store.records)
+    moment = datetime.fromtimestamp(NOW, UTC)
+    assert ring.find_known(KEY.encode(), client_ip="192.0.2.1") is not None
+    uses.error = ConnectionError("no")
+    clock.now += WRITE_USES_SECONDS
+    asked = store.asked
+    while store.asked < asked + 3:
+        await asyncio.sleep(0)
+    assert uses.written == []
+    uses.error = None
+    clock.now += WRITE_USES_SECONDS
+    while not uses.written:
+        await asyncio.sleep(0)
+    assert uses.written == [{key: moment}]
+    assert ring.find_known(OTHER_KEY.encode(), client_ip="192.0.2.1") is not None
+    await ring.stop()
+    assert uses.written[1:] == [{other: datetime.fromtimestamp(clock.now, UTC)}]
+
+
+async def test_a_use_while_others_are_written_is_not_lost() -> None:
+    clock, store, uses = Clock(), Store(KEY), Uses()
+
+    async def write(seen: Mapping[UUID, datetime]) -> None:
+        if not uses.written:
+            clock.now += 1
+            ring.find_known(KEY.encode(), client_ip="192.0.2.1")
+        await uses.write(seen)
+
+    ring = ApiKeyRing(store.load, monotonic=clock, clock=clock, write_uses=write)
+    await ring.refresh()
+    ring.find_known(KEY.encode(), client_ip="192.0.2.1")
+    for _ in range(3):
+        await ring._write()
+    (record,) = store.records
+    assert uses.written == [{record.id: datetime.fromtimestamp(at, UTC)} for at in (NOW, NOW + 1)]
+
+
 # -- brute force -------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +541,7 @@ async def test_an_address_that_fails_too_often_is_slowed_before_work_is_done() -
     for _ in range(5):
         assert (await edge.refused_bearer("a.b.c")).kind is Kind.UNAUTHENTICATED
     asked = edge.store.asked
+    assert edge.slept == [0.1, 0.2]
     for guess in ("a.b.c", OTHER_KEY, sign(claims())):
         error = await edge.refused_bearer(guess)
         assert error.kind is Kind.RATE_LIMITED
@@ -410,6 +555,60 @@ async def test_an_address_that_fails_too_often_is_slowed_before_work_is_done() -
     assert (await edge.bearer(sign(claims()), client_ip="192.0.2.2")).id == "alice"
     edge.clock.now += 1
     assert (await edge.bearer(sign(claims()))).id == "alice"
+
+
+async def test_answers_come_later_and_later_up_to_a_bound() -> None:
+    delays = [delay_after(failures) for failures in range(1, 400)]
+    assert delays[: FREE_FAILURES + 3] == [0.0] * FREE_FAILURES + [0.1, 0.2, 0.4]
+    assert delays == sorted(delays)
+    assert delays[-1] == max(delays) == DELAY_MAX_SECONDS
+
+
+async def test_guesses_at_the_rest_of_a_key_are_one_attack_from_wherever_they_come() -> None:
+    edge = Edge(Store())
+    for number in range(5):
+        guess = KEY[:12] + generate(bytes([number]) * 32)[12:]
+        assert (await edge.refused_bearer(guess, client_ip=f"192.0.2.{number}")).kind is Kind.UNAUTHENTICATED
+    assert edge.slept == [0.1, 0.2]
+    assert (await edge.refused_bearer(KEY[:-1] + "x", client_ip="198.51.100.1")).kind is Kind.RATE_LIMITED
+    assert (await edge.refused_bearer(OTHER_KEY, client_ip="198.51.100.1")).kind is Kind.UNAUTHENTICATED
+    # The owner of the key itself is not held up.
+    edge.store.records.append(Record(sha256(KEY.encode()).digest()))
+    await edge.ring.refresh()
+    assert (await edge.bearer(KEY, client_ip="192.0.2.1")).id == "ci"
+
+
+async def test_only_so_many_wait_and_who_comes_on_top_is_refused() -> None:
+    gate = asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        await gate.wait()
+
+    edge = Edge(jwt=verifier(), sleep=sleep)
+    for number in range(DELAYED_MAX + 1):
+        for _ in range(FREE_FAILURES):
+            await edge.refused_bearer("a.b.c", client_ip=f"192.0.2.{number}")
+
+    async def fail(number: int) -> Kind:
+        return (await edge.refused_bearer("a.b.c", client_ip=f"192.0.2.{number}")).kind
+
+    waiting = [asyncio.create_task(fail(number)) for number in range(DELAYED_MAX)]
+    await asyncio.sleep(0)
+    error = await edge.refused_bearer("a.b.c", client_ip=f"192.0.2.{DELAYED_MAX}")
+    assert (error.kind, error.retry_after) == (Kind.RATE_LIMITED, DELAY_MAX_SECONDS)
+    # Whoever is known does not wait, nor does who fails for the first time.
+    await edge.ring.refresh()
+    assert (await edge.bearer(KEY, client_ip="192.0.2.1")).id == "ci"
+    assert (await edge.refused_bearer("a.b.c", client_ip="198.51.100.1")).kind is Kind.UNAUTHENTICATED
+    # One who leaves makes room.
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    again = asyncio.create_task(fail(DELAYED_MAX))
+    await asyncio.sleep(0)
+    assert not again.done()
+    gate.set()
+    assert {await task for task in (*waiting[1:], again)} == {Kind.UNAUTHENTICATED}
 
 
 async def test_an_ipv6_subscriber_is_one_address() -> None:
@@ -444,7 +643,7 @@ async def test_a_failure_is_logged_with_its_reason_and_without_the_credential(
 async def test_a_good_token_gives_a_principal() -> None:
     principal = await Edge(jwt=verifier()).bearer(sign(claims()))
     assert (principal.id, principal.method, principal.kind) == ("alice", "jwt", "user")
-    assert principal.roles == {Role.REQUESTER}
+    assert principal.roles == {Role.AGENT}
 
 
 @pytest.mark.parametrize(
@@ -503,7 +702,7 @@ async def test_a_key_without_an_id_fits_tokens_with_one() -> None:
         {"nbf": NOW + 11},
         {"iat": ...},
         {"iat": NOW + 11},
-        {"roles": {"requester": True}},
+        {"roles": {"agent": True}},
         {"roles": 7},
     ],
 )
@@ -519,9 +718,9 @@ async def test_a_claim_that_is_missing_or_wrong_refuses_the_token(changes: dict[
         {"nbf": NOW + 10, "iat": NOW + 10},
         {"exp": NOW - 9},
         {"exp": NOW + 0.5},
-        {"roles": "requester auditor"},
+        {"roles": "agent viewer"},
         {"roles": ...},
-        {"roles": [1, None, "requester"]},
+        {"roles": [1, None, "agent"]},
     ],
 )
 async def test_what_the_rfc_and_the_leeway_allow_is_allowed(changes: dict[str, Any]) -> None:
@@ -530,8 +729,8 @@ async def test_what_the_rfc_and_the_leeway_allow_is_allowed(changes: dict[str, A
 
 async def test_roles_come_from_the_claim_that_is_configured() -> None:
     edge = Edge(jwt=verifier(roles_claim="https://mfw.example/roles"))
-    token = sign(claims(**{"https://mfw.example/roles": ["auditor"]}))
-    assert (await edge.bearer(token)).roles == {Role.AUDITOR}
+    token = sign(claims(**{"https://mfw.example/roles": ["viewer"]}))
+    assert (await edge.bearer(token)).roles == {Role.VIEWER}
 
 
 async def test_an_expired_token_says_so_and_is_no_failure() -> None:
@@ -816,7 +1015,7 @@ async def test_probabilistic_signatures(algorithm: str) -> None:
     [
         ({"groups": ["platform-admins"]}, {Role.ADMIN}),
         ({"groups": "x platform-admins"}, {Role.ADMIN}),
-        ({"sub": "system:serviceaccount:agents:deployer"}, {Role.REQUESTER}),
+        ({"sub": "system:serviceaccount:agents:deployer"}, {Role.AGENT}),
         ({"sub": "system:serviceaccount:other:deployer"}, set()),
         ({"realm": {"roles": ["judge"]}, "groups": ["platform-admins"]}, {Role.APPROVER, Role.ADMIN}),
         ({"realm": ["judge"]}, set()),
@@ -827,7 +1026,7 @@ async def test_probabilistic_signatures(algorithm: str) -> None:
 async def test_roles_by_rules(changes: dict[str, Any], roles: set[Role]) -> None:
     rules = (
         "admin=groups=platform-admins",
-        "requester=sub=system:serviceaccount:agents:*",
+        "agent=sub=system:serviceaccount:agents:*",
         "approver=realm.roles=judge",
     )
     edge = Edge(jwt=verifier(role_rules=[role_rule(text) for text in rules]))
@@ -918,11 +1117,31 @@ async def test_authentication_that_is_off_warns_and_lets_everybody_in() -> None:
     assert principal.roles == set(Role)
 
 
-async def test_a_role_is_needed_by_name() -> None:
+async def test_a_scope_is_needed_by_name() -> None:
     principal = await Edge(jwt=verifier()).bearer(TOKEN)
-    require(principal, Role.REQUESTER)
-    require(principal, Role.ADMIN, Role.REQUESTER)
+    require(principal, AccessScope.DECIDE)
     with pytest.raises(FirewallError) as caught:
-        require(principal, Role.OPERATOR, Role.ADMIN)
+        require(principal, AccessScope.OPS)
     assert caught.value.kind is Kind.FORBIDDEN
-    assert "`operator` or `admin`" in caught.value.detail
+    assert caught.value.detail == "scope `ops` is needed"
+    assert "`operator` or `admin`" in str(caught.value.fix)
+
+
+def test_no_role_has_every_scope_and_every_scope_has_a_role() -> None:
+    assert set().union(*SCOPES_OF.values()) == set(AccessScope)
+    assert all(scopes and scopes < set(AccessScope) for scopes in SCOPES_OF.values())
+    # Who administers can neither ask nor vote by that alone, and who asks cannot look policies up.
+    assert not SCOPES_OF[Role.ADMIN] & {AccessScope.DECIDE, AccessScope.APPROVE}
+    assert SCOPES_OF[Role.AGENT] == {AccessScope.DECIDE}
+
+
+def test_scopes_of_their_own_count_beside_those_of_roles() -> None:
+    made = Principal(
+        "a", PrincipalKind.SERVICE, frozenset({Role.VIEWER}), AuthMethod.API_KEY, frozenset({AccessScope.OPS})
+    )
+    assert made.scopes == SCOPES_OF[Role.VIEWER] | {AccessScope.OPS}
+    assert json.loads(made.description)["scopes"] == ["ops"]
+
+
+def test_names_of_roles_that_were_are_understood() -> None:
+    assert roles_named(["requester", "auditor", "boss", None, 7]) == {Role.AGENT, Role.VIEWER}

@@ -3,7 +3,7 @@
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import orjson
@@ -11,16 +11,16 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.core.quota import Limit, RouteClass
+from app.core.api_key import generate
+from app.core.quota import DEFAULT_LIMIT, Limit, RouteClass
 from app.core.types import Effect, Reason
-from app.edge.authn import ApiKeyRing, Authenticator
+from app.edge.authn import ApiKeyRing, Authenticator, FailedAttempts
 from app.edge.body import ClientDisconnectedError
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.persistence.api_keys import generate
 from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_REQUEST
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
@@ -28,7 +28,7 @@ from app.surfaces.openapi import install_openapi
 from app.surfaces.problems import install_problem_handlers, internal_problem
 
 KEY = generate(b"\x01" * 32)
-AUDITOR_KEY = generate(b"\x02" * 32)
+VIEWER_KEY = generate(b"\x02" * 32)
 
 DECISION = Decision(
     id=UUID("01980c3e-6f2a-7c11-9d0e-3a5b1c2d4e5f"),
@@ -64,8 +64,17 @@ class Steps:
 
 async def load() -> list[Any]:
     return [
-        SimpleNamespace(hash=sha256(key.encode()).digest(), principal_id=name, roles=[role], expires_at=None)
-        for key, name, role in ((KEY, "ci", "requester"), (AUDITOR_KEY, "audit", "auditor"))
+        SimpleNamespace(
+            id=uuid4(),
+            hash=sha256(key.encode()).digest(),
+            principal_id=name,
+            roles=[role],
+            scopes=[],
+            subjects=[],
+            networks=[],
+            expires_at=None,
+        )
+        for key, name, role in ((KEY, "ci", "agent"), (VIEWER_KEY, "audit", "viewer"))
     ]
 
 
@@ -75,7 +84,9 @@ METRICS = Metrics(version="0")
 class Service:
     def __init__(self, *, burst: int = 50, timeout_seconds: float = 30) -> None:
         self.steps = Steps()
-        authenticator = Authenticator(api_keys=ApiKeyRing(load), jwt=None, failures=TokenBuckets(), metrics=METRICS)
+        authenticator = Authenticator(
+            api_keys=ApiKeyRing(load), jwt=None, failures=FailedAttempts(DEFAULT_LIMIT), metrics=METRICS
+        )
         limits = RateLimits(
             {RouteClass.DECIDE: Limit(250, burst)}, make=lambda _, limit: TokenBuckets(limit, clock_ns=lambda: 0)
         )
@@ -139,7 +150,7 @@ REFUSALS: list[tuple[int, dict[str, Any]]] = [
     (400, {"headers": {"authorization": f"Bearer {KEY}", "x-api-key": KEY}}),
     (401, {"headers": {}}),
     (401, {"headers": {"authorization": "Bearer nonsense"}}),
-    (403, {"headers": {"x-api-key": AUDITOR_KEY}}),
+    (403, {"headers": {"x-api-key": VIEWER_KEY}}),
     (413, {"json": {"x": "y" * 2000}}),
     (415, {"content": b"{}", "headers": {"content-type": "text/plain"}}),
 ]
@@ -186,7 +197,7 @@ async def test_the_bucket_of_a_principal_runs_empty(way: str) -> None:
     assert refused.headers["ratelimit"] == '"default";r=0;t=1'
     assert METRICS.registry.get_sample_value("mfw_rate_limit_rejections_total", {"scope": "principal"}) == before + 1
     # Another principal has a bucket of its own, and a missing role draws on it too.
-    roles = [(await service.ask(way, headers={"x-api-key": AUDITOR_KEY})).status_code for _ in range(3)]
+    roles = [(await service.ask(way, headers={"x-api-key": VIEWER_KEY})).status_code for _ in range(3)]
     assert roles == [403, 403, 429]
 
 
@@ -279,7 +290,7 @@ def test_the_document_names_every_answer() -> None:
     document = Service().api.openapi()
     operation = document["paths"][PATH]["post"]
     assert set(operation["responses"]) == {
-        "200", "400", "401", "403", "413", "415", "429", "500", "503", "504",
+        "200", "400", "401", "403", "409", "413", "415", "429", "500", "503", "504",
     }  # fmt: skip
     for status, response in operation["responses"].items():
         kind = "application/json" if status == "200" else "application/problem+json"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from app.core.types import Clause, Effect, Mode, Obligation, Outcome, Reason
+from app.core.types import BudgetUse, Clause, Effect, Mode, Obligation, Outcome, Reason
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
@@ -269,6 +269,15 @@ def test_obligations_are_written_where_there_are_any() -> None:
     DecisionOut.model_validate(body)
 
 
+def test_budgets_are_written_where_they_had_a_say() -> None:
+    use = BudgetUse("p", "b", Mode.ENFORCE, b"k" * 32, None, limit=20, window="1h", window_seconds=3600, used=3)
+    shadow, uncounted = use._replace(mode=Mode.SHADOW), use._replace(used=None)
+    body = orjson.loads(decision_to_wire(decision(budgets=(use, shadow, uncounted))))
+    assert body["budgets"] == [{"policy": "p", "budget": "b", "used": 3, "limit": 20, "window": "1h"}]
+    DecisionOut.model_validate(body)
+    assert "budgets" not in orjson.loads(decision_to_wire(decision(budgets=(shadow,))))
+
+
 @given(
     effect=st.sampled_from(Effect),
     message=st.text(max_size=20),
@@ -287,3 +296,14 @@ def test_the_examples_of_the_document_are_true() -> None:
     mutation_from_wire(EXAMPLE_REQUEST)
     DecisionRequest.model_validate(EXAMPLE_REQUEST)
     DecisionOut.model_validate(EXAMPLE_DECISION)
+
+
+def test_what_admission_policies_say_is_written_where_they_say_anything() -> None:
+    without = orjson.loads(decision_to_wire(decision()))
+    assert not {"warnings", "annotations"} & without.keys()
+    assert "binding" not in without["reasons"][0]
+    reasons = (Reason("p", "validations[0]", Effect.DENY, "no", binding="b"),)
+    given = decision(reasons=reasons, warnings=("careful",), annotations={"p/k": "v"})
+    body = orjson.loads(decision_to_wire(given))
+    assert body["reasons"][0]["binding"] == "b"
+    assert (body["warnings"], body["annotations"]) == (["careful"], {"p/k": "v"})

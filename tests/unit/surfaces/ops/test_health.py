@@ -5,22 +5,23 @@ import logging
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.core.quota import Limit, RouteClass
-from app.edge.authn import ApiKeyRing, Authenticator
+from app.core.api_key import generate
+from app.core.quota import DEFAULT_LIMIT, Limit, RouteClass
+from app.edge.authn import ApiKeyRing, Authenticator, FailedAttempts
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.persistence.api_keys import generate
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.problems import install_problem_handlers
 
-KEYS = {role: generate(bytes([number]) * 32) for number, role in enumerate(["operator", "admin", "requester"])}
+KEYS = {role: generate(bytes([number]) * 32) for number, role in enumerate(["operator", "admin", "agent"])}
 METRICS = Metrics(version="0")
 
 
@@ -42,7 +43,16 @@ class Check:
 
 async def load() -> list[Any]:
     return [
-        SimpleNamespace(hash=sha256(key.encode()).digest(), principal_id=role, roles=[role], expires_at=None)
+        SimpleNamespace(
+            id=uuid4(),
+            hash=sha256(key.encode()).digest(),
+            principal_id=role,
+            roles=[role],
+            scopes=[],
+            subjects=[],
+            networks=[],
+            expires_at=None,
+        )
         for role, key in KEYS.items()
     ]
 
@@ -53,7 +63,9 @@ class Service:
         self.told: list[bool] = []
         self.health = Health(checks, version="1.2.3", monotonic=lambda: self.now, changed=self.told.append, **options)
         self.health.started = started
-        authenticator = Authenticator(api_keys=ApiKeyRing(load), jwt=None, failures=TokenBuckets(), metrics=METRICS)
+        authenticator = Authenticator(
+            api_keys=ApiKeyRing(load), jwt=None, failures=FailedAttempts(DEFAULT_LIMIT), metrics=METRICS
+        )
         limits = RateLimits({RouteClass.READ: Limit(60, 5)}, make=lambda _, limit: TokenBuckets(limit))
         gate = Gate(authenticator, limits=limits, metrics=METRICS)
         self.api = FastAPI()
@@ -162,8 +174,8 @@ async def test_details_are_not_for_everybody() -> None:
     service = Service(Check("database"))
     status, body = await service.get("/health/detailed")
     assert (status, body["type"]) == (401, "https://mutationfirewall.io/problems/unauthenticated")
-    status, body = await service.get("/health/detailed", role="requester")
-    assert (status, body["detail"]) == (403, "role `operator` or `admin` is needed")
+    status, body = await service.get("/health/detailed", role="agent")
+    assert (status, body["detail"]) == (403, "scope `ops` is needed")
 
 
 async def test_without_checks_it_is_healthy_and_nobody_need_be_told() -> None:

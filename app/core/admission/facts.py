@@ -1,0 +1,247 @@
+"""A mutation as Kubernetes' admission sees it: operation, resource, namespace, and the objects.
+
+They come in `context.kubernetes` from an enforcement point that knows them, or are derived from the objects themselves,
+always in the same way. A mutation that has neither is none of Kubernetes' and no admission policy is about it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from app.core.admission.resources import is_namespaced, resource_of, spellings, subresource_of
+from app.core.types import JsonObject
+
+MaybeObject: TypeAlias = "JsonObject | None"
+
+CREATE, UPDATE, DELETE, CONNECT = "CREATE", "UPDATE", "DELETE", "CONNECT"
+OPERATIONS = (CREATE, UPDATE, DELETE, CONNECT)
+# Actions that open a connection to an object and change none of its members.
+_CONNECTING = frozenset({"connect", "exec", "attach", "portforward", "port-forward", "proxy"})
+_CREATING = frozenset({"create"})
+_UPDATING = frozenset({"update", "patch", "scale", "replace", "edit", "label", "annotate", "set", "rollout"})
+_NAMESPACES = "namespaces"
+# Every namespace has this label, with its own name.
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+_CONTEXT = "context.kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What rules and selectors of admission policies are matched against.
+
+    `namespace` is empty for what lives in none, and for a namespace its own name; `namespaced` is None where nobody can
+    tell. `object` and `old_object` are objects or None. `request` is what expressions read. `problem` says what is
+    wrong with facts that were sent: they then mean nothing, and every policy must say so. `spellings` are what else
+    `resource` may be called, where it is derived from a kind that is not Kubernetes' own.
+    """
+
+    operation: str
+    group: str
+    version: str
+    kind: str
+    resource: str
+    subresource: str
+    name: str
+    namespace: str
+    namespaced: bool | None
+    object: MaybeObject
+    old_object: MaybeObject
+    namespace_object: MaybeObject
+    request: JsonObject
+    problem: str | None = None
+    spellings: frozenset[str] = frozenset()
+
+    @property
+    def is_namespace(self) -> bool:
+        """Whether the change is one of a namespace itself."""
+        return self.resource == _NAMESPACES and not self.group
+
+    def namespace_labels(self) -> tuple[Mapping[str, Any], bool]:
+        """Give the labels of the namespace, and whether these are all; of an unknown one only the name is known."""
+        holder = self.namespace_object
+        if self.is_namespace and not self.subresource:
+            fresh = self.object if self.operation in {CREATE, UPDATE} else self.old_object
+            holder = fresh if fresh is not None else holder
+        own = {NAMESPACE_NAME_LABEL: self.namespace} if self.namespace else {}
+        if holder is None:
+            return own, False
+        return {**own, **labels_of(holder)}, True
+
+
+def facts_of(inputs: JsonObject) -> Facts | None:
+    """Give the facts of a mutation; None if it is no change of a Kubernetes object. `inputs` as policies read them."""
+    sent = inputs["context"].get("kubernetes")
+    change = inputs["change"]
+    after, before = _object(change.get("after")), _object(change.get("before"))
+    if sent is None:
+        shown = after if _is_kubernetes(after) else before
+        return _derived(inputs, shown, after, before) if shown is not None and _is_kubernetes(shown) else None
+    if not isinstance(sent, dict):
+        return _broken(f"`{_CONTEXT}` is not an object")
+    namespace_object = sent.get("namespaceObject")
+    if namespace_object is not None and not isinstance(namespace_object, dict):
+        return _broken(f"`{_CONTEXT}.namespaceObject` is not an object")
+    request = sent.get("request")
+    if request is not None:
+        return _sent(request, after, before, namespace_object)
+    shown = after if _is_kubernetes(after) else before
+    if shown is None or not _is_kubernetes(shown):
+        return None
+    return _derived(inputs, shown, after, before, namespace_object)
+
+
+def labels_of(holder: JsonObject) -> Mapping[str, Any]:
+    """Give the labels of an object; none if they are no object."""
+    metadata = holder.get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, dict) else None
+    return labels if isinstance(labels, dict) else {}
+
+
+def group_and_version(api_version: str) -> tuple[str, str]:
+    """Split an `apiVersion`; the group of `v1` is empty."""
+    group, _, version = api_version.rpartition("/")
+    return group, version
+
+
+def _object(value: Any) -> MaybeObject:
+    return value if isinstance(value, dict) else None
+
+
+def _is_kubernetes(value: MaybeObject) -> bool:
+    return value is not None and isinstance(value.get("apiVersion"), str) and isinstance(value.get("kind"), str)
+
+
+def _broken(problem: str) -> Facts:
+    return Facts("", "", "", "", "", "", "", "", None, None, None, None, {}, problem)
+
+
+def _derived(
+    inputs: JsonObject,
+    shown: JsonObject,
+    after: MaybeObject,
+    before: MaybeObject,
+    namespace_object: MaybeObject = None,
+) -> Facts:
+    """Make a request of the objects. Whatever the caller did not say is left out, as the API server leaves it out."""
+    group, version = group_and_version(shown["apiVersion"])
+    kind: str = shown["kind"]
+    resource_group, resource_version, resource, subresource = group, version, resource_of(kind), ""
+    called = spellings(group, kind)
+    namespaced = is_namespaced(group, kind)
+    part = subresource_of(group, kind)
+    if part is not None:
+        target, subresource = part
+        resource_group, resource_version, resource, namespaced, called = _target(target, inputs["resource"]["type"])
+    metadata = _object(shown.get("metadata")) or {}
+    name, namespace = _text(metadata.get("name")), _text(metadata.get("namespace"))
+    if resource == _NAMESPACES and not resource_group:
+        namespace = name
+    elif namespaced and not namespace:
+        # Where a manifest does not say, and nobody else did, it is the namespace that Kubernetes calls by this name.
+        namespace = "default"
+    operation = _operation(inputs["action"]["name"], after, before)
+    of_kind = {"group": group, "version": version, "kind": kind}
+    of_resource = {"group": resource_group, "version": resource_version, "resource": resource}
+    subject = inputs["subject"]
+    groups = subject["properties"].get("groups")
+    request: JsonObject = {
+        "kind": of_kind,
+        "resource": of_resource,
+        **({"subResource": subresource} if subresource else {}),
+        "requestKind": of_kind,
+        "requestResource": of_resource,
+        **({"requestSubResource": subresource} if subresource else {}),
+        **({"name": name} if name else {}),
+        **({"namespace": namespace} if namespace else {}),
+        "operation": operation,
+        "userInfo": {"username": subject["id"], "groups": groups if isinstance(groups, list) else []},
+        "dryRun": False,
+    }
+    return Facts(
+        operation,
+        resource_group,
+        resource_version,
+        kind,
+        resource,
+        subresource,
+        name,
+        namespace,
+        True if namespace and namespaced is None else namespaced,
+        after,
+        before,
+        namespace_object,
+        request,
+        spellings=called - {resource},
+    )
+
+
+def _target(target: tuple[str, str] | None, resource_type: str) -> tuple[str, str, str, bool | None, frozenset[str]]:
+    """Give group, version, resource and scope of what a part such as `scale` belongs to."""
+    if target is not None:
+        return target[0], "v1", target[1], target[1] != "nodes", frozenset()
+    group, _, kind = resource_type.rpartition("/")
+    group = "" if group == "core" else group
+    return group, "v1", resource_of(kind), is_namespaced(group, kind), spellings(group, kind)
+
+
+def _operation(action: str, after: MaybeObject, before: MaybeObject) -> str:
+    """Give the operation: the action says whether one connects, the objects whether something comes or goes."""
+    name = action.lower()
+    if name in _CONNECTING:
+        return CONNECT
+    if after is None:
+        return DELETE
+    if name in _CREATING or (before is None and name not in _UPDATING):
+        return CREATE
+    return UPDATE
+
+
+def _sent(request: Any, after: MaybeObject, before: MaybeObject, namespace_object: MaybeObject) -> Facts:
+    """Take the facts over from who knows them; what contradicts itself or the objects is no basis for a decision."""
+    where = f"`{_CONTEXT}.request"
+    if not isinstance(request, dict):
+        return _broken(f"{where}` is not an object")
+    kind, resource = request.get("kind"), request.get("resource")
+    for member, value, last in (("kind", kind, "kind"), ("resource", resource, "resource")):
+        if not isinstance(value, dict):
+            return _broken(f"{where}.{member}` is not an object")
+        for part in ("group", "version", last):
+            # The API server leaves nothing out here, the empty group neither.
+            if not isinstance(value.get(part, ""), str) or (part == last and not value.get(part)):
+                return _broken(f"{where}.{member}.{part}` is missing, or no text")
+    assert isinstance(kind, dict)  # noqa: S101 - the loop has seen it
+    assert isinstance(resource, dict)  # noqa: S101 - as above
+    for member in ("subResource", "name", "namespace"):
+        if not isinstance(request.get(member, ""), str):
+            return _broken(f"{where}.{member}` is no text")
+    operation = request.get("operation")
+    if operation not in OPERATIONS:
+        return _broken(f"{where}.operation` is none of {', '.join(f'`{one}`' for one in OPERATIONS)}")
+    group, version = kind.get("group", ""), kind.get("version", "")
+    for shown in (after, before):
+        if shown is not None and _is_kubernetes(shown):
+            found = (*group_and_version(shown["apiVersion"]), shown["kind"])
+            if found != (group, version, kind["kind"]):
+                return _broken(f"{where}.kind` is not the kind of the object that is changed")
+    namespace, name = request.get("namespace", ""), request.get("name", "")
+    if resource["resource"] == _NAMESPACES and not resource.get("group", ""):
+        namespace = name or namespace
+    return Facts(
+        operation,
+        resource.get("group", ""),
+        resource.get("version", ""),
+        kind["kind"],
+        resource["resource"],
+        request.get("subResource", ""),
+        name,
+        namespace,
+        bool(namespace),
+        after,
+        before,
+        namespace_object,
+        request,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

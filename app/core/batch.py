@@ -1,0 +1,53 @@
+"""Mutations that are asked about in one request, and what it means that they stand or fall together. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from app.core.decide import FIREWALL
+from app.core.types import Effect, Mutation, Reason, Verdict
+from app.errors import FirewallError
+
+# The rule of ours that denies what would have been allowed alone.
+BATCH_NOT_ALLOWED: Final = "batch-not-allowed"
+
+
+class BatchMode(StrEnum):
+    """Whether each mutation is answered for itself, or all of them are allowed or none."""
+
+    EACH = "each"
+    ATOMIC = "atomic"
+
+
+class Batch(NamedTuple):
+    """What is asked, in order; an error stands where a mutation could not be read."""
+
+    items: Sequence[Mutation | FirewallError]
+    mode: BatchMode = BatchMode.EACH
+
+
+def all_or_none(verdicts: Mapping[int, Verdict], *, barring: Iterable[int]) -> Mapping[int, Verdict]:
+    """Give the verdicts, by position in the batch, of an atomic one; `barring` are the positions that hold no mutation.
+
+    Where anything is not allowed, or is no mutation at all, what would have been allowed is denied. Its own reasons
+    follow ours, and its budgets stay: the decision can be made again from them. Obligations go with the allow.
+    """
+    barred = {position: f"is {verdict.effect.value}" for position, verdict in verdicts.items() if not _allows(verdict)}
+    barred |= dict.fromkeys(barring, "cannot be read or asked")
+    if not barred:
+        return verdicts
+    first = min(barred)
+    message = f"all or none: mutation {first} of this batch {barred[first]}"
+    if len(barred) > 1:
+        message += f", and {len(barred) - 1} more are not allowed"
+    reason = Reason(FIREWALL, BATCH_NOT_ALLOWED, Effect.DENY, message)
+    return {
+        position: verdict._replace(effect=Effect.DENY, reasons=(reason, *verdict.reasons), obligations=())
+        if _allows(verdict)
+        else verdict
+        for position, verdict in verdicts.items()
+    }
+
+
+def _allows(verdict: Verdict) -> bool:
+    return verdict.effect is Effect.ALLOW

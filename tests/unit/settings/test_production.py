@@ -1,0 +1,152 @@
+"""Production starts with none of the unsafe values that the reference documents name, and says so of all of them at once."""
+
+from typing import NamedTuple
+
+import pytest
+
+from app.core.api_key import generate
+from app.settings import Environment, Settings, SettingsError, variables
+
+PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
+URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
+SAFE = {"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs"}
+JWT = {
+    "MFW_AUTH__JWT__ENABLED": "true",
+    "MFW_AUTH__JWT__ISSUER": "https://idp.example.com",
+    "MFW_AUTH__JWT__AUDIENCE": "mfw",
+}
+SECRET = "MFW_AUTH__JWT__SECRET"
+HMAC = JWT | {"MFW_AUTH__JWT__ALGORITHMS": "HS256"}
+
+
+class Unsafe(NamedTuple):
+    """A row of a reference document: the value, and the variable that is named for it."""
+
+    row: str
+    environ: dict[str, str]
+    variable: str
+
+
+def database(url: str) -> dict[str, str]:
+    return {"MFW_DATABASE__URL": url}
+
+
+TABLE = [
+    # Resilience matrix: "JWT Secret Key: missing or rotated; hardcoded default".
+    Unsafe("a default secret", HMAC | {SECRET: "your-secret-key-change-in-production"}, SECRET),
+    Unsafe("a short secret", HMAC | {SECRET: "q3ZBv8nTyX1kLw7RfD5sGh2"}, SECRET),
+    Unsafe("a secret of few characters", HMAC | {SECRET: "ab" * 32}, SECRET),
+    Unsafe("no secret", HMAC, SECRET),
+    Unsafe(
+        "a previous secret for ever",
+        HMAC
+        | {
+            SECRET: "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A",
+            "MFW_AUTH__JWT__PREVIOUS_SECRET": "x8CvB2nM5kL9pQ4rT7wY1zA6dF3gH0jS",
+        },
+        "MFW_AUTH__JWT__PREVIOUS_SECRET_UNTIL",
+    ),
+    Unsafe(
+        "a secret beside public keys", JWT | {"MFW_AUTH__JWT__ALGORITHMS": "HS256,RS256"}, "MFW_AUTH__JWT__ALGORITHMS"
+    ),
+    Unsafe(
+        "no audience",
+        {name: value for name, value in JWT.items() if "AUDIENCE" not in name},
+        "MFW_AUTH__JWT__AUDIENCE",
+    ),
+    Unsafe(
+        "keys fetched without TLS",
+        JWT | {"MFW_AUTH__JWT__JWKS_URL": "http://idp.example.com/keys"},
+        "MFW_AUTH__JWT__JWKS_URL",
+    ),
+    # Resilience matrix: "CORS configuration: permissive origins".
+    Unsafe("a wildcard origin", {"MFW_HTTP__CORS_ORIGINS": "*"}, "MFW_HTTP__CORS_ORIGINS"),
+    Unsafe(
+        "a wildcard within an origin", {"MFW_HTTP__CORS_ORIGINS": "https://*.example.com"}, "MFW_HTTP__CORS_ORIGINS"
+    ),
+    Unsafe("an origin without TLS", {"MFW_HTTP__CORS_ORIGINS": "http://console.example.com"}, "MFW_HTTP__CORS_ORIGINS"),
+    # Resilience matrix: "rate limiting in memory, per instance"; "Redis unavailable: require it in production".
+    Unsafe("several replicas, each with a limiter of its own", {"MFW_LIMITS__REPLICAS": "2"}, "MFW_LIMITS__REDIS_URL"),
+    Unsafe("Redis without a password", {"MFW_LIMITS__REDIS_URL": "rediss://redis:6379/0"}, "MFW_LIMITS__REDIS_URL"),
+    Unsafe(
+        "Redis with a weak password",
+        {"MFW_LIMITS__REDIS_URL": "rediss://:changeme@redis:6379"},
+        "MFW_LIMITS__REDIS_URL",
+    ),
+    Unsafe("Redis without TLS", {"MFW_LIMITS__REDIS_URL": f"redis://:{PASSWORD}@redis:6379"}, "MFW_LIMITS__REDIS_URL"),
+    Unsafe("every proxy is believed", {"MFW_HTTP__TRUSTED_PROXIES": "*"}, "MFW_HTTP__TRUSTED_PROXIES"),
+    # Resilience matrix: "DSN missing: no error tracking".
+    Unsafe("errors that nobody looks at", {"MFW_ERROR_TRACKING": ""}, "MFW_ERROR_TRACKING"),
+    # Issue and design: authentication off, embedded database, debug.
+    Unsafe("authentication off", {"MFW_AUTH__UNSAFE_DISABLED": "true"}, "MFW_AUTH__UNSAFE_DISABLED"),
+    Unsafe("nobody could sign in", {"MFW_AUTH__API_KEYS__ENABLED": "false"}, "MFW_AUTH__API_KEYS__ENABLED"),
+    Unsafe(
+        "a bootstrap key that anybody can work out",
+        {"MFW_AUTH__API_KEYS__BOOTSTRAP": generate(bytes(32))},
+        "MFW_AUTH__API_KEYS__BOOTSTRAP",
+    ),
+    Unsafe(
+        "certificates named by everybody",
+        {
+            "MFW_AUTH__MTLS__HEADER": "X-Client",
+            "MFW_AUTH__MTLS__PROXIES": "0.0.0.0/0",
+            "MFW_AUTH__MTLS__ROLES": "agent=spiffe://example.org/*",
+        },
+        "MFW_AUTH__MTLS__PROXIES",
+    ),
+    Unsafe("debug", {"MFW_DEBUG": "true"}, "MFW_DEBUG"),
+    Unsafe("the embedded database", {"MFW_DATABASE__EMBEDDED": "true"}, "MFW_DATABASE__EMBEDDED"),
+    # Failure mode matrix, 1, 9 and 16: the database and its credentials, invalid configuration.
+    Unsafe("no database", database(""), "MFW_DATABASE__URL"),
+    Unsafe("a database without a password", database(URL.replace(f":{PASSWORD}", "")), "MFW_DATABASE__URL"),
+    Unsafe("a weak database password", database(URL.replace(PASSWORD, "postgres123")), "MFW_DATABASE__URL"),
+    Unsafe("a database without TLS", database(URL.replace("verify-full", "disable")), "MFW_DATABASE__URL"),
+    Unsafe("a database with TLS if it likes", database(URL.partition("?")[0]), "MFW_DATABASE__URL"),
+    Unsafe("a misspelt variable", {"MFW_HTTP_PORT": "8080"}, "MFW_HTTP_PORT"),
+    Unsafe("a value that cannot be read", {"MFW_HTTP__PORT": "http"}, "MFW_HTTP__PORT"),
+]
+
+
+def refused(environ: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ)
+    assert all(problem.fix for problem in caught.value.problems)
+    return [problem.variable for problem in caught.value.problems]
+
+
+def test_the_safe_ones_are_accepted():
+    assert Settings.load(SAFE).environment is Environment.PRODUCTION
+
+
+@pytest.mark.parametrize("unsafe", TABLE, ids=lambda unsafe: unsafe.row)
+def test_each_unsafe_value_is_refused(unsafe):
+    assert set(refused(SAFE | unsafe.environ)) == {unsafe.variable}
+
+
+def test_all_of_them_are_reported_at_once():
+    worst = {
+        "MFW_DATABASE__URL": URL.replace(PASSWORD, "postgres123"),
+        "MFW_AUTH__JWT__ENABLED": "true",
+        "MFW_AUTH__JWT__ALGORITHMS": "HS256",
+        SECRET: "your-secret-key-change-in-production",
+        "MFW_HTTP__CORS_ORIGINS": "*",
+        "MFW_HTTP__TRUSTED_PROXIES": "*",
+        "MFW_LIMITS__REPLICAS": "6",
+        "MFW_AUTH__UNSAFE_DISABLED": "true",
+        "MFW_DEBUG": "true",
+        "MFW_HTTP_PORT": "8080",
+        "MFW_HTTP__PORT": "http",
+    }
+    missing = {"MFW_AUTH__JWT__ISSUER", "MFW_AUTH__JWT__AUDIENCE", "MFW_LIMITS__REDIS_URL", "MFW_ERROR_TRACKING"}
+    fine = {"MFW_AUTH__JWT__ENABLED", "MFW_AUTH__JWT__ALGORITHMS", "MFW_LIMITS__REPLICAS"}
+    assert sorted(refused(worst)) == sorted(worst.keys() - fine | missing)
+
+
+def test_every_refusal_that_the_reference_lists_is_in_the_table():
+    """A setting with a word about production is refused somewhere above, or here by name."""
+    elsewhere = {
+        "MFW_AUTH__JWT__PUBLIC_KEYS",  # tests/unit/settings/test_settings.py::TestAuth::test_a_short_rsa_key
+        "MFW_AUTH__JWT__PREVIOUS_SECRET",  # as the secret; its end stands above
+    }
+    limited = {variable.name for variable in variables() if variable.production}
+    assert limited - {unsafe.variable for unsafe in TABLE} == elsewhere
