@@ -134,7 +134,7 @@ def bare(answer: Path, *, cores: set[int]) -> Iterator[Started]:
 def firewall(
     database_url: str, *, cores: set[int], policies: Path = STARTER, shedding: bool = False
 ) -> Iterator[Started]:
-    """`mfw serve` as production runs it but for the rate limit, and, unless `shedding`, for what it refuses under load."""
+    """`mfw serve` as production runs it but for the rate limit and, unless `shedding`, for refusals under load."""
     port, metrics_port = free_port(), free_port()
     environment = {
         "MFW_ENVIRONMENT": "test",
