@@ -322,8 +322,9 @@ class Policy:
         INVARIANT: all a policy can say comes from a condition that fails, from a rule and from a budget. What else can
         make it speak must be looked at here.
         """
-        conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
-        found = both(self.match.needs(), conditions)
+        # One condition may use up what a metered policy has to spend; what comes behind it then fails.
+        first = self.conditions[:1] if self.metered else self.conditions
+        found = both(self.match.needs(), _all_of(condition.program.lifted.needs for condition in first))
         # A condition that fails speaks, whatever the rules say.
         if all(condition.program.lifted.sure for condition in self.conditions):
             whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
