@@ -38,9 +38,19 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def call(
-    path: str, *, url: str, api_key: str | None, timeout: float, body: bytes | None = None, what: str = "request"
+    path: str,
+    *,
+    url: str,
+    api_key: str | None,
+    timeout: float,
+    body: bytes | None = None,
+    what: str = "request",
+    method: str | None = None,
 ) -> bytes:
-    """GET a path of a service, or POST JSON to it, and give the body of its success. Raises `Refused`."""
+    """GET a path of a service, or POST JSON to it, and give the body of its success. Raises `Refused`.
+
+    `method` is another than these.
+    """
     parts = _address(url)
     local = _is_local(parts.hostname or "")
     key = api_key or (_development_key() if local else None)
@@ -55,7 +65,7 @@ def call(
                 ExitCode.NOT_PERMITTED, "the API key has characters in it that no key has", fix="copy it again"
             )
         headers["Authorization"] = f"Bearer {key}"
-    method = "GET" if body is None else "POST"
+    method = method or ("GET" if body is None else "POST")
     request = Request(f"{url.rstrip('/')}{path}", data=body, headers=headers, method=method)  # noqa: S310 - `_address` lets http and https pass only
     try:
         with build_opener(_NoRedirect).open(request, timeout=timeout) as response:
