@@ -16,12 +16,15 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
 from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
     Authenticator,
+    ClientCertificates,
+    FailedAttempts,
     JwksKeys,
     JwtVerifier,
     RoleRule,
@@ -30,6 +33,7 @@ from app.edge.authn import (
     TokenKeys,
     UnsafeAnonymousAuthenticator,
     http_jwks,
+    identity_rule,
     role_rule,
 )
 from app.edge.context import ContextMiddleware
@@ -47,6 +51,8 @@ from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.shared_buckets import SharedBucketStore
+from app.persistence.switchboard import STALE_SECONDS, Switchboard
+from app.persistence.switches import SwitchStore
 from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
@@ -55,15 +61,18 @@ from app.service.decide import DecisionService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.sign import SignService
-from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
+from app.service.switch import SwitchService
+from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings
 from app.settings import PolicySource as Source
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
+from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
 from app.surfaces.problems import install_problem_handlers, internal_problem
+from app.surfaces.switches.routes import SwitchEndpoints, switches_router
 
 VERSION: Final = version("mutation-firewall")
 # What the ledger says decided.
@@ -186,6 +195,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     signers = RequiredSigners.of(settings.policies.signers, required=settings.policies.signatures_required)
     source = _policy_source(settings, store, dsn, metrics, signers)
     metrics.watch_policy_set(age=lambda: source.age, lag=lambda: source.lag, stale=lambda: float(source.stale))
+    switch_store = SwitchStore(engine, observer=observer)
+    board = Switchboard(
+        switch_store.in_force, connect=partial(connect, dsn, connect_timeout=database.connect_timeout_seconds)
+    )
+    metrics.watch_switches(board.count, age=lambda: board.age)
     entropy, counted = EntropyPool(), _counter(metrics)
     # What is secret for good comes from the kernel each time, not from a page that lies in memory.
     key_service = KeyService(
@@ -209,6 +223,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         engine=ENGINE,
         counted=counted,
         exhausted=lambda mode: metrics.budgets_exhausted[mode].inc(),
+        switches=board.concerning,
     )
 
     async def check_database() -> CheckResult:
@@ -227,6 +242,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         NamedCheck("database", check_database),
         NamedCheck("ledger", check_ledger),
         NamedCheck("policies", check_policies),
+        NamedCheck("switches", partial(_check_switches, board)),
     ]
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
@@ -254,6 +270,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
             )
+            await board.start()
+            opened.push_async_callback(board.stop)
             await source.start()
             opened.push_async_callback(source.stop)
             await ledger.start()
@@ -303,6 +321,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         gate=gate,
         max_body_bytes=settings.http.max_batch_body_bytes,
         timeout_seconds=settings.http.request_timeout_seconds,
+        lines=LinesEndpoint(
+            service,
+            gate=gate,
+            max_line_bytes=settings.http.max_body_bytes,
+            timeout_seconds=settings.http.request_timeout_seconds,
+        ),
     )
     api.include_router(batch_router(batches))
     policy_sets = PolicySetEndpoints(
@@ -320,11 +344,27 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             engine=ENGINE,
             counted=counted,
             signers=signers,
+            switches=board.concerning,
         ),
         gate=gate,
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(policy_sets_router(policy_sets))
+    switches = SwitchEndpoints(
+        SwitchService(
+            switch_store,
+            board=board,
+            policies=source.current,
+            clock=partial(datetime.now, UTC),
+            entropy=entropy,
+            engine=ENGINE,
+        ),
+        board=board,
+        gate=gate,
+        now=partial(datetime.now, UTC),
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(switches_router(switches))
     key_endpoints = KeyEndpoints(
         store=key_store, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
@@ -444,6 +484,19 @@ def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:
     return ApiKeyRing(ActiveKeys(store), refresh_seconds=settings.auth.api_keys.refresh_seconds, write_uses=store.touch)
 
 
+async def _check_switches(board: Switchboard) -> CheckResult:
+    """Loud while one is on: whoever looks why nothing is allowed, or why a policy is silent, shall find it here."""
+    if not board.known:
+        return CheckResult(Status.UNHEALTHY, "the kill switches were never read")
+    words = [
+        " ".join(filter(None, [one.switch.kind.value, one.switch.target, one.switch.ends, f"({one.switch.id})"]))
+        for one in board.in_force()
+    ]
+    if board.stale:
+        words.append(f"not read for {board.age:.0f} s: the last known ones hold (the limit is {STALE_SECONDS:.0f} s)")
+    return CheckResult(Status.DEGRADED, "; ".join(words)) if words else CheckResult(Status.HEALTHY, "none is on")
+
+
 async def _install_key(key: str, *, service: KeyService) -> None:
     """Bring in the first key of an administrator. A database that is away now is no reason not to start."""
     try:
@@ -559,11 +612,24 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        failures=TokenBuckets(
+        certificates=_certificates(auth.mtls),
+        failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
         metrics=metrics,
     )
+
+
+def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
+    if mtls.header is None:
+        return None
+    try:
+        rules = [identity_rule(text) for text in mtls.roles]
+    except ValueError as error:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS, f"a rule for certificates {error}", fix="see MFW_AUTH__MTLS__ROLES"
+        ) from None
+    return ClientCertificates(header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules)
 
 
 def _counter(metrics: Metrics) -> Callable[[Effect], None]:

@@ -14,6 +14,7 @@ from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they 
 from app.cli.authoring.commands import policies
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
+from app.cli.switch_commands import switch
 from app.core.principal import AccessScope, Role
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ keys = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API
 app.add_typer(policies, name="policies")
 app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
+app.add_typer(switch, name="switch")
 
 
 def _version(*, wanted: bool) -> None:

@@ -27,9 +27,19 @@ _FURTHER: Final = (
 
 
 def call(
-    path: str, *, url: str, api_key: str | None, timeout: float, body: bytes | None = None, what: str = "request"
+    path: str,
+    *,
+    url: str,
+    api_key: str | None,
+    timeout: float,
+    body: bytes | None = None,
+    what: str = "request",
+    method: str | None = None,
 ) -> bytes:
-    """GET a path of a service, or POST JSON to it, and give the body of its success. Raises `Refused`."""
+    """GET a path of a service, or POST JSON to it, and give the body of its success. Raises `Refused`.
+
+    `method` is another than these.
+    """
     # What imports httpx: `mfw --help` and a decision in this process do without.
     from app.client.firewall import Firewall
 
@@ -46,7 +56,7 @@ def call(
             # A shell has retries of its own, and a hook rather a quick answer than a late one.
             firewall = Firewall(url, key, timeout=timeout, retries=0)
         with firewall:
-            return firewall.call(Call("GET" if body is None else "POST", path, body))
+            return firewall.call(Call(method or ("GET" if body is None else "POST"), path, body))
     except ProblemError as problem:
         _refuse(problem, size=len(body or b""), what=what)
 

@@ -17,6 +17,10 @@ ApiKey = Annotated[
 ]
 Timeout = Annotated[float, typer.Option(min=0.1, max=300, help="Seconds to wait for the answer.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the ledger.")]
+For = Annotated[
+    str | None,
+    typer.Option("--for", metavar="DURATION", help="When it ends by itself, such as `1h` (default: when it is ended)."),
+]
 Used = Annotated[
     list[str] | None,
     typer.Option(

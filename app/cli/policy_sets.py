@@ -36,10 +36,20 @@ class Service:
     api_key: str | None
     timeout: float
 
-    def ask(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+    def ask(
+        self, path: str, body: Mapping[str, Any] | bytes | None = None, *, method: str | None = None
+    ) -> dict[str, Any]:
         """The JSON object of a success. Raises `Refused`."""
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        raw = call(path, url=self.url, api_key=self.api_key, timeout=self.timeout, body=sent, what="policy set")
+        raw = call(
+            path,
+            url=self.url,
+            api_key=self.api_key,
+            timeout=self.timeout,
+            body=sent,
+            what="policy set",
+            method=method,
+        )
         try:
             answer = json.loads(raw)
         except (ValueError, RecursionError):

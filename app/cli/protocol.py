@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.edge.context import PEER
 from app.surfaces.problems import TYPE_PREFIX
 
 # A token has at most 8 KiB (edge/authn.py); nginx and Node.js allow 32 and 16 KiB for all header lines. What arrives
@@ -18,6 +19,9 @@ MAX_HEAD_BYTES: Final = 32 * 1024
 
 # From the first byte of a request to the end of its head. A working network needs one round trip.
 HEAD_TIMEOUT_SECONDS: Final = 10.0
+
+
+_NOT_HTTP: Final = "this is not a request of HTTP/1.1"
 
 
 class Protocol(HttpToolsProtocol):
@@ -29,6 +33,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._fault = _NOT_HTTP
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Nobody holds a connection without ever asking: the first request has the time that each further one has."""
@@ -65,11 +70,20 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The parser found the first byte of a request."""
         super().on_message_begin()
+        # Before anything rewrites `client` by a header.
+        self.scope[PEER] = self.client  # type: ignore[typeddict-unknown-key]  # a member of our own
         self._in_head = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
         """The parser found the empty line."""
+        # RFC 9112 section 3.2: 400 for no host in HTTP/1.1, and for more than one in any version; whoever stands before
+        # us may have taken the other one.
+        hosts = sum([name == b"host" for name, _ in self.headers])
+        if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            self._fault = "the request has no `Host`" if not hosts else "the request has more than one `Host`"
+            # What a callback raises ends the parser, and comes back as what is not HTTP.
+            raise ValueError(self._fault)
         self._in_head = False
         super().on_headers_complete()
         # RFC 9110 section 6.5.1: trailers are no headers. uvicorn would append them to those of the request, without a
@@ -83,7 +97,7 @@ class Protocol(HttpToolsProtocol):
             b"Bad Request",
             kind="malformed",
             title="the request is malformed",
-            detail="this is not a request of HTTP/1.1",
+            detail=self._fault,
         )
 
     def _unsupported_upgrade_warning(self) -> None:

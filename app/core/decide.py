@@ -16,9 +16,11 @@ The rule of combination, in full:
 8. What denies or holds, failures among it, does not count where an exception that fits names it; the failure of a rule
    that allows does, and the default is nobody's to lift.
 9. A ValidatingAdmissionPolicy only denies: `app.core.admission.asking` says when.
+10. A kill switch that denies does so before any policy is asked. One that puts a policy into shadow makes 4 hold for
+    it; the verdict says so wherever that policy had something to say.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -38,6 +40,7 @@ from app.core.cel import (
 )
 from app.core.index import MESSAGE_MAX_CHARS, AnyPolicy, Approval, Budget, CompiledPolicySet, Duty, Policy, Rule
 from app.core.lifting import Lifting
+from app.core.switches import Switch, SwitchKind, denying, shadowed
 from app.core.types import (
     BudgetUse,
     Clause,
@@ -58,12 +61,17 @@ DEFAULT_DENY = "default-deny"
 MORE_REASONS = "more-reasons"
 INTERNAL_ERROR = "internal-error"
 TOO_MANY_OBLIGATIONS = "too-many-obligations"
+# The rules under which the firewall speaks of kill switches.
+SWITCH_DENY_ALL = "switch-deny-all"
+SWITCH_DENY_SUBJECT = "switch-deny-subject"
+SWITCH_SHADOW = "switch-shadow"
 RULE_ERROR = "rule_error: "
 
 # Beyond this nobody reads on, and a large policy set in shadow must not blow up the record.
 REASONS_MAX = 16
 SHADOW_REASONS_MAX = 16
 LIFTED_REASONS_MAX = 16
+SWITCH_REASONS_MAX = 16
 # Each has up to 4 KiB, and every one of them has to be met: none may be left out of an allow.
 OBLIGATIONS_MAX = 64
 
@@ -101,27 +109,74 @@ class _Meter(NamedTuple):
 
 
 def decide(
-    policy_set: CompiledPolicySet, normalised: NormalisedMutation, now: datetime, counters: Counters = NOT_COUNTED
+    policy_set: CompiledPolicySet,
+    normalised: NormalisedMutation,
+    now: datetime,
+    counters: Counters = NOT_COUNTED,
+    switches: Sequence[Switch] = (),
 ) -> Verdict:
     """Judge one mutation under one policy set at one instant.
 
     `now` is aware and in UTC. `counters` say how much of each budget is used, counted for the uses that a verdict
-    without them names (`Verdict.uncounted`): one that is not there denies. Never raises: what goes wrong in here is a
-    deny that says so, and tells no more, for an unknown failure may quote anything.
+    without them names (`Verdict.uncounted`): one that is not there denies. `switches` are the kill switches in force.
+    Never raises: what goes wrong in here is a deny that says so, and tells no more, for an unknown failure may quote
+    anything.
     """
     try:
+        if switches and (switch := denying(switches, normalised.inputs["subject"]["id"], now)) is not None:
+            return Verdict(Effect.DENY, (_switched_off(switch),))
         bindings = bind(normalised.inputs, now=now)
         meter, heard = _Meter(counters, []), Heard()
         candidates = policy_set.select(normalised.inputs)
         spoken = [word for policy in candidates for word in _ask(policy, bindings, meter, heard)]
         if policy_set.exceptions:
             spoken = _lifted(spoken, Lifting(policy_set, bindings))
-        if not meter.uses:
-            return _noted(_combine(spoken, bindings), heard)
-        return _noted(_metered(spoken, bindings, meter.uses), heard)
+        silenced = _silenced(spoken, meter, shadowed(switches, now)) if switches else ()
+        verdict = _metered(spoken, bindings, meter.uses) if meter.uses else _combine(spoken, bindings)
+        if silenced:
+            verdict = verdict._replace(reasons=(*verdict.reasons, *silenced))
+        return _noted(verdict, heard)
     except Exception as error:  # noqa: BLE001 - total: doubt denies
         message = f"{RULE_ERROR}the policies could not be evaluated (`{type(error).__name__}`)"
         return Verdict(Effect.DENY, (Reason(FIREWALL, INTERNAL_ERROR, Effect.DENY, message),))
+
+
+def _switched_off(switch: Switch) -> Reason:
+    """Say that people turned this off. Why stands in the ledger: it is not for whom the switch is thrown against."""
+    if switch.kind is SwitchKind.DENY_ALL:
+        rule, what = SWITCH_DENY_ALL, "every mutation is denied"
+    else:
+        rule, what = SWITCH_DENY_SUBJECT, "every mutation that this subject asks for is denied"
+    return Reason(FIREWALL, rule, Effect.DENY, f"{what} {switch.ends}, by kill switch `{switch.id}`")
+
+
+def _silenced(spoken: list[_Spoken], meter: _Meter, switches: Mapping[str, Switch]) -> tuple[Reason, ...]:
+    """Put into shadow what these policies said, where it stands, and give the firewall's word for each that it changed.
+
+    That word has the strongest effect that was silenced.
+    """
+    strongest: dict[str, Effect] = {}
+    for position, word in enumerate(spoken):
+        reason = word.reason
+        if reason.policy in switches and reason.mode is Mode.ENFORCE:
+            spoken[position] = word._replace(reason=replace(reason, mode=Mode.SHADOW))
+            # What an exception lifts did not count anyway.
+            if reason.exception is None:
+                known = strongest.get(reason.policy, reason.effect)
+                strongest[reason.policy] = min(known, reason.effect, key=_STRENGTH.index)
+    meter.uses[:] = [use._replace(mode=Mode.SHADOW) if use.policy in switches else use for use in meter.uses]
+    return tuple(
+        [
+            Reason(
+                FIREWALL,
+                SWITCH_SHADOW,
+                effect,
+                f"policy `{policy}` is in shadow {switches[policy].ends}, by kill switch `{switches[policy].id}`",
+                Mode.SHADOW,
+            )
+            for policy, effect in sorted(strongest.items())[:SWITCH_REASONS_MAX]
+        ]
+    )
 
 
 def _noted(verdict: Verdict, heard: Heard) -> Verdict:

@@ -460,4 +460,9 @@ class _AdmissionBuckets:
 
     def about(self, facts: Facts) -> "tuple[AdmissionPolicy, ...]":
         """Give the policies that a request could be the business of; all where its facts are broken."""
-        return self.all if facts.problem is not None else self._by_resource.get(facts.resource, self._open)
+        if facts.problem is not None:
+            return self.all
+        if not facts.spellings:
+            return self._by_resource.get(facts.resource, self._open)
+        named = [self._by_resource.get(name, self._open) for name in (facts.resource, *sorted(facts.spellings))]
+        return tuple({policy.name: policy for bucket in named for policy in bucket}.values())

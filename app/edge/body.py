@@ -5,6 +5,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope
 
+from app.edge.encoding import coding_of, expand, unsupported
 from app.errors import FirewallError, Kind
 
 # 1 MiB holds every Kubernetes object (etcd's own limit is 1.5 MiB for the whole request) and a diff of some 20,000
@@ -32,14 +33,15 @@ async def read_body(
     """Read a JSON request's body as bytes.
 
     Raises FirewallError: UNSUPPORTED_MEDIA_TYPE unless the content type is application/json (RFC 9110 section 8.3; a
-    charset must be utf-8, RFC 8259 section 8.1) without a content coding; TOO_LARGE by Content-Length or as soon as
-    more than `max_bytes` arrived; MALFORMED for an empty body, a bad Content-Length or a body that does not arrive in
-    time. Raises ClientDisconnectedError when the client leaves.
+    charset must be utf-8, RFC 8259 section 8.1) in at most one content coding, gzip or zstd; TOO_LARGE by
+    Content-Length or as soon as more than `max_bytes` arrived or were decompressed; MALFORMED for an empty body, a bad
+    Content-Length, a body that does not arrive in time or is not what its coding says. Raises ClientDisconnectedError
+    when the client leaves.
 
     Does not check: what the bytes say, and how long the first of them take (the deadline of the whole request does; a
     second one here would cost 4 us for every request, and nearly every body comes together with its headers).
     """
-    _check_headers(scope, max_bytes)
+    coding = _check_headers(scope, max_bytes)
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnectedError
@@ -54,12 +56,14 @@ async def read_body(
         raise _too_large(max_bytes)
     if not body:
         raise FirewallError(Kind.MALFORMED, "the body is empty", pointer="", fix="send a JSON object")
-    return body
+    return body if coding is None else expand(body, coding, max_bytes=max_bytes)
 
 
-def _check_headers(scope: Scope, max_bytes: int) -> None:
-    """Judge a request by its headers alone, so that what cannot be accepted is never read."""
+def _check_headers(scope: Scope, max_bytes: int) -> bytes | None:
+    """Judge a request by its headers alone, so that what cannot be accepted is never read; give its coding."""
     content_type: bytes | None = None
+    encoded = False
+    coding: bytes | None = None
     for name, value in scope["headers"]:
         if name == b"content-type":
             if content_type is not None:
@@ -71,13 +75,14 @@ def _check_headers(scope: Scope, max_bytes: int) -> None:
                 raise FirewallError(Kind.MALFORMED, "the content length is not a number")
             if len(value) > len(str(max_bytes)) or int(value) > max_bytes:
                 raise _too_large(max_bytes)
-        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            # Never decompressed: a few kilobytes could unfold to gigabytes.
-            raise FirewallError(
-                Kind.UNSUPPORTED_MEDIA_TYPE, "a content encoding is not supported", fix="send the body uncompressed"
-            )
+        elif name == b"content-encoding":
+            if encoded:
+                raise unsupported("one content encoding inside another is not supported")
+            encoded = True
+            coding = coding_of(value)
     if content_type != _JSON and not (content_type is not None and _is_json(content_type)):
         raise _not_json("the content type is not application/json")
+    return coding
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -20,6 +20,8 @@ import orjson
 from app.core.budgets import to_record
 from app.core.canonical import canonical
 from app.core.principal import Principal
+from app.core.switches import Switch
+from app.core.switches import to_record as switches_to_record
 from app.core.types import Effect, JsonObject, Mode, Mutation, Reason, Verdict
 from app.errors import FirewallError, Kind
 
@@ -114,7 +116,7 @@ class PendingDecision(NamedTuple):
 
     `mutation` is as it was sent (step 4), not normalised: replay normalises again. `decided_at` is the `now` that the
     rules saw, aware and in UTC. `engine` names the release that decided. `sent` is `NormalisedMutation.sent`: where it
-    is there, the mutation need not be written a second time.
+    is there, the mutation need not be written a second time. `switches` are the kill switches that it was made under.
     """
 
     id: UUID
@@ -126,6 +128,7 @@ class PendingDecision(NamedTuple):
     verdict: Verdict
     engine: str
     sent: bytes | None = None
+    switches: tuple[Switch, ...] = ()
 
 
 def timestamp(moment: datetime) -> str:
@@ -191,6 +194,7 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             "approval": verdict.approval,
             # Inputs as well: a decision is made again with what it saw of its budgets.
             **({"budgets": budgets} if (budgets := to_record(verdict.budgets)) else {}),
+            **({"switches": switches_to_record(pending.switches)} if pending.switches else {}),
             # Left out where there are none: the form of a record changes by what is new in it alone.
             **({"obligations": verdict.obligations} if verdict.obligations else {}),
             **({"warnings": verdict.warnings} if verdict.warnings else {}),

@@ -4,6 +4,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -16,6 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from app.core.principal import AuthMethod
+from app.core.switches import SwitchKind
 from app.core.types import Effect, Mode
 from app.errors import FirewallError, Kind
 
@@ -33,6 +35,9 @@ ROUTES: Final = (
     ("POST", "/v1/policy-sets/{digest}/activate"),
     ("GET", "/v1/policy-sets/{digest}/signatures"),
     ("POST", "/v1/policy-sets/{digest}/signatures"),
+    ("GET", "/v1/switches"),
+    ("POST", "/v1/switches"),
+    ("DELETE", "/v1/switches/{id}"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("GET", "/v1/keys/{id}"),
@@ -91,6 +96,7 @@ class DbOperation(StrEnum):
     PING = "ping"
     POLICY_SETS = "policy_sets"
     BUDGETS = "budgets"
+    SWITCHES = "switches"
     OTHER = "other"
 
 
@@ -294,11 +300,22 @@ class Metrics:
         self._policy_set_lag = Gauge(
             "mfw_policy_set_lag_seconds", "for how long this process may have been behind", registry=registry
         )
+        switches = Gauge("mfw_switches", "kill switches that are on", ("kind",), registry=registry)
+        self._switches = {kind: switches.labels(kind.value) for kind in SwitchKind}
+        self._switches_age = Gauge(
+            "mfw_switches_age_seconds", "since when the kill switches are known", registry=registry
+        )
         self._policy_set_stale = Gauge(
             "mfw_policy_set_stale",
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
             registry=registry,
         )
+
+    def watch_switches(self, count: Callable[[SwitchKind], int], *, age: Callable[[], float]) -> None:
+        """Ask these at each scrape: how many kill switches of a kind are on, and since when that is known."""
+        for kind, gauge in self._switches.items():
+            gauge.set_function(partial(count, kind))
+        self._switches_age.set_function(age)
 
     def external(self, dependency: str) -> Callable[[bool], None]:
         """Give what counts the calls of one service outside, by whether they worked."""

@@ -179,6 +179,37 @@ budget_uses = Table(
     Index("budget_uses_expires_at_idx", "expires_at"),
 )
 
+# INVARIANT: a row is inserted once and its end is written once (a trigger); both have their entry in the ledger,
+# written by the same transaction.
+kill_switches = Table(
+    "kill_switches",
+    metadata,
+    # That of its entry in the ledger.
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    # The id of a subject or the name of a policy.
+    Column("target", Text),
+    Column("until", DateTime(timezone=True)),
+    Column("reason", Text, nullable=False),
+    Column("thrown_by", Text, nullable=False),
+    Column("thrown_at", DateTime(timezone=True), nullable=False),
+    Column("ledger_index", BigInteger, nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("ended_by", Text),
+    Column("end_reason", Text),
+    Column("end_ledger_index", BigInteger),
+    CheckConstraint("kind IN ('deny-all', 'deny-subject', 'shadow', 'stop-approvals')", name="kind"),
+    CheckConstraint("(kind IN ('deny-subject', 'shadow')) = (target IS NOT NULL)", name="target"),
+    CheckConstraint("kind <> 'shadow' OR until IS NOT NULL", name="until"),
+    CheckConstraint("reason <> '' AND length(reason) <= 1000", name="reason"),
+    CheckConstraint(
+        "(ended_at IS NULL) = (ended_by IS NULL) AND (ended_at IS NULL) = (end_reason IS NULL)"
+        " AND (ended_at IS NULL) = (end_ledger_index IS NULL)",
+        name="end",
+    ),
+    Index("kill_switches_ledger_index_idx", "ledger_index"),
+)
+
 # Answers under idempotency keys (app/ledger/once.py). Not append-only: rows go when their time is over.
 idempotency_keys = Table(
     "idempotency_keys",

@@ -31,7 +31,7 @@ from app.core import dsse
 from app.core.dsse import Envelope
 from app.core.index import CompiledPolicySet
 from app.errors import FirewallError, Kind
-from app.persistence.engine import DATABASE_ERRORS
+from app.persistence.listening import listen
 from app.policies import last_good
 from app.policies.diagnostics import PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_documents, fingerprint
@@ -43,10 +43,6 @@ from app.policies.store import CHANNEL, Latest, PolicySetStore
 POLL_SECONDS: Final = 5.0
 # Seconds that a replica may be behind before it asks for no more requests.
 MAX_LAG_SECONDS: Final = 30.0
-# Seconds. A listening connection hears nothing for days: a firewall in between may have forgotten it.
-KEEP_ALIVE_SECONDS: Final = 60.0
-# Seconds until a broken listening connection is opened again: no tight loop with a server that closes at once.
-RECONNECT_SECONDS: Final = 0.2
 # A poll may take its time; only when two are due and none was answered do we know less than we should.
 _POLLS_MISSED: Final = 2
 
@@ -502,33 +498,11 @@ class DatabaseSource(PolicySource):
             self._fail(Failure.COPY, str(error))
 
     def _work(self) -> "list[Any]":
-        return [self._follow(), self._listen()]
-
-    async def _listen(self) -> None:
-        """Wake up at each notification; without a connection the polls go on."""
-        while True:
-            heard = False
-            try:
-                connection = await self._connect()
-                try:
-                    lost = asyncio.Event()
-                    connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                    await connection.add_listener(self._channel, lambda *_: self._wake.set())
-                    heard = True
-                    # Whatever was said while nobody listened.
-                    self._wake.set()
-                    await self._until_lost(connection, lost)
-                finally:
-                    connection.terminate()
-            except DATABASE_ERRORS as error:
-                _log.debug("not listening", extra={"fields": {"error": type(error).__name__}})
-            # A connection that worked and broke is opened again soon; one that does not open waits as long as a poll.
-            await asyncio.sleep((RECONNECT_SECONDS if heard else self._poll_seconds) * (0.5 + 0.5 * self._jitter()))
-
-    async def _until_lost(self, connection: "asyncpg.Connection[Any]", lost: asyncio.Event) -> None:
-        while not lost.is_set():
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    await lost.wait()
-            except TimeoutError:
-                await connection.execute("SELECT 1")
+        listening = listen(
+            self._connect,
+            channel=self._channel,
+            wake=self._wake,
+            retry_seconds=self._poll_seconds,
+            jitter=self._jitter,
+        )
+        return [self._follow(), listening]

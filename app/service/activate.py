@@ -25,6 +25,7 @@ from app.core.decide import decide
 from app.core.normalise import normalise
 from app.core.principal import AccessScope, Principal, require
 from app.core.reasons import reason_members
+from app.core.switches import Switch
 from app.core.types import Effect, Json, JsonObject, Mutation, NormalisedMutation, Verdict
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
@@ -37,7 +38,7 @@ from app.policies.load import check_documents
 from app.policies.shape import EXCEPTION_KIND, KIND
 from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
-from app.service.decide import UUID_ENTROPY_BYTES, Ledger
+from app.service.decide import UUID_ENTROPY_BYTES, Ledger, no_switches
 from app.service.sign import described, signatures_of, signers_of
 
 RESOURCE_TYPE: Final = "policy-set"
@@ -63,7 +64,7 @@ class Counted(Protocol):
 
 
 class ActivateService:
-    """Activates stored sets. `clock`, `entropy`, `engine` and `counted` are as for decisions.
+    """Activates stored sets. `clock`, `entropy`, `engine`, `counted` and `switches` are as for decisions.
 
     `follows` is false for a service that takes its policies from a directory: an activation would change nothing there.
     """
@@ -80,7 +81,9 @@ class ActivateService:
         engine: str,
         counted: Counted,
         signers: RequiredSigners = NOBODY,
+        switches: Callable[[str, datetime], tuple[Switch, ...]] = no_switches,
     ) -> None:
+        self._switches = switches
         self._store = store
         self._source = source
         self._follows = follows
@@ -229,11 +232,11 @@ class ActivateService:
             context={"surface": "policy-sets", "rollback": await self._store.was_active(digest)},
             rationale=reason,
         )
-        return _Question(held, principal, mutation, normalise(mutation), now)
+        return _Question(held, principal, mutation, normalise(mutation), now, self._switches(principal.id, now))
 
     def _judge(self, question: "_Question", counters: Counters) -> tuple[Verdict, SealedEntry]:
         """Step (3), second half: the verdict and its sealed entry, not recorded yet."""
-        verdict = decide(question.held.policy_set, question.normalised, question.now, counters)
+        verdict = decide(question.held.policy_set, question.normalised, question.now, counters, question.switches)
         sealed = seal_decision(
             PendingDecision(
                 id=uuid7(question.now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
@@ -244,6 +247,7 @@ class ActivateService:
                 policy_set=question.held.digest,
                 verdict=verdict,
                 engine=self._engine,
+                switches=question.switches,
             ),
             salt=self._entropy(SALT_BYTES),
         )
@@ -264,6 +268,7 @@ class _Question(NamedTuple):
     mutation: Mutation
     normalised: NormalisedMutation
     now: datetime
+    switches: tuple[Switch, ...]
 
 
 class _Refused(Exception):  # noqa: N818 - no error: it takes a verdict out of a transaction that is to leave nothing

@@ -30,6 +30,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal, require_subject
+from app.core.switches import Switch
 from app.core.types import (
     NO_ANNOTATIONS,
     BudgetUse,
@@ -165,12 +166,18 @@ class Budgets(Protocol):
         """
 
 
+def no_switches(_subject_id: str, _now: datetime) -> tuple[Switch, ...]:
+    """The kill switches of a service that has none."""
+    return ()
+
+
 class DecisionService:
     """Answers mutations under the policy set in force.
 
     `policies` gives that set, or raises `FirewallError` where there is none yet. `clock` gives the time, aware and in
     UTC; `entropy(n)` gives n random bytes; `engine` names the release that decides, for replay; `counted` is told of
-    each recorded decision, `exhausted` of each budget without room that one met.
+    each recorded decision, `exhausted` of each budget without room that one met. `switches` gives the kill switches in
+    force for a subject at a moment, or raises `FirewallError` where they are not known.
     """
 
     def __init__(
@@ -184,6 +191,7 @@ class DecisionService:
         engine: str,
         counted: Callable[[Effect], None],
         exhausted: Callable[[Mode], None],
+        switches: Callable[[str, datetime], tuple[Switch, ...]] = no_switches,
     ) -> None:
         self._policies = policies
         self._ledger = ledger
@@ -193,6 +201,7 @@ class DecisionService:
         self._engine = engine
         self._counted = counted
         self._exhausted = exhausted
+        self._switches = switches
 
     @property
     def policy_set(self) -> CompiledPolicySet:
@@ -210,8 +219,8 @@ class DecisionService:
         claim = exchange.claim(principal, body)
         mutation = exchange.parse(body)  # (4)
         # Read once: a set that is activated meanwhile is for the next request.
-        asked = _asked(principal, mutation, self._policies(), self._clock())  # (5)
-        verdict = decide(asked.policy_set, asked.normalised, asked.now)  # (6) (7) (8)
+        asked = self._asked(principal, mutation, self._policies(), self._clock())  # (5)
+        verdict = decide(asked.policy_set, asked.normalised, asked.now, switches=asked.switches)  # (6) (7) (8)
         if claim is None and not verdict.uncounted:
             entry = self._seal(asked, verdict)
             index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
@@ -268,12 +277,12 @@ class DecisionService:
                 errors[position] = item
                 continue
             try:
-                one = _asked(principal, item, policy_set, now)  # (5)
+                one = self._asked(principal, item, policy_set, now)  # (5)
             except FirewallError as error:
                 errors[position] = error
                 continue
             asked[position] = one
-            verdicts[position] = decide(policy_set, one.normalised, now)  # (6) (7) (8)
+            verdicts[position] = decide(policy_set, one.normalised, now, switches=one.switches)  # (6) (7) (8)
         if not asked:
             return _Told(errors)
         return await self._record(
@@ -362,7 +371,7 @@ class DecisionService:
         """
         decided: dict[int, Verdict] = {}
         for position, one in asked.items():
-            verdict = decide(one.policy_set, one.normalised, one.now, tally.counters(uses[position]))
+            verdict = decide(one.policy_set, one.normalised, one.now, tally.counters(uses[position]), one.switches)
             tally.take(taken(verdict))
             decided[position] = verdict
         verdicts = decided if barring is None else all_or_none(decided, barring=barring)
@@ -371,6 +380,14 @@ class DecisionService:
     def _seal_all(self, asked: Mapping[int, "_Asked"], verdicts: Mapping[int, Verdict]) -> list[Judged]:
         """(9), first half, for what was decided together."""
         return [Judged(verdicts[position], self._seal(one, verdicts[position])) for position, one in asked.items()]
+
+    def _asked(
+        self, principal: Principal, mutation: Mutation, policy_set: CompiledPolicySet, now: datetime
+    ) -> "_Asked":
+        """Step 5, for a mutation that its caller may ask about."""
+        require_subject(principal, mutation.subject)
+        switches = self._switches(mutation.subject["id"], now)
+        return _Asked(principal, mutation, normalise(mutation), policy_set, now, switches)
 
     def _seal(self, asked: "_Asked", verdict: Verdict) -> SealedEntry:
         """(9), first half."""
@@ -384,14 +401,9 @@ class DecisionService:
             verdict=verdict,
             engine=self._engine,
             sent=asked.normalised.sent,
+            switches=asked.switches,
         )
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
-
-
-def _asked(principal: Principal, mutation: Mutation, policy_set: CompiledPolicySet, now: datetime) -> "_Asked":
-    """Step 5, for a mutation that its caller may ask about."""
-    require_subject(principal, mutation.subject)
-    return _Asked(principal, mutation, normalise(mutation), policy_set, now)
 
 
 def _decision(asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:
@@ -430,3 +442,4 @@ class _Asked(NamedTuple):
     normalised: NormalisedMutation
     policy_set: CompiledPolicySet
     now: datetime
+    switches: tuple[Switch, ...]

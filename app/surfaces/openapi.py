@@ -54,7 +54,7 @@ _WHEN: Final = {
     405: "The method is not allowed here.",
     409: "The request conflicts with the present state.",
     413: "The body is too large.",
-    415: "The body is not uncompressed `application/json`.",
+    415: "The body is not `application/json`, or in another coding than `gzip` or `zstd`.",
     422: "The signatures do not hold.",
     429: "Too many requests; `Retry-After` says when to come back.",
     500: "An internal error; nothing was allowed.",

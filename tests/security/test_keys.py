@@ -16,7 +16,7 @@ from app.core.glob import compile_glob
 from app.core.normalise import normalise
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role, subject_patterns
 from app.core.quota import Limit, RouteClass
-from app.edge.authn import Authenticator, JwtVerifier, StaticKeys
+from app.edge.authn import Authenticator, FailedAttempts, JwtVerifier, StaticKeys
 from app.edge.limits import RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.errors import FirewallError, Kind
@@ -86,6 +86,15 @@ def test_a_bucket_is_of_one_caller_and_one_class():
         assert (first.allowed, second.allowed) == (True, False)
 
 
+def failures() -> FailedAttempts:
+    """Nobody waits here."""
+
+    async def sleep(_seconds: float) -> None:
+        pass
+
+    return FailedAttempts(Limit(), sleep=sleep)
+
+
 class Store:
     """What Redis is asked for."""
 
@@ -123,7 +132,7 @@ async def test_a_remembered_token_is_that_token_and_no_other():
     verifier = JwtVerifier(
         StaticKeys(algorithms=["HS256"], secrets=[("", SECRET, float("inf"))]), issuer="https://idp", audience="mfw"
     )
-    edge = Authenticator(api_keys=None, jwt=verifier, failures=TokenBuckets(), metrics=metrics)
+    edge = Authenticator(api_keys=None, jwt=verifier, failures=failures(), metrics=metrics)
     now = int(time.time())
     common = {"iss": "https://idp", "aud": "mfw", "sub": "bot", "iat": now, "nbf": now, "exp": now + 60, "jti": "1"}
 
@@ -143,7 +152,7 @@ async def test_a_token_for_somebody_else_is_refused_whatever_it_says():
     verifier = JwtVerifier(
         StaticKeys(algorithms=["HS256"], secrets=[("", SECRET, float("inf"))]), issuer="https://idp", audience="mfw"
     )
-    edge = Authenticator(api_keys=None, jwt=verifier, failures=TokenBuckets(), metrics=Metrics(version="test"))
+    edge = Authenticator(api_keys=None, jwt=verifier, failures=failures(), metrics=Metrics(version="test"))
     now = int(time.time())
     common = {"iss": "https://idp", "sub": "bot", "iat": now, "nbf": now, "exp": now + 60, "roles": ["admin"]}
     others: list[dict[str, Any]] = [

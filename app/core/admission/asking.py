@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from app.core.admission.facts import Facts, MaybeObject
 from app.core.admission.policy import Action, AdmissionPolicy, FailurePolicy, NotFound, Validation
-from app.core.cel import EvaluationError, Program, RequestBindings, bind_params, facts_in, one_line
+from app.core.cel import EvaluationError, Program, RequestBindings, bind_params, facts_in, metered, one_line
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Clause, Effect, JsonObject, Mode, Outcome, Reason
 
@@ -114,6 +114,8 @@ class _Asked:
             text = f"the labels of the namespace `{facts.namespace}` are not known"
             self._cannot_be_asked("matchConstraints", text, self._hard)
         elif fits:
+            if self.policy.metered:
+                bindings = metered(bindings)
             for params in self._parameters(facts):
                 self._evaluate(bind_params(bindings, params))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from app.core.admission.resources import is_namespaced, resource_of, subresource_of
+from app.core.admission.resources import is_namespaced, resource_of, spellings, subresource_of
 from app.core.types import JsonObject
 
 MaybeObject: TypeAlias = "JsonObject | None"
@@ -31,7 +31,8 @@ class Facts:
 
     `namespace` is empty for what lives in none, and for a namespace its own name; `namespaced` is None where nobody can
     tell. `object` and `old_object` are objects or None. `request` is what expressions read. `problem` says what is
-    wrong with facts that were sent: they then mean nothing, and every policy must say so.
+    wrong with facts that were sent: they then mean nothing, and every policy must say so. `spellings` are what else
+    `resource` may be called, where it is derived from a kind that is not Kubernetes' own.
     """
 
     operation: str
@@ -48,6 +49,7 @@ class Facts:
     namespace_object: MaybeObject
     request: JsonObject
     problem: str | None = None
+    spellings: frozenset[str] = frozenset()
 
     @property
     def is_namespace(self) -> bool:
@@ -124,11 +126,12 @@ def _derived(
     group, version = group_and_version(shown["apiVersion"])
     kind: str = shown["kind"]
     resource_group, resource_version, resource, subresource = group, version, resource_of(kind), ""
+    called = spellings(group, kind)
     namespaced = is_namespaced(group, kind)
     part = subresource_of(group, kind)
     if part is not None:
         target, subresource = part
-        resource_group, resource_version, resource, namespaced = _target(target, inputs["resource"]["type"])
+        resource_group, resource_version, resource, namespaced, called = _target(target, inputs["resource"]["type"])
     metadata = _object(shown.get("metadata")) or {}
     name, namespace = _text(metadata.get("name")), _text(metadata.get("namespace"))
     if resource == _NAMESPACES and not resource_group:
@@ -168,16 +171,17 @@ def _derived(
         before,
         namespace_object,
         request,
+        spellings=called - {resource},
     )
 
 
-def _target(target: tuple[str, str] | None, resource_type: str) -> tuple[str, str, str, bool | None]:
+def _target(target: tuple[str, str] | None, resource_type: str) -> tuple[str, str, str, bool | None, frozenset[str]]:
     """Give group, version, resource and scope of what a part such as `scale` belongs to."""
     if target is not None:
-        return target[0], "v1", target[1], target[1] != "nodes"
+        return target[0], "v1", target[1], target[1] != "nodes", frozenset()
     group, _, kind = resource_type.rpartition("/")
     group = "" if group == "core" else group
-    return group, "v1", resource_of(kind), is_namespaced(group, kind)
+    return group, "v1", resource_of(kind), is_namespaced(group, kind), spellings(group, kind)
 
 
 def _operation(action: str, after: MaybeObject, before: MaybeObject) -> str:

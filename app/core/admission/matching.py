@@ -40,12 +40,15 @@ class ResourceRule:
     scope: RuleScope = RuleScope.ALL
     names: frozenset[str] = frozenset()
 
-    def matches(self, facts: Facts, *, equivalent: bool) -> bool:
-        """Tell whether a request fits, with `equivalent` also as another version or group of the same resource."""
+    def matches(self, facts: Facts, *, equivalent: bool, guessing: bool = False) -> bool:
+        """Tell whether a request fits, with `equivalent` also as another version or group of the same resource.
+
+        With `guessing` any name will do that the resource may have.
+        """
         return (
             _has(self.operations, facts.operation)
             and self._served(facts, equivalent=equivalent)
-            and self._resource(facts)
+            and self._resource(facts, facts.spellings if guessing else frozenset())
             and self._scope(facts)
             and (not self.names or facts.name in self.names)
         )
@@ -55,9 +58,10 @@ class ResourceRule:
             return True
         return equivalent and any(_has(self.groups, group) for group in groups_of(facts.group, facts.resource))
 
-    def _resource(self, facts: Facts) -> bool:
+    def _resource(self, facts: Facts, spellings: frozenset[str]) -> bool:
         return any(
-            resource in {ANY, facts.resource} and part in {ANY, facts.subresource} for resource, part in self.resources
+            (resource in {ANY, facts.resource} or resource in spellings) and part in {ANY, facts.subresource}
+            for resource, part in self.resources
         )
 
     def _scope(self, facts: Facts) -> bool:
@@ -82,7 +86,10 @@ class MatchResources:
         """Tell whether a request fits; None if that depends on labels of a namespace that nobody sent."""
         if any(rule.matches(facts, equivalent=self.equivalent) for rule in self.excluded):
             return False
-        if self.rules and not any(rule.matches(facts, equivalent=self.equivalent) for rule in self.rules):
+        # INVARIANT: a name that is a guess brings a policy in, and leaves none out.
+        if self.rules and not any(
+            rule.matches(facts, equivalent=self.equivalent, guessing=True) for rule in self.rules
+        ):
             return False
         if not self.objects.is_empty and not any(
             shown is not None and self.objects.matches(labels_of(shown)) for shown in (facts.object, facts.old_object)

@@ -1,12 +1,12 @@
 """A ValidatingAdmissionPolicy under one of its bindings, compiled. It only ever denies, warns or annotates."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.core.admission.matching import AdmissionMatch
 from app.core.admission.selectors import Selector
-from app.core.cel import Program
+from app.core.cel import Program, can_exceed
 from app.core.index import Condition
 from app.core.types import JsonObject, Mode
 
@@ -76,6 +76,11 @@ class ParameterReference:
     selector: Selector = field(default_factory=Selector)
     namespace: str = ""
 
+    @property
+    def most(self) -> int:
+        """How many objects one request can find, and more."""
+        return 1 if self.name is not None else max(1, len(self.objects))
+
     def find(self, namespace: str) -> tuple[Parameter, ...]:
         """Give the objects for a request in a namespace, by their names.
 
@@ -95,7 +100,10 @@ class ParameterReference:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
-    """One policy under one binding; `name` is `POLICY/BINDING`, unique in the set for neither may have a slash."""
+    """One policy under one binding; `name` is `POLICY/BINDING`, unique in the set for neither may have a slash.
+
+    `metered`: its expressions and their variables, for all parameters together, can cost more than a policy may.
+    """
 
     policy: str
     binding: str
@@ -107,6 +115,20 @@ class AdmissionPolicy:
     annotations: tuple[AuditAnnotation, ...] = ()
     parameters: ParameterReference | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    metered: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        most = self.parameters.most if self.parameters is not None else 1
+        object.__setattr__(self, "metered", can_exceed(self.programs(), times=most))
+
+    def programs(self) -> Iterator[Program]:
+        """Give every expression that asking the policy can evaluate."""
+        yield from (condition.program for condition in self.conditions)
+        for validation in self.validations:
+            yield validation.program
+            if validation.message_expression is not None:
+                yield validation.message_expression
+        yield from (annotation.program for annotation in self.annotations)
 
     @property
     def name(self) -> str:

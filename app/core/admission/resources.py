@@ -76,21 +76,40 @@ _EQUIVALENT = (
     (("extensions", "podsecuritypolicies"), ("policy", "podsecuritypolicies")),
     (("", "events"), ("events.k8s.io", "events")),
 )
+# `Ingress`, `Sandbox`, `Batch`, `Mesh`: English, as the generators have it.
+_HISSING = ("s", "x", "z", "ch", "sh")
+_VOWELS = ("a", "e", "i", "o", "u")
 _GROUPS: Mapping[tuple[str, str], frozenset[str]] = {
     one: frozenset(group for group, _ in pair) for pair in _EQUIVALENT for one in pair
 }
 
 
 def resource_of(kind: str) -> str:
-    """Give the resource of a kind: its name in lower case, in the plural by the rule that Kubernetes' tools use."""
+    """Give the resource of a kind: its name in lower case, in the plural as the generators of definitions write it.
+
+    That of a kind which is not Kubernetes' own is a guess; see `spellings`.
+    """
     name = kind.lower()
     if name.endswith("endpoints"):
         return name
-    if name.endswith("s"):
+    if name.endswith(_HISSING):
         return f"{name}es"
-    if name.endswith("y"):
+    if name.endswith("y") and name[-2:-1] not in _VOWELS:
         return f"{name[:-1]}ies"
     return f"{name}s"
+
+
+def spellings(group: str, kind: str) -> frozenset[str]:
+    """Give every resource that a kind may have, for who owns a definition chooses the plural; one if it is known."""
+    first = resource_of(kind)
+    if is_namespaced(group, kind) is not None or not group:
+        return frozenset((first,))
+    name = kind.lower()
+    # Without a plural, and by the rule of Kubernetes' own tools, which knows neither `boxes` nor `gateways`.
+    found = {first, name, f"{name}s", f"{name}es"}
+    if name.endswith("y"):
+        found.add(f"{name[:-1]}ies")
+    return frozenset(found)
 
 
 def is_namespaced(group: str, kind: str) -> bool | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from app.core.admission.facts import Facts, facts_of
 from app.core.cel.bindings import RequestBindings, Variable, load
+from app.core.cel.estimate import Estimate
 from app.core.cel.values import CelError
 
 
@@ -36,11 +37,13 @@ def _no_params(*_: Any) -> Any:
 
 # Not to be read by any expression: what rules and selectors are matched against, derived once per request.
 _FACTS = Variable("facts", _facts)
-OBJECT = Variable("object", _object)
-OLD_OBJECT = Variable("oldObject", _old_object)
-REQUEST = Variable("request", _request)
-NAMESPACE_OBJECT = Variable("namespaceObject", _namespace_object)
-PARAMS = Variable("params", _no_params, local=True)
+# They are looked up, and nothing is paid for that.
+_FREE = Estimate(0, 0, 0)
+OBJECT = Variable("object", _object, estimate=_FREE)
+OLD_OBJECT = Variable("oldObject", _old_object, estimate=_FREE)
+REQUEST = Variable("request", _request, estimate=_FREE)
+NAMESPACE_OBJECT = Variable("namespaceObject", _namespace_object, estimate=_FREE)
+PARAMS = Variable("params", _no_params, local=True, estimate=_FREE)
 
 # In the order of `KUBERNETES_NAMES`, then what only one evaluation has.
 VARIABLES = (OBJECT, OLD_OBJECT, REQUEST, NAMESPACE_OBJECT, PARAMS)
@@ -64,4 +67,5 @@ def bind_params(bindings: RequestBindings, params: Any) -> RequestBindings:
         authorizer=bindings.authorizer,
         answers=bindings.answers,
         parent=bindings,
+        allowance=bindings.allowance,
     )

@@ -82,6 +82,23 @@ _NAMES: dict[Scope, dict[str, Any]] = {
     Scope.ADMISSION: dict.fromkeys(ADMISSION_SCOPE, cel.Type.DYN),
 }
 _IN_SCOPE = {Scope.MUTATION: SCOPE, Scope.ADMISSION: ADMISSION_SCOPE}
+# What a name of the one scope is called in the other: a near miss there would send the reader the wrong way.
+_ELSEWHERE: Mapping[Scope, Mapping[str, str]] = {
+    Scope.MUTATION: {
+        "params": "only a `ValidatingAdmissionPolicy` has parameters; write the value, or declare it in `variables`",
+    },
+    Scope.ADMISSION: {
+        "subject": "an admission policy reads who asks from `request.userInfo`",
+        "action": "an admission policy reads what is done from `request.operation`",
+        "resource": "an admission policy reads what is changed from `request.resource`, or from `object`",
+        "context": "an admission policy reads `request` and `namespaceObject`",
+        "change": "an admission policy reads `object` and `oldObject`",
+        "now": "an admission policy cannot read the time, for a cluster could not either",
+    },
+}
+# `chnage`, `objekt`; not `container` for `context`.
+_SLIP = 0.8
+_CUT_SHORT_MIN_CHARS = 3
 _RESULTS = {
     ResultType.BOOL: (cel.Type.BOOL,),
     ResultType.STRING: (cel.Type.STRING,),
@@ -184,10 +201,11 @@ def estimate_of(program: Program) -> Estimate:
     return program.estimate if isinstance(program, CompiledProgram) else UNKNOWN
 
 
-def can_exceed(programs: Iterable[Program]) -> bool:
+def can_exceed(programs: Iterable[Program], *, times: int = 1) -> bool:
     """Tell whether a policy of these programs can spend more than `POLICY_STEPS_MAX`, their variables included.
 
-    Only `metered` bindings hold it to that; a policy that cannot exceed it needs none.
+    Only `metered` bindings hold it to that; a policy that cannot exceed it needs none. `times` is how often each of
+    them is asked.
     """
     most = 0
     seen: set[Variable] = set()
@@ -200,7 +218,7 @@ def can_exceed(programs: Iterable[Program]) -> bool:
                 seen.add(variable)
                 most += min(variable.estimate.most, STEPS_MAX)
                 waiting += variable.reads
-    return most > POLICY_STEPS_MAX
+    return most * times > POLICY_STEPS_MAX
 
 
 def compile_expression(
@@ -400,7 +418,7 @@ def _compiled(rewritten: str, text: str, types: Mapping[str, Any], scope: Scope)
         return _expression(rewritten, declared, scope)
     except Exception as error:
         names = [*_IN_SCOPE[scope], *(name for name in types if not name.startswith(PRESENCE))]
-        raise ExpressionError(_problems(str(error), text, names=names)) from error
+        raise ExpressionError(_problems(str(error), text, names=names, scope=scope)) from error
 
 
 @lru_cache(maxsize=512)  # every reader of a variable asks for its type
@@ -447,7 +465,7 @@ def _environment(declared: tuple[_Declared, ...], scope: Scope, *, kubernetes: b
     )
 
 
-def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
+def _problems(said: str, text: str, *, names: list[str], scope: Scope) -> tuple[Problem, ...]:
     lines = text.split("\n")
     found: dict[Problem, None] = {}
     for line, column, message in _PROBLEM.findall(said):
@@ -466,15 +484,24 @@ def _problems(said: str, text: str, *, names: list[str]) -> tuple[Problem, ...]:
             fix = "mutating policies are out of scope: compare values, and let a rule allow, hold or deny"
             found[Problem(at, column_at, made, fix)] = None
             continue
-        found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names))] = None
+        found[Problem(at, column_at, one_line(_plain(message), 200), _fix(message, root, names, scope))] = None
     return tuple(found) or (Problem(1, 1, one_line(_plain(said), 200), "make the expression simpler"),)
 
 
-def _fix(message: str, undeclared: str | None, names: list[str]) -> str | None:
+def _fix(message: str, undeclared: str | None, names: list[str], scope: Scope) -> str | None:
     if undeclared is None:
         return "make the expression simpler" if "recursion" in message else None
-    near = get_close_matches(undeclared, names, n=1)
-    return f"did you mean `{near[0]}`?" if near else "in scope are " + ", ".join(f"`{n}`" for n in sorted(names))
+    if (elsewhere := _ELSEWHERE[scope].get(undeclared)) is not None:
+        return elsewhere
+    near = _near(undeclared, names)
+    return f"did you mean `{near}`?" if near else "in scope are " + ", ".join(f"`{n}`" for n in sorted(names))
+
+
+def _near(name: str, names: list[str]) -> str | None:
+    """Find the name that was meant: one that differs by a slip of the fingers, or that was cut short."""
+    longer = [one for one in names if len(name) >= _CUT_SHORT_MIN_CHARS and one.lower().startswith(name.lower())]
+    near = get_close_matches(name, names, n=1, cutoff=_SLIP)
+    return near[0] if near else longer[0] if len(longer) == 1 else None
 
 
 def _plain(text: str) -> str:

@@ -3,7 +3,9 @@
 from app.core.principal import Principal, Role, require
 from app.edge.authn.api_keys import MAX_KEYS_AGE_SECONDS, ApiKeyRing, KeyRecord
 from app.edge.authn.authenticator import Authenticates, Authenticator, UnsafeAnonymousAuthenticator
+from app.edge.authn.certificates import ClientCertificates, IdentityRule, identity_rule
 from app.edge.authn.claims import RoleRule, SubjectCondition, role_rule
+from app.edge.authn.failures import FailedAttempts
 from app.edge.authn.jwks import JwksKeys, http_jwks
 from app.edge.authn.keys import StaticKeys, TokenKeys
 from app.edge.authn.tokens import MAX_TOKEN_BYTES, JwtVerifier
@@ -14,6 +16,9 @@ __all__ = [
     "ApiKeyRing",
     "Authenticates",
     "Authenticator",
+    "ClientCertificates",
+    "FailedAttempts",
+    "IdentityRule",
     "JwksKeys",
     "JwtVerifier",
     "KeyRecord",
@@ -25,6 +30,7 @@ __all__ = [
     "TokenKeys",
     "UnsafeAnonymousAuthenticator",
     "http_jwks",
+    "identity_rule",
     "require",
     "role_rule",
 ]

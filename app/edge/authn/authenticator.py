@@ -11,10 +11,11 @@ from typing import Final, NoReturn, Protocol
 from app.core.api_key import is_well_formed
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.edge.authn.api_keys import ApiKeyRing
+from app.edge.authn.certificates import ClientCertificates
+from app.edge.authn.failures import PREFIX_BYTES, FailedAttempts
 from app.edge.authn.keys import UnknownKeyError
 from app.edge.authn.rejected import RejectedError
 from app.edge.authn.tokens import JwtVerifier
-from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import AuthResult, LimitScope, Metrics
 
@@ -35,17 +36,16 @@ _log: Final = logging.getLogger("mfw.authn")
 class Authenticates(Protocol):
     """What a surface needs of step 2."""
 
-    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
-        """Return who asks, or raise FirewallError."""
+    async def authenticate(self, headers: Headers, *, client_ip: str, peer: str | None = None) -> Principal:
+        """Return who asks, or raise FirewallError. `peer` is the other end of the connection itself, if known."""
 
 
 class Authenticator:
     """Turns a request's credential into a principal.
 
     A credential that is known (a loaded API key, a token that was verified before) costs one hash and one look-up and
-    is never held up. Only what is *not* known is stopped by the address's bucket of failures, before any work is done
-    for it: behind one proxy or one NAT, somebody's wrong key must not lock everybody out. The bucket bounds work and
-    noise; that keys cannot be guessed rests on their random bits.
+    is never held up. Only what is *not* known is stopped by the failures of its address or of keys that begin like it,
+    before any work is done for it: behind one proxy or one NAT, somebody's wrong key must not lock everybody out.
     """
 
     def __init__(
@@ -53,13 +53,15 @@ class Authenticator:
         *,
         api_keys: ApiKeyRing | None,
         jwt: JwtVerifier | None,
-        failures: TokenBuckets,
+        failures: FailedAttempts,
         metrics: Metrics,
+        certificates: ClientCertificates | None = None,
         clock: Callable[[], float] = time.time,
         max_cached_tokens: int = MAX_CACHED_TOKENS,
     ) -> None:
         self._api_keys = api_keys
         self._jwt = jwt
+        self._certificates = certificates
         self._failures = failures
         self._clock = clock
         self._max_cached_tokens = max_cached_tokens
@@ -75,18 +77,25 @@ class Authenticator:
         self._jwt = verifier
         self._epoch += 1
 
-    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
+    async def authenticate(self, headers: Headers, *, client_ip: str, peer: str | None = None) -> Principal:
         """Return who asks.
 
         Raises FirewallError: UNAUTHENTICATED without saying why, TOKEN_EXPIRED for a genuine credential past its end,
-        MALFORMED for more than one credential (RFC 6750 section 3.1), RATE_LIMITED for an address that failed too
-        often, UNAVAILABLE while API keys cannot be loaded.
+        MALFORMED for more than one credential (RFC 6750 section 3.1) or a certificate's header that is not a trusted
+        proxy's, RATE_LIMITED for an address that failed too often, UNAVAILABLE while API keys cannot be loaded.
+
+        A credential goes before a certificate: a mesh names the certificate of every connection, whoever uses it.
         """
+        certificate = None if self._certificates is None else self._certificates.value_of(headers, peer=peer)
         credential = _credential(headers)
+        if credential is None and self._certificates is not None and certificate is not None:
+            return await self._identify(self._certificates, certificate, client_ip)
         if credential is None:
             self._attempts[AuthMethod.NONE, AuthResult.FAILURE].inc()
             raise FirewallError(Kind.UNAUTHENTICATED, _REFUSED, fix=_FIX)
-        method = AuthMethod.API_KEY if credential.startswith(API_KEY_PREFIX) else AuthMethod.JWT
+        method, prefix = AuthMethod.JWT, b""
+        if credential.startswith(API_KEY_PREFIX):
+            method, prefix = AuthMethod.API_KEY, credential[:PREFIX_BYTES]
         try:
             if method is AuthMethod.API_KEY:
                 known = (
@@ -95,7 +104,7 @@ class Authenticator:
                 if known is not None:
                     self._key_success.inc()
                     return known
-                self._admit(method, client_ip)
+                self._admit(method, client_ip, prefix)
                 principal = await self._find_key(credential, client_ip)
             else:
                 digest = sha256(credential).digest()
@@ -103,15 +112,23 @@ class Authenticator:
                 if known is not None:
                     self._token_success.inc()
                     return known
-                self._admit(method, client_ip)
+                self._admit(method, client_ip, prefix)
                 principal = await self._verify_token(credential, digest)
         except RejectedError as rejected:
-            self._refuse(method, client_ip, rejected)
+            await self._refuse(method, client_ip, prefix, rejected)
         except FirewallError as error:
             if error.kind is Kind.UNAVAILABLE:
                 self._attempts[method, AuthResult.UNAVAILABLE].inc()
             raise
         self._attempts[method, AuthResult.SUCCESS].inc()
+        return principal
+
+    async def _identify(self, certificates: ClientCertificates, value: bytes, client_ip: str) -> Principal:
+        try:
+            principal = certificates.find(value)
+        except RejectedError as rejected:
+            await self._refuse(AuthMethod.MTLS, client_ip, b"", rejected)
+        self._attempts[AuthMethod.MTLS, AuthResult.SUCCESS].inc()
         return principal
 
     async def _find_key(self, key: bytes, client_ip: str) -> Principal:
@@ -154,25 +171,29 @@ class Authenticator:
         self._tokens[digest] = (self._epoch + verifier.keys.epoch, refused_from, principal)
         return principal
 
-    def _admit(self, method: AuthMethod, client_ip: str) -> None:
-        """Refuse an address whose failures used up its bucket, before anything is computed for it."""
-        refusal = self._failures.exhausted(_network(client_ip))
+    def _admit(self, method: AuthMethod, client_ip: str, prefix: bytes) -> None:
+        """Refuse who failed too often, before anything is computed for it."""
+        refusal = self._failures.refusal(_network(client_ip), prefix)
         if refusal is not None:
             self._attempts[method, AuthResult.LIMITED].inc()
             self._rejections.inc()
             refusal.check()
 
-    def _refuse(self, method: AuthMethod, client_ip: str, rejected: RejectedError) -> NoReturn:
+    async def _refuse(self, method: AuthMethod, client_ip: str, prefix: bytes, rejected: RejectedError) -> NoReturn:
         self._attempts[method, AuthResult.EXPIRED if rejected.expired else AuthResult.FAILURE].inc()
         if rejected.expired:
             # Genuine, only old: not a guess, so it does not count against the address.
             detail = "api key expired" if method is AuthMethod.API_KEY else "token expired"
             raise FirewallError(Kind.TOKEN_EXPIRED, detail, fix="get a new one") from None
-        self._failures.take_now(_network(client_ip))
         _log.warning(
             "authentication failed",
             extra={"fields": {"client": client_ip, "method": method.value, "reason": rejected.reason}},
         )
+        try:
+            await self._failures.count(_network(client_ip), prefix)
+        except FirewallError:
+            self._rejections.inc()
+            raise
         raise FirewallError(Kind.UNAUTHENTICATED, _REFUSED, fix=_FIX) from None
 
 
@@ -185,7 +206,13 @@ class UnsafeAnonymousAuthenticator:
             id="anonymous", kind=PrincipalKind.SERVICE, roles=frozenset(Role), method=AuthMethod.NONE
         )
 
-    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:  # noqa: ARG002 - the interface
+    async def authenticate(
+        self,
+        headers: Headers,  # noqa: ARG002
+        *,
+        client_ip: str,  # noqa: ARG002
+        peer: str | None = None,  # noqa: ARG002
+    ) -> Principal:
         """Return the one principal there is."""
         return self._principal
 

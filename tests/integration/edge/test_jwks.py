@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jose import jwk, jws
 
 from app.core.quota import Limit
-from app.edge.authn import Authenticator, JwksKeys, JwtVerifier, http_jwks, jwks
+from app.edge.authn import Authenticator, FailedAttempts, JwksKeys, JwtVerifier, http_jwks, jwks
 from app.edge.authn.keys import keys_of_jwk
-from app.edge.limits import TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 
@@ -126,7 +125,7 @@ def edge(keys: JwksKeys) -> Authenticator:
     return Authenticator(
         api_keys=None,
         jwt=JwtVerifier(keys, issuer=ISSUER, audience="mfw"),
-        failures=TokenBuckets(Limit(60_000, 1000)),
+        failures=FailedAttempts(Limit(60_000, 1000)),
         metrics=Metrics(version="0"),
     )
 

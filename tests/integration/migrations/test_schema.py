@@ -74,6 +74,8 @@ async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
     triggers = await connection.fetch(TRIGGERS)
     await connection.close()
     assert [(row["on_table"], row["name"], row["always"]) for row in triggers] == [
+        ("kill_switches", "ends_once", True),
+        ("kill_switches", "never_emptied", True),
         ("ledger_entries", "append_only", True),
         ("ledger_head", "append_only", True),
         ("ledger_head", "grows", True),
@@ -88,7 +90,7 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
     assert (before.current, before.pending, before.served) == (
         None,
-        ("0001", "0002", "0003", "0004", "0005", "0006", "0007"),
+        ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"),
         False,
     )
     after = await schema.apply(empty_database_dsn)
@@ -102,7 +104,7 @@ async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
     assert (step.current, step.pending, step.served) == (
         "0001",
-        ("0002", "0003", "0004", "0005", "0006", "0007"),
+        ("0002", "0003", "0004", "0005", "0006", "0007", "0008"),
         False,
     )
     at_0001 = await shape(database)
@@ -110,7 +112,7 @@ async def test_forward_back_and_forward_again(empty_database_dsn, database):
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0007"
+    assert (await schema.apply(empty_database_dsn)).current == "0008"
     assert await shape(database) == newest
 
 
@@ -169,6 +171,40 @@ async def test_signatures_are_never_dropped(empty_database_dsn, database):
     assert (await schema.status(empty_database_dsn)).current == "0005"
 
 
+async def test_a_switch_is_thrown_once_and_ends_once(database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute(
+        "INSERT INTO kill_switches (id, kind, reason, thrown_by, thrown_at, ledger_index)"
+        " VALUES (gen_random_uuid(), 'deny-all', 'why', 'me', now(), 0)"
+    )
+    for statement in (
+        "UPDATE kill_switches SET until = now()",
+        "UPDATE kill_switches SET reason = 'x', ended_at = now(), ended_by = 'me', end_reason = 'x', end_ledger_index = 1",
+        "DELETE FROM kill_switches",
+        "TRUNCATE kill_switches",
+    ):
+        with pytest.raises(asyncpg.RestrictViolationError, match="thrown once"):
+            await connection.execute(statement)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute("UPDATE kill_switches SET ended_at = now()")
+    end = "UPDATE kill_switches SET ended_at = now(), ended_by = 'me', end_reason = 'x', end_ledger_index = 1"
+    await connection.execute(end)
+    with pytest.raises(asyncpg.RestrictViolationError, match="ends once"):
+        await connection.execute(end)
+    await connection.close()
+
+
+async def test_a_switch_in_force_is_never_dropped(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.execute(
+        "INSERT INTO kill_switches (id, kind, reason, thrown_by, thrown_at, ledger_index, until)"
+        " VALUES (gen_random_uuid(), 'deny-all', 'why', 'me', now(), 0, now() + interval '1 hour')"
+    )
+    error = await refused(schema.rollback(empty_database_dsn, "0007"))
+    assert error.kind is Kind.CONFLICT
+    assert "mfw switch off" in str(error.fix)
+
+
 async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
     await schema.apply(empty_database_dsn)
     error = await refused(schema.rollback(empty_database_dsn, "base"))
@@ -182,7 +218,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0007"}
+    assert {outcome.current for outcome in outcomes} == {"0008"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -247,7 +283,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0007")).current == "0007"
+    assert (await schema.rollback(database_dsn, "0008")).current == "0008"
 
 
 async def test_a_database_that_is_away_is_told():

@@ -22,7 +22,10 @@ ROW = re.compile(r"^\| (`(?:GET|POST|PUT|PATCH|DELETE) /.*`) \| (`[a-z:]+`|none|
 NONE, ANY = "none", "any"
 # What a route's path needs to reach its gate.
 IN_PATHS = {"digest": "sha256:" + "0" * 64, "id": "5f0c6b0e-8d1f-4c59-9f8a-1c2d3e4f5a6b"}
-IN_QUERIES = {("DELETE", "/v1/keys/{id}"): {"reason": "a test"}}
+IN_QUERIES = {
+    (method, path): {"reason": "a test"}
+    for method, path in [("DELETE", "/v1/keys/{id}"), ("DELETE", "/v1/switches/{id}")]
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -33,6 +33,9 @@ OPERATIONS = (
     ("/v1/policy-sets/{digest}/activate", "POST"),
     ("/v1/policy-sets/{digest}/signatures", "GET"),
     ("/v1/policy-sets/{digest}/signatures", "POST"),
+    ("/v1/switches", "POST"),
+    ("/v1/switches", "GET"),
+    ("/v1/switches/{id}", "DELETE"),
     ("/v1/keys", "GET"),
     ("/v1/keys", "POST"),
     ("/v1/keys/{id}", "GET"),
@@ -58,7 +61,8 @@ def test_every_answer_is_documented(document, service, path, method, mode):
     def ask(case):
         if isinstance(wait := (case.query or {}).get("wait"), int | float) and wait > 1:
             case.query["wait"] = 0.1  # a long poll is a right answer as well, but not in this test's time
-        key = service.admin_key if path.startswith(("/v1/policy-sets", "/v1/keys")) else service.key
+        mine = path.startswith(("/v1/policy-sets", "/v1/keys", "/v1/switches"))
+        key = service.admin_key if mine else service.key
         answer = case.call(headers={"Authorization": f"Bearer {key}"})
         statuses.add(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
@@ -91,6 +95,8 @@ def test_document_names_every_path(service):
         "/v1/policy-sets/{digest}",
         "/v1/policy-sets/{digest}/activate",
         "/v1/policy-sets/{digest}/signatures",
+        "/v1/switches",
+        "/v1/switches/{id}",
         "/v1/keys",
         "/v1/keys/{id}",
         "/v1/keys/{id}/rotate",

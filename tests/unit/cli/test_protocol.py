@@ -188,6 +188,35 @@ async def test_what_is_not_http_gets_a_problem(connection):
     assert connection.wire.closed
 
 
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        (b"GET / HTTP/1.1\r\n", "the request has no `Host`"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "the request has more than one `Host`"),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n", "the request has more than one `Host`"),
+    ],
+)
+async def test_a_request_says_once_whom_it_asks(connection, head, fault):
+    await connection.send(head + b"\r\n")
+    status, problem = connection.status_and_problem()
+    assert (status, problem["detail"]) == (400, fault)
+    assert connection.wire.closed
+    assert connection.seen == []
+
+
+async def test_http_1_0_needs_no_host(connection):
+    await connection.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert connection.wire.written.startswith(b"HTTP/1.1 204")
+
+
+async def test_a_request_without_a_host_behind_another_only_closes(connection):
+    connection.answer.clear()
+    await connection.send(REQUEST + b"GET / HTTP/1.1\r\n\r\n")
+    assert (connection.wire.written, connection.wire.closed) == (b"", True)
+    connection.answer.set()
+    await asyncio.sleep(0)
+
+
 async def test_a_body_that_is_not_http_gets_a_problem(connection):
     await connection.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}")
     assert connection.status_and_problem()[0] == 400

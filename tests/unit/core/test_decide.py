@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.budgets import Count
 from app.core.cel import NOTHING_LIFTED, EvaluationError, ResultType, compile_expression
 from app.core.cel.engine import CompiledProgram
 from app.core.decide import (
@@ -18,11 +19,25 @@ from app.core.decide import (
     OBLIGATIONS_MAX,
     REASONS_MAX,
     SHADOW_REASONS_MAX,
+    SWITCH_DENY_ALL,
+    SWITCH_DENY_SUBJECT,
+    SWITCH_SHADOW,
     TOO_MANY_OBLIGATIONS,
     decide,
 )
 from app.core.freeze import window
-from app.core.index import MESSAGE_MAX_CHARS, Approval, CompiledPolicySet, Condition, Duty, Policy, Rule
+from app.core.index import (
+    MESSAGE_MAX_CHARS,
+    Approval,
+    Budget,
+    CompiledPolicySet,
+    Condition,
+    Duty,
+    Per,
+    Policy,
+    Rule,
+)
+from app.core.switches import Switch, SwitchKind
 from app.core.types import Clause, Effect, Mode, NormalisedMutation, Obligation, Outcome
 from app.core.validity import Validity
 
@@ -494,3 +509,88 @@ def test_it_combines_as_the_reference_does(specs):
     without_shadows = [p for p in policies if p.mode is Mode.ENFORCE]
     if without_shadows:
         assert list(judge(*without_shadows).reasons) == enforced
+
+
+class TestSwitches:
+    ALL = Switch("id-1", SwitchKind.DENY_ALL, until=NOW + dt.timedelta(hours=1))
+    SUBJECT = Switch("id-2", SwitchKind.DENY_SUBJECT, "s")
+    SHADOW = Switch("id-3", SwitchKind.SHADOW, "p", NOW + dt.timedelta(hours=1))
+
+    def judge(self, *policies, switches, now=NOW, mutation=MUTATION):
+        return decide(CompiledPolicySet(policies, digest="d"), mutation, now, switches=switches)
+
+    def test_deny_all_denies_whatever_policies_allow(self):
+        verdict = self.judge(Policy("p", (rule(),)), switches=[self.SUBJECT, self.ALL])
+        assert said(verdict) == [(FIREWALL, SWITCH_DENY_ALL, Effect.DENY, Mode.ENFORCE)]
+        assert verdict.reasons[0].message == (
+            "every mutation is denied until 2026-03-14T01:00:00Z, by kill switch `id-1`"
+        )
+
+    def test_deny_subject_denies_that_one_only(self):
+        verdict = self.judge(Policy("p", (rule(),)), switches=[self.SUBJECT])
+        assert said(verdict) == [(FIREWALL, SWITCH_DENY_SUBJECT, Effect.DENY, Mode.ENFORCE)]
+        assert verdict.reasons[0].message.endswith("until it is ended, by kill switch `id-2`")
+        other = self.judge(Policy("p", (rule(),)), switches=[self.SUBJECT._replace(target="t")])
+        assert other == judge(Policy("p", (rule(),)))
+
+    def test_a_switch_that_is_over_does_nothing(self):
+        verdict = self.judge(Policy("p", (rule(),)), switches=[self.ALL, self.SHADOW], now=NOW + dt.timedelta(hours=1))
+        assert verdict.effect is Effect.ALLOW
+        assert len(verdict.reasons) == 1
+
+    def test_a_policy_in_shadow_decides_nothing_and_is_named(self):
+        policies = (
+            Policy("a", (rule("yes"),)),
+            Policy("p", (rule("no", Effect.DENY), rule("wait", Effect.HOLD), rule("may"))),
+        )
+        assert judge(*policies).effect is Effect.DENY
+        verdict = self.judge(*policies, switches=[self.SHADOW])
+        assert verdict.effect is Effect.ALLOW
+        assert said(verdict) == [
+            ("a", "yes", Effect.ALLOW, Mode.ENFORCE),
+            ("p", "may", Effect.ALLOW, Mode.SHADOW),
+            ("p", "no", Effect.DENY, Mode.SHADOW),
+            ("p", "wait", Effect.HOLD, Mode.SHADOW),
+            (FIREWALL, SWITCH_SHADOW, Effect.DENY, Mode.SHADOW),
+        ]
+        assert verdict.reasons[-1].message == (
+            "policy `p` is in shadow until 2026-03-14T01:00:00Z, by kill switch `id-3`"
+        )
+
+    def test_what_a_policy_in_shadow_allows_does_not_count_either(self):
+        verdict = self.judge(Policy("p", (rule(),)), switches=[self.SHADOW])
+        assert (verdict.effect, verdict.reasons[0].rule) == (Effect.DENY, DEFAULT_DENY)
+        assert said(verdict)[-1] == (FIREWALL, SWITCH_SHADOW, Effect.ALLOW, Mode.SHADOW)
+
+    def test_failures_in_shadow_do_not_count(self):
+        policies = (Policy("a", (rule(),)), Policy("p", (rule(when="error"),)))
+        assert judge(*policies).effect is Effect.DENY
+        assert self.judge(*policies, switches=[self.SHADOW]).effect is Effect.ALLOW
+
+    def test_a_policy_that_says_nothing_or_was_in_shadow_anyway_is_not_named(self):
+        silent = Policy("p", (rule(when="false"),))
+        assert self.judge(silent, switches=[self.SHADOW]) == judge(silent)
+        shadow = Policy("p", (rule(),), mode=Mode.SHADOW)
+        assert self.judge(shadow, switches=[self.SHADOW]) == judge(shadow)
+
+    def test_a_budget_in_shadow_does_not_count(self):
+        none = Budget("b", Per.SUBJECT, limit=1, window="1h", window_seconds=3600)
+        policies = (Policy("a", (rule(),)), Policy("p", (), budgets=(none,)))
+        assert judge(*policies).effect is Effect.DENY
+        verdict = self.judge(*policies, switches=[self.SHADOW])
+        assert [use.mode for use in verdict.budgets] == [Mode.SHADOW]
+        used = decide(
+            CompiledPolicySet(policies, digest="d"), MUTATION, NOW, {("p", "b"): Count(1)}, switches=[self.SHADOW]
+        )
+        assert used.effect is Effect.ALLOW
+
+    def test_stopped_approvals_change_no_verdict(self):
+        policy = Policy("p", (rule("wait", Effect.HOLD),))
+        assert self.judge(policy, switches=[Switch("5", SwitchKind.STOP_APPROVALS)]) == judge(policy)
+
+    @pytest.mark.parametrize("inputs", [{}, None, {"subject": []}])
+    def test_a_mutation_of_the_wrong_shape_denies(self, inputs):
+        verdict = self.judge(
+            Policy("p", (rule(),)), switches=[self.SUBJECT], mutation=NormalisedMutation(inputs, "sha256:0")
+        )
+        assert verdict.effect is Effect.DENY

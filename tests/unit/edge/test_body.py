@@ -62,7 +62,9 @@ async def test_json_by_any_spelling_is_read(content_type: bytes) -> None:
         ((b"content-type", b"application/json; version=2"),),
         ((b"content-type", b"application/json-patch+json"),),
         (JSON, JSON),
-        (JSON, (b"content-encoding", b"gzip")),
+        (JSON, (b"content-encoding", b"br")),
+        (JSON, (b"content-encoding", b"gzip"), (b"content-encoding", b"gzip")),
+        (JSON, (b"content-encoding", b"gzip, gzip")),
         (JSON, (b"content-encoding", b"identity, br")),
     ],
 )

@@ -465,3 +465,23 @@ def test_an_exception_lifts_what_an_admission_policy_says():
 def test_an_exception_must_name_a_policy_and_not_a_binding():
     (error,) = errors(ALLOW + POLICY + BINDING + EXCEPTION.replace("demo.example.com", "demo"))
     assert "there is no policy `demo` in the set" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("subject", "reads who asks from `request.userInfo`"),
+        ("action", "reads what is done from `request.operation`"),
+        ("resource", "from `request.resource`, or from `object`"),
+        ("context", "reads `request` and `namespaceObject`"),
+        ("change", "reads `object` and `oldObject`"),
+        ("now", "cannot read the time"),
+        ("param", "did you mean `params`?"),
+        ("namespaceObj", "did you mean `namespaceObject`?"),
+        # Nothing is near enough to be meant.
+        ("container", "in scope are `namespaceObject`, `object`, `oldObject`, `params`, `request`"),
+    ],
+)
+def test_a_name_of_another_scope_is_not_taken_for_a_slip(name, fix):
+    (error,) = errors(policy(f"{MATCH}  validations: [{{expression: {name}.a == 1}}]\n"))
+    assert fix in error

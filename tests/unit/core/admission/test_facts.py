@@ -94,10 +94,21 @@ class TestDerived:
             ("CSIStorageCapacity", "csistoragecapacities"),
             ("PriorityClass", "priorityclasses"),
             ("CustomThing", "customthings"),
+            ("Sandbox", "sandboxes"),
+            ("Gateway", "gateways"),
+            ("Mesh", "meshes"),
+            ("Branch", "branches"),
         ],
     )
     def test_the_resource_of_a_kind(self, kind, resource):
         assert resource_of(kind) == resource
+
+    def test_what_else_a_kind_may_be_called(self):
+        assert facts_of(inputs(after=thing("x.io/v1", "Sandbox"))).spellings == {"sandbox", "sandboxs"}
+        assert facts_of(inputs(after=thing("x.io/v1", "Gateway"))).spellings == {"gateway", "gatewayes", "gatewaies"}
+        # Kubernetes' own kinds are called as they are, and so is what a request names.
+        for own in (thing("apps/v1", "Deployment"), thing("v1", "Unheard")):
+            assert facts_of(inputs(after=own)).spellings == frozenset()
 
     @pytest.mark.parametrize(
         ("shown", "of", "expected"),

@@ -35,6 +35,7 @@ from app.edge.authn import (
     MAX_TOKEN_BYTES,
     ApiKeyRing,
     Authenticator,
+    FailedAttempts,
     JwtVerifier,
     Principal,
     Role,
@@ -45,7 +46,7 @@ from app.edge.authn import (
     role_rule,
 )
 from app.edge.authn.api_keys import WRITE_USES_SECONDS
-from app.edge.limits import TokenBuckets
+from app.edge.authn.failures import DELAY_MAX_SECONDS, DELAYED_MAX, FREE_FAILURES, delay_after
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 
@@ -153,7 +154,10 @@ class Edge:
         self.store = store or Store(KEY)
         self.ring = ApiKeyRing(self.store.load, monotonic=self.clock, clock=self.clock)
         self.metrics = options.pop("metrics", None) or Metrics(version="0")
-        self.failures = TokenBuckets(Limit(60, 5), clock_ns=lambda: int(self.clock.now * 1e9))
+        self.slept: list[float] = []
+        self.failures = FailedAttempts(
+            Limit(60, 5), clock_ns=lambda: int(self.clock.now * 1e9), sleep=options.pop("sleep", self._sleep)
+        )
         self.authenticator = Authenticator(
             api_keys=options.pop("api_keys", self.ring),
             jwt=jwt,
@@ -162,6 +166,9 @@ class Edge:
             clock=self.clock,
             **options,
         )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
     async def ask(self, *headers: tuple[bytes, bytes], client_ip: str = "192.0.2.1") -> Principal:
         return await self.authenticator.authenticate(headers, client_ip=client_ip)
@@ -228,7 +235,7 @@ async def test_without_a_credential_nobody_gets_in_and_nobody_is_blamed(headers:
     for _ in range(20):
         assert (await edge.refused(*headers)).kind is Kind.UNAUTHENTICATED
     assert edge.attempts("none", "failure") == 20
-    assert edge.failures.exhausted("192.0.2.1") is None
+    assert edge.failures.refusal("192.0.2.1", b"") is None
 
 
 async def test_a_token_does_not_pass_as_an_api_key_header() -> None:
@@ -534,6 +541,7 @@ async def test_an_address_that_fails_too_often_is_slowed_before_work_is_done() -
     for _ in range(5):
         assert (await edge.refused_bearer("a.b.c")).kind is Kind.UNAUTHENTICATED
     asked = edge.store.asked
+    assert edge.slept == [0.1, 0.2]
     for guess in ("a.b.c", OTHER_KEY, sign(claims())):
         error = await edge.refused_bearer(guess)
         assert error.kind is Kind.RATE_LIMITED
@@ -547,6 +555,60 @@ async def test_an_address_that_fails_too_often_is_slowed_before_work_is_done() -
     assert (await edge.bearer(sign(claims()), client_ip="192.0.2.2")).id == "alice"
     edge.clock.now += 1
     assert (await edge.bearer(sign(claims()))).id == "alice"
+
+
+async def test_answers_come_later_and_later_up_to_a_bound() -> None:
+    delays = [delay_after(failures) for failures in range(1, 400)]
+    assert delays[: FREE_FAILURES + 3] == [0.0] * FREE_FAILURES + [0.1, 0.2, 0.4]
+    assert delays == sorted(delays)
+    assert delays[-1] == max(delays) == DELAY_MAX_SECONDS
+
+
+async def test_guesses_at_the_rest_of_a_key_are_one_attack_from_wherever_they_come() -> None:
+    edge = Edge(Store())
+    for number in range(5):
+        guess = KEY[:12] + generate(bytes([number]) * 32)[12:]
+        assert (await edge.refused_bearer(guess, client_ip=f"192.0.2.{number}")).kind is Kind.UNAUTHENTICATED
+    assert edge.slept == [0.1, 0.2]
+    assert (await edge.refused_bearer(KEY[:-1] + "x", client_ip="198.51.100.1")).kind is Kind.RATE_LIMITED
+    assert (await edge.refused_bearer(OTHER_KEY, client_ip="198.51.100.1")).kind is Kind.UNAUTHENTICATED
+    # The owner of the key itself is not held up.
+    edge.store.records.append(Record(sha256(KEY.encode()).digest()))
+    await edge.ring.refresh()
+    assert (await edge.bearer(KEY, client_ip="192.0.2.1")).id == "ci"
+
+
+async def test_only_so_many_wait_and_who_comes_on_top_is_refused() -> None:
+    gate = asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        await gate.wait()
+
+    edge = Edge(jwt=verifier(), sleep=sleep)
+    for number in range(DELAYED_MAX + 1):
+        for _ in range(FREE_FAILURES):
+            await edge.refused_bearer("a.b.c", client_ip=f"192.0.2.{number}")
+
+    async def fail(number: int) -> Kind:
+        return (await edge.refused_bearer("a.b.c", client_ip=f"192.0.2.{number}")).kind
+
+    waiting = [asyncio.create_task(fail(number)) for number in range(DELAYED_MAX)]
+    await asyncio.sleep(0)
+    error = await edge.refused_bearer("a.b.c", client_ip=f"192.0.2.{DELAYED_MAX}")
+    assert (error.kind, error.retry_after) == (Kind.RATE_LIMITED, DELAY_MAX_SECONDS)
+    # Whoever is known does not wait, nor does who fails for the first time.
+    await edge.ring.refresh()
+    assert (await edge.bearer(KEY, client_ip="192.0.2.1")).id == "ci"
+    assert (await edge.refused_bearer("a.b.c", client_ip="198.51.100.1")).kind is Kind.UNAUTHENTICATED
+    # One who leaves makes room.
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    again = asyncio.create_task(fail(DELAYED_MAX))
+    await asyncio.sleep(0)
+    assert not again.done()
+    gate.set()
+    assert {await task for task in (*waiting[1:], again)} == {Kind.UNAUTHENTICATED}
 
 
 async def test_an_ipv6_subscriber_is_one_address() -> None:

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.core.api_key import generate
-from app.core.quota import Limit, RouteClass
+from app.core.quota import DEFAULT_LIMIT, Limit, RouteClass
 from app.core.types import Effect, Reason
-from app.edge.authn import ApiKeyRing, Authenticator
+from app.edge.authn import ApiKeyRing, Authenticator, FailedAttempts
 from app.edge.body import ClientDisconnectedError
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
@@ -84,7 +84,9 @@ METRICS = Metrics(version="0")
 class Service:
     def __init__(self, *, burst: int = 50, timeout_seconds: float = 30) -> None:
         self.steps = Steps()
-        authenticator = Authenticator(api_keys=ApiKeyRing(load), jwt=None, failures=TokenBuckets(), metrics=METRICS)
+        authenticator = Authenticator(
+            api_keys=ApiKeyRing(load), jwt=None, failures=FailedAttempts(DEFAULT_LIMIT), metrics=METRICS
+        )
         limits = RateLimits(
             {RouteClass.DECIDE: Limit(250, burst)}, make=lambda _, limit: TokenBuckets(limit, clock_ns=lambda: 0)
         )

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.api_key import generate
-from app.core.quota import Limit, RouteClass
-from app.edge.authn import ApiKeyRing, Authenticator
+from app.core.quota import DEFAULT_LIMIT, Limit, RouteClass
+from app.edge.authn import ApiKeyRing, Authenticator, FailedAttempts
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
@@ -63,7 +63,9 @@ class Service:
         self.told: list[bool] = []
         self.health = Health(checks, version="1.2.3", monotonic=lambda: self.now, changed=self.told.append, **options)
         self.health.started = started
-        authenticator = Authenticator(api_keys=ApiKeyRing(load), jwt=None, failures=TokenBuckets(), metrics=METRICS)
+        authenticator = Authenticator(
+            api_keys=ApiKeyRing(load), jwt=None, failures=FailedAttempts(DEFAULT_LIMIT), metrics=METRICS
+        )
         limits = RateLimits({RouteClass.READ: Limit(60, 5)}, make=lambda _, limit: TokenBuckets(limit))
         gate = Gate(authenticator, limits=limits, metrics=METRICS)
         self.api = FastAPI()
