@@ -16,12 +16,14 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
 from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
     Authenticator,
+    ClientCertificates,
     FailedAttempts,
     JwksKeys,
     JwtVerifier,
@@ -31,6 +33,7 @@ from app.edge.authn import (
     TokenKeys,
     UnsafeAnonymousAuthenticator,
     http_jwks,
+    identity_rule,
     role_rule,
 )
 from app.edge.context import ContextMiddleware
@@ -59,10 +62,11 @@ from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LimitSettings, LogLevel, Settings
+from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings
 from app.settings import PolicySource as Source
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
+from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
@@ -317,6 +321,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         gate=gate,
         max_body_bytes=settings.http.max_batch_body_bytes,
         timeout_seconds=settings.http.request_timeout_seconds,
+        lines=LinesEndpoint(
+            service,
+            gate=gate,
+            max_line_bytes=settings.http.max_body_bytes,
+            timeout_seconds=settings.http.request_timeout_seconds,
+        ),
     )
     api.include_router(batch_router(batches))
     policy_sets = PolicySetEndpoints(
@@ -602,11 +612,24 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
+        certificates=_certificates(auth.mtls),
         failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
         metrics=metrics,
     )
+
+
+def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
+    if mtls.header is None:
+        return None
+    try:
+        rules = [identity_rule(text) for text in mtls.roles]
+    except ValueError as error:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS, f"a rule for certificates {error}", fix="see MFW_AUTH__MTLS__ROLES"
+        ) from None
+    return ClientCertificates(header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules)
 
 
 def _counter(metrics: Metrics) -> Callable[[Effect], None]:

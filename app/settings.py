@@ -73,6 +73,11 @@ _RUNS: Final = "0123456789012345678909876543210987654321abcdefghijklmnopqrstuvwx
 
 # As they stand in messages, in problems and in the names of files.
 _SIGNER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+# What means something else: a certificate in it would be read from where clients write.
+_OTHER_HEADERS: Final = frozenset(
+    {"authorization", "x-api-key", "x-forwarded-for", "forwarded", "host", "cookie", "content-type", "x-request-id"}
+)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 # libpq's modes in which a connection is encrypted or fails; `prefer` (the default) falls back to plain text in silence.
 _ENCRYPTED: Final = frozenset({"require", "verify-ca", "verify-full"})
@@ -416,6 +421,33 @@ class JwtSettings(_Section):
     ] = None
 
 
+class MtlsSettings(_Section):
+    """Client certificates that a proxy in front verified; off unless a header and proxies are named."""
+
+    header: Annotated[
+        str | None,
+        Field(
+            description="header in which the proxy names the client: `X-Forwarded-Client-Cert` as Envoy writes it, or "
+            "another one that holds the SPIFFE ID or the subject alone"
+        ),
+    ] = None
+    proxies: Annotated[
+        Items,
+        _Production("no network that is the whole world"),
+        Field(
+            description="addresses or networks of these proxies, which must remove the header of their clients; "
+            "anybody else who sends it gets a 400"
+        ),
+    ] = ()
+    roles: Annotated[
+        Items,
+        Field(
+            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*` or "
+            "`operator=CN=ops,*`"
+        ),
+    ] = ()
+
+
 class AuthSettings(_Section):
     """Who may ask."""
 
@@ -426,6 +458,7 @@ class AuthSettings(_Section):
     ] = False
     api_keys: ApiKeySettings = ApiKeySettings()
     jwt: JwtSettings = JwtSettings()
+    mtls: MtlsSettings = MtlsSettings()
 
 
 _PerMinute = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -1238,11 +1271,12 @@ def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsPro
     if auth.unsafe_disabled:
         if production:
             yield SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "is refused in production", "unset it")
-    elif not auth.api_keys.enabled and not auth.jwt.enabled:
+    elif not auth.api_keys.enabled and not auth.jwt.enabled and not auth.mtls.header:
         yield SettingsProblem(
             "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
         )
     yield from _bootstrap_rules(auth.api_keys, production=production)
+    yield from _mtls_rules(auth.mtls, production=production)
     jwt = auth.jwt
     if not jwt.enabled:
         return
@@ -1285,6 +1319,49 @@ def _bootstrap_rules(keys: ApiKeySettings, *, production: bool) -> Iterator[Sett
     # The checksum is made of the rest, and adds nothing to it.
     elif production and (why := weakness(key[len(API_KEY_PREFIX) : -CHECKSUM_CHARACTERS])):
         yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", why, fix)
+
+
+def _mtls_rules(mtls: MtlsSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    """A header and those who may send it: one without the other is a mistake, and half of it would be a hole."""
+    name = "MFW_AUTH__MTLS__"
+    if mtls.header is None:
+        for what, values in (("PROXIES", mtls.proxies), ("ROLES", mtls.roles)):
+            if values:
+                yield SettingsProblem(f"{name}{what}", "no header is named", f"set {name}HEADER, or unset it")
+        return
+    if not _HEADER_NAME.fullmatch(mtls.header) or mtls.header.lower() in _OTHER_HEADERS:
+        yield SettingsProblem(
+            f"{name}HEADER",
+            f"`{_shown(mtls.header)}` is no header for it",
+            "name the one that your proxy sets, such as `X-Forwarded-Client-Cert`",
+        )
+    if not mtls.proxies:
+        yield SettingsProblem(f"{name}PROXIES", "nobody may send the header", "name the networks of your proxies")
+    if not mtls.roles:
+        yield SettingsProblem(f"{name}ROLES", "no certificate may do anything", "write it as `agent=spiffe://...`")
+    for text in mtls.roles:
+        role, _, pattern = text.partition("=")
+        if role not in tuple(Role) or not pattern:
+            yield SettingsProblem(
+                f"{name}ROLES",
+                f"`{_shown(text)}` is no rule",
+                f"write it as `agent=spiffe://example.org/ns/agents/*`; roles are {', '.join(Role)}",
+            )
+    for text in mtls.proxies:
+        try:
+            network = ip_network(text)
+        except ValueError:
+            yield SettingsProblem(
+                f"{name}PROXIES",
+                f"`{_shown(text)}` is neither an address nor a network",
+                "write it as `10.0.0.0/8` or `10.1.2.3`",
+            )
+            continue
+        if production and network.prefixlen == 0:
+            # Then anybody names who they are.
+            yield SettingsProblem(
+                f"{name}PROXIES", f"`{_shown(text)}` is everybody", "name the networks of your proxies alone"
+            )
 
 
 def _claim_rules(jwt: JwtSettings) -> Iterator[SettingsProblem]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.edge.context import PEER
 from app.surfaces.problems import TYPE_PREFIX
 
 # A token has at most 8 KiB (edge/authn.py); nginx and Node.js allow 32 and 16 KiB for all header lines. What arrives
@@ -69,6 +70,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The parser found the first byte of a request."""
         super().on_message_begin()
+        # Before anything rewrites `client` by a header.
+        self.scope[PEER] = self.client  # type: ignore[typeddict-unknown-key]  # a member of our own
         self._in_head = True
         self._head_bytes = 0
 

@@ -17,6 +17,9 @@ from app.observability.metrics import OTHER, Metrics
 
 _KEY: Final = "mfw.context"
 
+# Where the protocol leaves the peer's address: `client` of the scope is what a proxy says once one is trusted.
+PEER: Final = "mfw.peer"
+
 # Longer or stranger ids than these would only serve to write into other people's logs.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -84,6 +87,12 @@ def client_address(scope: Scope) -> str:
     """The caller's address as the server sees it: behind a proxy, what the server was told to trust of `Forwarded`."""
     client = scope.get("client")
     return client[0] if client else "unknown"
+
+
+def peer_address(scope: Scope) -> str | None:
+    """The other end of the connection itself, whatever a header says; None where the server does not tell."""
+    peer = scope.get(PEER)
+    return peer[0] if peer else None
 
 
 def fresh_request_id() -> str:

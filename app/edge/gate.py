@@ -5,7 +5,7 @@ from starlette.types import Scope
 from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.edge.authn import Authenticates
-from app.edge.context import client_address, context_of
+from app.edge.context import client_address, context_of, peer_address
 from app.edge.limits import Allowance, RateLimits
 from app.observability.metrics import LimitScope, Metrics
 
@@ -24,7 +24,9 @@ class Gate:
         The rate comes first: a caller without the scope cannot ask for ever. Raises FirewallError: what step 2 raises,
         RATE_LIMITED, FORBIDDEN.
         """
-        principal = await self.authenticator.authenticate(scope["headers"], client_ip=client_address(scope))
+        principal = await self.authenticator.authenticate(
+            scope["headers"], client_ip=client_address(scope), peer=peer_address(scope)
+        )
         context_of(scope).principal = principal
         await self.take(principal, route)
         if needed is not None:

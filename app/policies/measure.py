@@ -34,7 +34,7 @@ class Cost:
     """The median time of one expression, run `times` times.
 
     `part` is `condition`, `exception` (the condition of one), `when`, `message` or `obligation KEY`; of an admission
-    policy `condition`, `validation`, `message` or `annotation KEY`.
+    policy `condition`, `validation`, `message` or `annotation`.
     """
 
     policy: str
@@ -112,7 +112,7 @@ def _reached_by_admission(
                     yield (name, validation.name, "message"), validation.message_expression, params
             if all(said.outcome == "true" for _, said in one.conditions):
                 for annotation in found.policy.annotations:
-                    yield (name, annotation.name, f"annotation {annotation.key}"), annotation.program, params
+                    yield (name, annotation.name, "annotation"), annotation.program, params
 
 
 def _with_params(inputs: JsonObject, params: MaybeObject, *, now: datetime) -> RequestBindings:

@@ -54,3 +54,18 @@ async def test_a_bootstrap_key_without_a_database_is_for_the_next_start(caplog: 
     (record,) = caplog.records
     assert record.message == "bootstrap key not stored"
     assert "mfw_secret" not in repr(record.__dict__)
+
+
+def test_a_rule_for_certificates_that_no_glob_can_be_made_of() -> None:
+    settings = Settings.load(
+        {
+            "MFW_ENVIRONMENT": "test",
+            "MFW_DATABASE__URL": "postgresql://nobody@127.0.0.1:1/none",
+            "MFW_POLICIES__DIRECTORY": str(STARTER),
+            "MFW_AUTH__MTLS__HEADER": "X-Client",
+            "MFW_AUTH__MTLS__PROXIES": "10.0.0.0/8",
+            "MFW_AUTH__MTLS__ROLES": "agent=spiffe://**",
+        }
+    )
+    with pytest.raises(FirewallError, match="a rule for certificates"):
+        create_app(settings)

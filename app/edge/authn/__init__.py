@@ -3,6 +3,7 @@
 from app.core.principal import Principal, Role, require
 from app.edge.authn.api_keys import MAX_KEYS_AGE_SECONDS, ApiKeyRing, KeyRecord
 from app.edge.authn.authenticator import Authenticates, Authenticator, UnsafeAnonymousAuthenticator
+from app.edge.authn.certificates import ClientCertificates, IdentityRule, identity_rule
 from app.edge.authn.claims import RoleRule, SubjectCondition, role_rule
 from app.edge.authn.failures import FailedAttempts
 from app.edge.authn.jwks import JwksKeys, http_jwks
@@ -15,7 +16,9 @@ __all__ = [
     "ApiKeyRing",
     "Authenticates",
     "Authenticator",
+    "ClientCertificates",
     "FailedAttempts",
+    "IdentityRule",
     "JwksKeys",
     "JwtVerifier",
     "KeyRecord",
@@ -27,6 +30,7 @@ __all__ = [
     "TokenKeys",
     "UnsafeAnonymousAuthenticator",
     "http_jwks",
+    "identity_rule",
     "require",
     "role_rule",
 ]

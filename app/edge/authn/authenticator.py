@@ -11,6 +11,7 @@ from typing import Final, NoReturn, Protocol
 from app.core.api_key import is_well_formed
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.edge.authn.api_keys import ApiKeyRing
+from app.edge.authn.certificates import ClientCertificates
 from app.edge.authn.failures import PREFIX_BYTES, FailedAttempts
 from app.edge.authn.keys import UnknownKeyError
 from app.edge.authn.rejected import RejectedError
@@ -35,8 +36,8 @@ _log: Final = logging.getLogger("mfw.authn")
 class Authenticates(Protocol):
     """What a surface needs of step 2."""
 
-    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
-        """Return who asks, or raise FirewallError."""
+    async def authenticate(self, headers: Headers, *, client_ip: str, peer: str | None = None) -> Principal:
+        """Return who asks, or raise FirewallError. `peer` is the other end of the connection itself, if known."""
 
 
 class Authenticator:
@@ -54,11 +55,13 @@ class Authenticator:
         jwt: JwtVerifier | None,
         failures: FailedAttempts,
         metrics: Metrics,
+        certificates: ClientCertificates | None = None,
         clock: Callable[[], float] = time.time,
         max_cached_tokens: int = MAX_CACHED_TOKENS,
     ) -> None:
         self._api_keys = api_keys
         self._jwt = jwt
+        self._certificates = certificates
         self._failures = failures
         self._clock = clock
         self._max_cached_tokens = max_cached_tokens
@@ -74,14 +77,19 @@ class Authenticator:
         self._jwt = verifier
         self._epoch += 1
 
-    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:
+    async def authenticate(self, headers: Headers, *, client_ip: str, peer: str | None = None) -> Principal:
         """Return who asks.
 
         Raises FirewallError: UNAUTHENTICATED without saying why, TOKEN_EXPIRED for a genuine credential past its end,
-        MALFORMED for more than one credential (RFC 6750 section 3.1), RATE_LIMITED for an address that failed too
-        often, UNAVAILABLE while API keys cannot be loaded.
+        MALFORMED for more than one credential (RFC 6750 section 3.1) or a certificate's header that is not a trusted
+        proxy's, RATE_LIMITED for an address that failed too often, UNAVAILABLE while API keys cannot be loaded.
+
+        A credential goes before a certificate: a mesh names the certificate of every connection, whoever uses it.
         """
+        certificate = None if self._certificates is None else self._certificates.value_of(headers, peer=peer)
         credential = _credential(headers)
+        if credential is None and self._certificates is not None and certificate is not None:
+            return await self._identify(self._certificates, certificate, client_ip)
         if credential is None:
             self._attempts[AuthMethod.NONE, AuthResult.FAILURE].inc()
             raise FirewallError(Kind.UNAUTHENTICATED, _REFUSED, fix=_FIX)
@@ -113,6 +121,14 @@ class Authenticator:
                 self._attempts[method, AuthResult.UNAVAILABLE].inc()
             raise
         self._attempts[method, AuthResult.SUCCESS].inc()
+        return principal
+
+    async def _identify(self, certificates: ClientCertificates, value: bytes, client_ip: str) -> Principal:
+        try:
+            principal = certificates.find(value)
+        except RejectedError as rejected:
+            await self._refuse(AuthMethod.MTLS, client_ip, b"", rejected)
+        self._attempts[AuthMethod.MTLS, AuthResult.SUCCESS].inc()
         return principal
 
     async def _find_key(self, key: bytes, client_ip: str) -> Principal:
@@ -190,7 +206,13 @@ class UnsafeAnonymousAuthenticator:
             id="anonymous", kind=PrincipalKind.SERVICE, roles=frozenset(Role), method=AuthMethod.NONE
         )
 
-    async def authenticate(self, headers: Headers, *, client_ip: str) -> Principal:  # noqa: ARG002 - the interface
+    async def authenticate(
+        self,
+        headers: Headers,  # noqa: ARG002
+        *,
+        client_ip: str,  # noqa: ARG002
+        peer: str | None = None,  # noqa: ARG002
+    ) -> Principal:
         """Return the one principal there is."""
         return self._principal
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core import strict_json
 from app.core.batch import Batch
@@ -15,13 +15,14 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import Effect, JsonObject
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import RequestContext, client_address, context_of, deliver
+from app.edge.context import RequestContext, client_address, context_of, deliver, peer_address
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
 from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Outcome
+from app.surfaces.native.lines import is_lines
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, BatchOut, BatchRequest
 from app.surfaces.native.routes import Answer, Delegated, too_late
 from app.surfaces.native.wire import batch_from_wire, decision_members
@@ -64,7 +65,7 @@ class BatchNativeExchange:
     async def authenticate(self) -> Principal:
         """Step 2."""
         principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope)
+            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
         )
         self._context.principal = principal
         return principal
@@ -133,8 +134,10 @@ class BatchEndpoint:
         gate: Gate,
         max_body_bytes: int,
         timeout_seconds: float,
+        lines: ASGIApp | None = None,
     ) -> None:
         self._service = service
+        self._lines = lines
         self._deadline = Deadline(timeout_seconds)
         self.slots = asyncio.Semaphore(AT_ONCE)
         self.gate = gate
@@ -143,6 +146,9 @@ class BatchEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one batch; a client that leaves while it is committed changes nothing."""
+        if self._lines is not None and is_lines(scope):
+            await self._lines(scope, receive, send)
+            return
         context = context_of(scope)
         exchange = BatchNativeExchange(self, scope, receive, context)
         try:

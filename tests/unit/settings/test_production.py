@@ -85,6 +85,15 @@ TABLE = [
         {"MFW_AUTH__API_KEYS__BOOTSTRAP": generate(bytes(32))},
         "MFW_AUTH__API_KEYS__BOOTSTRAP",
     ),
+    Unsafe(
+        "certificates named by everybody",
+        {
+            "MFW_AUTH__MTLS__HEADER": "X-Client",
+            "MFW_AUTH__MTLS__PROXIES": "0.0.0.0/0",
+            "MFW_AUTH__MTLS__ROLES": "agent=spiffe://example.org/*",
+        },
+        "MFW_AUTH__MTLS__PROXIES",
+    ),
     Unsafe("debug", {"MFW_DEBUG": "true"}, "MFW_DEBUG"),
     Unsafe("the embedded database", {"MFW_DATABASE__EMBEDDED": "true"}, "MFW_DATABASE__EMBEDDED"),
     # Failure mode matrix, 1, 9 and 16: the database and its credentials, invalid configuration.

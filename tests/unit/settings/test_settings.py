@@ -481,6 +481,33 @@ class TestAuth:
             "MFW_AUTH__API_KEYS__ENABLED": "nobody could sign in"
         }
 
+    @pytest.mark.parametrize(
+        ("values", "variable", "detail"),
+        [
+            ({"PROXIES": ""}, "PROXIES", "nobody may send"),
+            ({"ROLES": ""}, "ROLES", "no certificate may do anything"),
+            ({"HEADER": ""}, "PROXIES", "no header is named"),
+            ({"HEADER": "X Client"}, "HEADER", "is no header for it"),
+            ({"HEADER": "X-Forwarded-For"}, "HEADER", "is no header for it"),
+            ({"PROXIES": "10.0.0.1/8"}, "PROXIES", "neither an address nor a network"),
+            ({"PROXIES": "10.0.0.0/8,::/0"}, "PROXIES", "`::/0` is everybody"),
+            ({"ROLES": "boss=*"}, "ROLES", "`boss=*` is no rule"),
+            ({"ROLES": "agent="}, "ROLES", "`agent=` is no rule"),
+        ],
+    )
+    def test_certificates_are_all_or_nothing(self, values, variable, detail):
+        given = {"HEADER": "X-Client", "PROXIES": "10.0.0.0/8", "ROLES": "agent=spiffe://example.org/*"} | values
+        environ = GOOD | {f"MFW_AUTH__MTLS__{name}": value for name, value in given.items()}
+        assert detail in details(environ)[f"MFW_AUTH__MTLS__{variable}"]
+
+    def test_certificates_alone_are_a_way_to_sign_in(self):
+        given = {"HEADER": "X-Client", "PROXIES": "10.0.0.0/8", "ROLES": "agent=spiffe://example.org/*"}
+        environ = GOOD | {f"MFW_AUTH__MTLS__{name}": value for name, value in given.items()}
+        settings = Settings.load(environ | {"MFW_AUTH__API_KEYS__ENABLED": "false"})
+        assert settings.auth.mtls.proxies == ("10.0.0.0/8",)
+        # A laptop may believe everybody.
+        Settings.load(environ | DEVELOPMENT | {"MFW_AUTH__MTLS__PROXIES": "0.0.0.0/0"})
+
     def test_a_bootstrap_key_is_one_that_a_machine_drew(self):
         name = "MFW_AUTH__API_KEYS__BOOTSTRAP"
         random = GOOD | {name: generate(bytes(range(7, 135, 4)))}

@@ -24,7 +24,7 @@ WHO = Principal("ci", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.A
 
 
 class Anybody:
-    async def authenticate(self, _headers: Any, *, client_ip: str) -> Principal:
+    async def authenticate(self, _headers: Any, *, client_ip: str, peer: str | None = None) -> Principal:
         return WHO
 
 
