@@ -66,6 +66,7 @@ from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Set
 from app.settings import PolicySource as Source
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
+from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
@@ -320,6 +321,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         gate=gate,
         max_body_bytes=settings.http.max_batch_body_bytes,
         timeout_seconds=settings.http.request_timeout_seconds,
+        lines=LinesEndpoint(
+            service,
+            gate=gate,
+            max_line_bytes=settings.http.max_body_bytes,
+            timeout_seconds=settings.http.request_timeout_seconds,
+        ),
     )
     api.include_router(batch_router(batches))
     policy_sets = PolicySetEndpoints(

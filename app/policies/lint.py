@@ -9,12 +9,22 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from app.core.cel import CompiledProgram, Needs, Program, both, conjuncts
+from app.core.cel import (
+    POLICY_STEPS_MAX,
+    STEPS_MAX,
+    CompiledProgram,
+    Needs,
+    Program,
+    both,
+    conjuncts,
+    estimate_of,
+)
 from app.core.glob import Glob
 from app.core.index import EntityPattern, Match, Policy, PolicyException, Rule
 from app.core.types import Effect
 from app.core.validity import Phase, Validity
 from app.policies.admission import PolicyDocument
+from app.policies.cost import USUAL_SIZES, variables_of
 from app.policies.covering import covers, disjoint, entity_covers, impossible, match_covers
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.expressions import (
@@ -47,6 +57,7 @@ class Lint(StrEnum):
     EXPIRES_SOON = "expires-soon"
     LONG_EXCEPTION = "long-exception"
     SHADOWED_EXCEPTION = "shadowed-exception"
+    EXPENSIVE = "expensive"
 
 
 MEANINGS: Mapping[str, str] = {
@@ -66,6 +77,7 @@ MEANINGS: Mapping[str, str] = {
     Lint.EXPIRES_SOON: "the policy or the exception is over within 14 days",
     Lint.LONG_EXCEPTION: "the exception holds longer than 90 days",
     Lint.SHADOWED_EXCEPTION: "another exception lifts all that this one lifts",
+    Lint.EXPENSIVE: "with lists and texts of a usual size it costs more than an evaluation may",
 }
 
 _STRENGTH = {Effect.ALLOW: 0, Effect.HOLD: 1, Effect.DENY: 2}
@@ -233,6 +245,7 @@ class _Linter:
         self._duplicates()
         self._exclusions()
         self._endless()
+        self._expensive()
 
     def _note(self, node: Node, path: str, message: str, *, code: Lint, fix: str) -> None:
         self.reader.diagnostics.append(
@@ -368,6 +381,29 @@ class _Linter:
                     code=Lint.ENDLESS_FREEZE,
                     fix="shorten the duration; to deny always, write a rule",
                 )
+
+    def _expensive(self) -> None:
+        asked = list(self.conditions)
+        for rule, (item, path) in self.rules:
+            for name, program in (("when", rule.when), ("messageExpression", rule.message_expression)):
+                text = _text(item, name, path)
+                if text is not None and program is not None:
+                    asked.append(_Asked(text, program))
+        costs = [(one.text, estimate_of(one.program).usual) for one in asked]
+        costs += [
+            (declared, variable.estimate.usual)
+            for variable in variables_of(self.policy.programs())
+            if (declared := self.variables.get(variable.name)) is not None
+        ]
+        fix = "look once into each list: make a variable of what an inner loop gives"
+        for text, usual in costs:
+            if usual > STEPS_MAX:
+                message = f"with {USUAL_SIZES} it takes some {usual:,} steps, and {STEPS_MAX:,} are the most"
+                self._note(text.node, text.path, message, code=Lint.EXPENSIVE, fix=fix)
+        whole = sum(min(usual, STEPS_MAX) for _, usual in costs)
+        if whole > POLICY_STEPS_MAX:
+            message = f"with {USUAL_SIZES} the policy takes some {whole:,} steps, and {POLICY_STEPS_MAX:,} are the most"
+            self._note(self.spec, "spec", message, code=Lint.EXPENSIVE, fix="make several policies of it")
 
     def _unconditional(self, rule: Rule) -> bool:
         return rule.window is None and (rule.when is None or constant(rule.when.text, self.texts) is True)

@@ -8,8 +8,10 @@ from typing import assert_never
 
 from app.cli.authoring.formats import Format
 from app.cli.exits import ExitCode
-from app.cli.output import complain, console, plain, write_json
+from app.cli.output import complain, console, plain, table, write_json
+from app.core.cel import STEPS_MAX
 from app.core.index import CompiledPolicySet
+from app.policies.cost import USUAL_SIZES, StepCost, estimated
 from app.policies.diagnostics import Diagnostic, Severity
 from app.policies.lint import lint
 from app.policies.load import check_directory
@@ -18,10 +20,10 @@ from app.policies.report import github, sarif, text_lines
 STYLES = {"error": "bold red", "warning": "bold yellow", "source": "", "caret": "bold green", "fix": "cyan"}
 
 
-def run_check(directory: Path, *, form: Format, strict: bool, now: datetime) -> ExitCode:
+def run_check(directory: Path, *, form: Format, strict: bool, now: datetime, cost: bool = False) -> ExitCode:
     """Show what a directory holds, or everything that is wrong with it; with `strict` a warning refuses as well.
 
-    `now` tells what has expired, and what soon will.
+    `now` tells what has expired, and what soon will. With `cost`, text and JSON have what each expression may cost.
     """
     checked = check_directory(directory)
     found = sorted(
@@ -32,9 +34,11 @@ def run_check(directory: Path, *, form: Format, strict: bool, now: datetime) -> 
     match form:
         case Format.TEXT:
             show(found, directory=directory, sources=checked.sources)
+            if cost and checked.policy_set is not None:
+                _costs(estimated(checked.policy_set))
             _summary(checked.policy_set, found, refused=refused)
         case Format.JSON:
-            _json(checked.policy_set, found, refused=refused)
+            _json(checked.policy_set, found, refused=refused, cost=cost)
         case Format.GITHUB:
             for one in found:
                 console().file.write(github(one, directory=directory) + "\n")
@@ -78,7 +82,28 @@ def _summary(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], 
         console(stderr=True).print(count(len(warnings), "warning", "warnings"))
 
 
-def _json(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, refused: bool) -> None:
+def _costs(costs: Sequence[StepCost]) -> None:
+    """Print a table of steps; what costs nothing is counted only."""
+    shown = [one for one in costs if one.estimate.usual > 0]
+    out = console()
+    if shown:
+        listing = table("least", "usual", "most", "policy", "name", "")
+        for column in listing.columns[:3]:
+            column.justify = "right"
+        for one in shown:
+            numbers = (one.estimate.least, one.estimate.usual, one.estimate.most)
+            listing.add_row(*map(_steps, numbers), one.policy, one.name, one.part)
+        out.print(listing)
+    free = len(costs) - len(shown)
+    rest = f"; {count(free, 'expression costs', 'expressions cost')} nothing" if free else ""
+    out.print(f"estimated steps, {STEPS_MAX:,} at most for each; usual: {USUAL_SIZES}{rest}")
+
+
+def _steps(number: int) -> str:
+    return f"{number:,}" if number <= STEPS_MAX else f"over {STEPS_MAX:,}"
+
+
+def _json(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, refused: bool, cost: bool) -> None:
     held = (
         {
             "policies": len(policy_set.policies),
@@ -89,7 +114,8 @@ def _json(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, 
         if policy_set is not None
         else {}
     )
-    write_json({"ok": not refused, **held, "diagnostics": [asdict(one) for one in found]})
+    costs = {"costs": [asdict(one) for one in estimated(policy_set)]} if cost and policy_set is not None else {}
+    write_json({"ok": not refused, **held, **costs, "diagnostics": [asdict(one) for one in found]})
 
 
 def count(number: int, one: str, many: str) -> str:

@@ -32,6 +32,9 @@ def policies_check(
         Format, typer.Option("--format", help="text for people; json; github for annotations; sarif for code scanning.")
     ] = Format.TEXT,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse on warnings as well.")] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Show what each expression may cost, in steps, the dearest first.")
+    ] = False,
     now: Annotated[
         str | None,
         typer.Option(
@@ -44,14 +47,14 @@ def policies_check(
 
     Errors are what the service would refuse. Warnings are what loads and is hardly meant: rules that can
     never speak, rules that a stronger one makes useless, rules said twice, variables that nothing reads,
-    policies and exceptions that are over or soon will be.
+    policies and exceptions that are over or soon will be, expressions that cost more than an evaluation may.
     """
     from app.cli.authoring.check import run_check
     from app.cli.authoring.inputs import read_instant
 
     with reporting(as_json=as_json):
         chosen = Format.JSON if as_json else form
-        raise typer.Exit(run_check(directory, form=chosen, strict=strict, now=read_instant(now)))
+        raise typer.Exit(run_check(directory, form=chosen, strict=strict, now=read_instant(now), cost=cost))
 
 
 @policies.command(

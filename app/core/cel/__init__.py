@@ -1,11 +1,11 @@
 """CEL, the language of conditions: text in, programs out. Which engine runs them is known in this package only."""
 
 from app.core.cel.admission import bind_params, facts_in
-from app.core.cel.bindings import RequestBindings, bind, metered
+from app.core.cel.bindings import RequestBindings, Variable, bind, metered
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX
 from app.core.cel.clauses import ABSENT, CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
 from app.core.cel.engine import CompiledProgram, can_exceed, check_variable, compile_expression, estimate_of
-from app.core.cel.estimate import Estimate
+from app.core.cel.estimate import USUAL, Estimate
 from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
@@ -43,6 +43,7 @@ __all__ = [
     "SCOPE",
     "STEPS_MAX",
     "TRUE",
+    "USUAL",
     "VARIABLES_PER_EXPRESSION_MAX",
     "VARIABLE_NAME",
     "Bindings",
@@ -66,6 +67,7 @@ __all__ = [
     "Site",
     "Source",
     "Trace",
+    "Variable",
     "bind",
     "bind_params",
     "both",

@@ -106,7 +106,7 @@ def _now(bindings: RequestBindings, *_: Any) -> Any:
     return timestamp_of(bindings.now)
 
 
-NOW = Variable("now", _now, Estimate(0, 0, 0))
+NOW = Variable("now", _now, estimate=Estimate(0, 0, 0))
 
 
 def _authorizer(bindings: RequestBindings, *_: Any) -> Any:

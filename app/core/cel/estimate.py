@@ -38,22 +38,24 @@ _COMPARISON = 2
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How long what comes out of a request is taken to be; `finds` is how often a part is found in a text.
+    """How long what comes out of a request is taken to be: a text, a list, and a list in an element of a list.
 
+    `finds` is how often a part is found in a text.
     With `worst`, what is not known is the most expensive that it can be, and not what one expects.
     """
 
     text: int
     items: int
+    inner: int
     finds: int
     worst: bool
 
 
-# A name, a label, a line; the containers of a pod, the files of a change.
-USUAL = Sizes(text=200, items=100, finds=10, worst=False)
+# A name, a label, a line; the files of a change, the containers of each of a hundred pods.
+USUAL = Sizes(text=100, items=100, inner=10, finds=10, worst=False)
 # The body of a request has a megabyte; what an expression makes itself is paid for at ten characters a step.
 _PRODUCED = CHARACTERS_PER_STEP * STEPS_MAX + (1 << 20)
-MOST = Sizes(text=_PRODUCED, items=_PRODUCED, finds=_PRODUCED, worst=True)
+MOST = Sizes(text=_PRODUCED, items=_PRODUCED, inner=_PRODUCED, finds=_PRODUCED, worst=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,22 @@ class Extent:
 
     def joined(self, other: "Extent") -> "Extent":
         """Give the extent of what is one or the other."""
-        if self.element is None or other.element is None:
-            # One without elements says nothing of them.
-            kept = self.element if other.items == 0 else other.element if self.items == 0 else None
-        else:
-            kept = self.element.joined(other.element)
-        return Extent(max(self.text, other.text), max(self.items, other.items), kept)
+        if self.element is not None and other.element is not None:
+            element = self.element.joined(other.element)
+            return Extent(max(self.text, other.text), max(self.items, other.items), element)
+        # One without elements says nothing of them; of a part of the input, everything is counted together.
+        if self.items == 0 or other.items == 0:
+            kept = self.element if self.items else other.element
+            return Extent(max(self.text, other.text), max(self.items, other.items), kept)
+        return Extent(max(self.all_text(), other.all_text()), max(self.all_items(), other.all_items()))
+
+    def all_text(self) -> int:
+        """Give the characters of all that is in it."""
+        return self.text if self.element is None else self.text + self.items * self.element.all_text()
+
+    def all_items(self) -> int:
+        """Give the elements of all that is in it."""
+        return self.items if self.element is None else self.items * (1 + self.element.all_items())
 
     def comparison(self) -> int:
         """Give the steps of comparing it with another."""
@@ -303,7 +315,14 @@ class _Bound:
                 assert_never(node)
 
     def _element(self, extent: Extent) -> Extent:
-        return self._any if extent.element is None else extent.element
+        # A part of what is counted together is not larger.
+        return extent if extent.element is None else extent.element
+
+    def _turn(self, over: Extent) -> Extent:
+        """Give the extent of what one turn of a loop sees."""
+        if over.element is not None:
+            return over.element
+        return Extent(over.text, min(over.items, self._sizes.inner))
 
     def _collection(self, nodes: tuple[Node, ...]) -> tuple[int, Extent]:
         cost, element = 0, SCALAR
@@ -329,7 +348,7 @@ class _Bound:
         cost, over = self.value(node.over)
         fixed = self._fixed(node.over)
         turns = over.items
-        element = self._element(over)
+        element = self._turn(over)
         names = {node.variable: element}
         if node.second_variable:
             # The first is an index, or a key, which is no longer than the largest of them.
@@ -476,7 +495,8 @@ class _Bound:
         return sum(map(self._compared, of)), self._any
 
     def _equality(self, node: Call, of: list[Extent]) -> int:
-        constants = [isinstance(argument, Constant) for argument in node.arguments]
+        # A list is compared element by element, also one that is known.
+        constants = [self._known(argument) and not one.items for argument, one in zip(node.arguments, of, strict=True)]
         if any(constants) and not all(constants):
             return 0
         steps = [self._compared(extent) for extent in of]
@@ -503,9 +523,19 @@ class _Bound:
 
     def _matching(self, node: Call, text: Extent) -> int:
         pattern = node.arguments[1]
-        compiling = 0 if isinstance(pattern, Constant) else _COMPILATION + self._sizes.text
+        compiling = 0 if self._known(pattern) else _COMPILATION + self._sizes.text
         per_character = _MATCH_PER_CHARACTER * (_UTF8_MAX_BYTES if self._sizes.worst else 1)
         return compiling + text.text * per_character // CHARACTERS_PER_STEP
+
+    def _known(self, node: Node) -> bool:
+        """Tell whether a value is known when the expression is loaded."""
+        match node:
+            case Constant():
+                return True
+            case Identifier(name=name):
+                return name not in self._local and name.removeprefix(".") in self._constants
+            case _:
+                return False
 
     def _flattened(self, extent: Extent) -> tuple[int, Extent]:
         element = self._element(extent)

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core import strict_json
 from app.core.batch import Batch
@@ -22,6 +22,7 @@ from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Outcome
+from app.surfaces.native.lines import is_lines
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, BatchOut, BatchRequest
 from app.surfaces.native.routes import Answer, Delegated, too_late
 from app.surfaces.native.wire import batch_from_wire, decision_members
@@ -133,8 +134,10 @@ class BatchEndpoint:
         gate: Gate,
         max_body_bytes: int,
         timeout_seconds: float,
+        lines: ASGIApp | None = None,
     ) -> None:
         self._service = service
+        self._lines = lines
         self._deadline = Deadline(timeout_seconds)
         self.slots = asyncio.Semaphore(AT_ONCE)
         self.gate = gate
@@ -143,6 +146,9 @@ class BatchEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one batch; a client that leaves while it is committed changes nothing."""
+        if self._lines is not None and is_lines(scope):
+            await self._lines(scope, receive, send)
+            return
         context = context_of(scope)
         exchange = BatchNativeExchange(self, scope, receive, context)
         try:

@@ -83,6 +83,26 @@ class TestCheck:
         assert result.exit_code == ExitCode.BAD_DATA
         assert "0 errors and 1 warning" in result.stderr
 
+    def test_what_each_expression_may_cost(self, here):
+        text = POLICY.replace("change.after.size <= 2", "change.l.all(x, x > 2)")
+        (here / "policies" / "sizes.yaml").write_text(text)
+        result = run("check", "policies", "--cost")
+        assert result.exit_code == 0
+        assert "least" in result.stdout
+        assert "400" in result.stdout
+        assert "over 1,000,000" in result.stdout
+        assert "lists of 100 elements" in result.stdout.replace("\n", " ")
+        costs = json.loads(run("check", "policies", "--cost", "--json").stdout)["costs"]
+        assert costs[0]["estimate"]["usual"] == 400
+        assert costs[0]["part"] == "when"
+        assert "costs" not in json.loads(run("check", "policies", "--json").stdout)
+
+    def test_nothing_costs_anything(self, here):
+        result = run("check", "policies", "--cost")
+        assert result.exit_code == 0
+        assert "nothing" in result.stdout
+        assert "least" not in result.stdout
+
     def test_formats_for_machines(self, here):
         (here / "policies" / "sizes.yaml").write_text(POLICY.replace("change.after.size <= 2", "false"))
         assert run("check", "policies", "--format", "github").stdout.startswith(

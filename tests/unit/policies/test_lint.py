@@ -94,6 +94,30 @@ kind: PolicyException
 metadata: {name: NAME}
 spec: {owner: o, reason: r, validFrom: 2026-03-01T00:00:00Z, validUntil: UNTIL, policies: POLICIES, MORE}
 """
+TWICE = "change.l.all(x, change.l.all(y, change.l.all(z, x + y > z)))"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (rules(f"name: r, effect: allow, when: '{TWICE}'"), ["spec.rules[0].when"]),
+        (rules(f"name: r, effect: allow, when: '{TWICE.replace('change.l.all(z', 'change.s.all(z')}'"), ["spec.rules[0].when"]),
+        (rules("name: r, effect: allow, when: 'change.l.all(x, change.l.all(y, x > y))'"), []),
+        (rules(f"name: r, effect: deny, messageExpression: 'string({TWICE})'"), ["spec.rules[0].messageExpression"]),
+        (f"  matchConditions: [{{name: c, expression: '{TWICE}'}}]\n" + RULES, ["spec.matchConditions[0].expression"]),
+        # A variable is to blame itself, and once.
+        (f"  variables: [{{name: v, expression: '{TWICE}'}}]\n"
+         + rules("name: r, effect: allow, when: variables.v", "name: s, effect: allow, when: '!variables.v'"),
+         ["spec.variables[0].expression"]),
+        # Twelve expressions, each of them almost too dear.
+        (rules(*(f"name: r{n}, effect: allow, when: '{n} == {n} && change.l.all(x, change.l.all(y, x.a.contains(y.a + y.b) && x.b.contains(y.b) && x.c.contains(y.b) && x.e.contains(y.e)))'" for n in range(12))), ["spec"]),
+    ],
+)  # fmt: skip
+def test_what_is_expensive(tmp_path, spec, expected):
+    found = [one for one in codes(tmp_path, spec) if one[0] == "expensive"]
+    assert found == [("expensive", path) for path in expected]
+
+
 GUARD = HEAD.replace("NAME", "g") + rules(
     "name: a, effect: deny, message: m, when: 'change.after.x == 1'",
     "name: b, effect: deny, message: m, when: 'change.after.x == 2'",

@@ -627,7 +627,7 @@ def test_estimates_hold():
         tree = read_checked(_ENVIRONMENT.compile(text).serialize())
         inputs = {**INPUT, "change": change(pick)}
         characters, items = size_of(inputs)
-        sizes = Sizes(text=characters, items=items, finds=characters + 1, worst=True)
+        sizes = Sizes(text=characters, items=items, inner=items, finds=characters + 1, worst=True)
         most = upper_bound(tree.root, {}, sizes)
         bindings, budget = bind(inputs, now=NOW), [STEPS_MAX]
         with contextlib.suppress(EvaluationError, *FAIL):
