@@ -442,8 +442,8 @@ class MtlsSettings(_Section):
     roles: Annotated[
         Items,
         Field(
-            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*`; as a "
-            'JSON array where a subject has commas: `["operator=CN=ops,*"]`'
+            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*`; as "
+            'a JSON array where a subject has commas: `["operator=CN=ops,*"]`'
         ),
     ] = ()
 
