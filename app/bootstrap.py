@@ -72,6 +72,7 @@ from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
 from app.surfaces.problems import install_problem_handlers, internal_problem
+from app.surfaces.reference.routes import reference_router
 from app.surfaces.switches.routes import SwitchEndpoints, switches_router
 
 VERSION: Final = version("mutation-firewall")
@@ -373,6 +374,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
     api.include_router(openapi_router(api, gate=gate))
+    api.include_router(reference_router(version=VERSION, gate=gate))
 
     hot: ASGIApp = endpoint
     if traces is not None:

@@ -43,6 +43,7 @@ ROUTES: Final = (
     ("GET", "/v1/keys/{id}"),
     ("DELETE", "/v1/keys/{id}"),
     ("POST", "/v1/keys/{id}/rotate"),
+    ("GET", "/v1/version"),
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
