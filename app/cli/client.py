@@ -1,22 +1,18 @@
-"""Speaking to a service over HTTP: one request, its answer, and every way in which there is none, in words."""
+"""Speaking to a service: one request, its answer, and every way in which there is none, in words and an exit code."""
 
-import json
+import warnings
 from http import HTTPStatus
-from http.client import HTTPException
-from ipaddress import ip_address
 from typing import Any, Final, NoReturn
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from app.cli.exits import ExitCode, of_effect
 from app.cli.output import Refused, complain
+from app.client.connection import address, in_plain_text, is_local
+from app.client.operations import Call
+from app.client.problems import ProblemError, ProblemKind
 from app.core.types import Effect
 
 # Above the service's default limit a broken connection most likely means that limit.
 SERVICE_BYTES_MAX: Final = 1_048_576
-# A policy set with its documents has half of this; it guards against an address that is no firewall at all.
-ANSWER_BYTES_MAX: Final = 16_777_216
 # What a problem may say beyond a sentence, and `--json` passes on.
 _FURTHER: Final = (
     "errors",
@@ -28,13 +24,6 @@ _FURTHER: Final = (
     "approval",
     "signatures",
 )
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """A redirect would carry the key to whoever the answer names."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 def call(
@@ -51,78 +40,25 @@ def call(
 
     `method` is another than these.
     """
-    parts = _address(url)
-    local = _is_local(parts.hostname or "")
-    key = api_key or (_development_key() if local else None)
-    if key and not local and parts.scheme == "http":
-        complain(f"the API key goes to `{parts.hostname}` in plain text", fix="use an https address")
-    headers = {"Accept": "application/json", "User-Agent": "mutation-firewall-cli"}
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-    if key:
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise Refused(
-                ExitCode.NOT_PERMITTED, "the API key has characters in it that no key has", fix="copy it again"
-            )
-        headers["Authorization"] = f"Bearer {key}"
-    method = method or ("GET" if body is None else "POST")
-    request = Request(f"{url.rstrip('/')}{path}", data=body, headers=headers, method=method)  # noqa: S310 - `_address` lets http and https pass only
+    # What imports httpx: `mfw --help` and a decision in this process do without.
+    from app.client.firewall import Firewall
+
     try:
-        with build_opener(_NoRedirect).open(request, timeout=timeout) as response:
-            answer: bytes = response.read(ANSWER_BYTES_MAX)
-    except HTTPError as error:
-        with error:
-            _refuse(error)
-    except TimeoutError:
-        raise Refused(
-            ExitCode.UNREACHABLE, f"no answer from `{url}` within {timeout:g} seconds", fix="look at its /health/ready"
-        ) from None
-    except (URLError, HTTPException, OSError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, (BrokenPipeError, ConnectionResetError)) and body and len(body) > SERVICE_BYTES_MAX:
-            # It answers 413 and hangs up while we are still sending, so the answer itself is lost.
-            raise Refused(
-                ExitCode.BAD_DATA,
-                f"the service hung up on a {what} of {len(body)} bytes",
-                fix="it is most likely longer than MFW_HTTP__MAX_BODY_BYTES there: send less, or ask its owner",
-            ) from None
-        raise Refused(
-            ExitCode.UNREACHABLE,
-            f"cannot reach `{url}`: {_words(reason)}",
-            fix="start a service with `mfw dev`, or name another with --url or MFW_URL",
-        ) from None
-    return answer
-
-
-def _words(reason: object) -> str:
-    """Why a connection failed, without the number."""
-    return (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).lower()
-
-
-def _address(url: str) -> Any:
+        host = address(url).hostname or ""
+    except ProblemError as problem:
+        raise Refused(ExitCode.USAGE, problem.detail, fix=problem.fix) from None
+    key = api_key or (_development_key() if is_local(host) else None)
+    if in_plain_text(url, key):
+        complain(f"the API key goes to `{host}` in plain text", fix="use an https address")
     try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        parts = urlsplit("")
-    if (
-        parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or not url.isascii()
-        or not url.isprintable()
-        or " " in url
-    ):
-        raise Refused(
-            ExitCode.USAGE, f"`{url}` is no address of a service", fix="write it as `https://firewall.example.com`"
-        )
-    return parts
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            # A shell has retries of its own, and a hook rather a quick answer than a late one.
+            firewall = Firewall(url, key, timeout=timeout, retries=0)
+        with firewall:
+            return firewall.call(Call(method or ("GET" if body is None else "POST"), path, body))
+    except ProblemError as problem:
+        _refuse(problem, size=len(body or b""), what=what)
 
 
 def _development_key() -> str | None:
@@ -132,34 +68,44 @@ def _development_key() -> str | None:
     return read_private(key_file(state_directory()))
 
 
-def _refuse(error: HTTPError) -> NoReturn:
-    """An answer that is no decision, in words."""
-    try:
-        problem = json.loads(error.read(ANSWER_BYTES_MAX))
-    except (ValueError, OSError, HTTPException, RecursionError):
-        problem = None
-    status = error.code
-    if not isinstance(problem, dict) or not isinstance(problem.get("title"), str):
-        raise Refused(
-            _exit_of_status(status),
-            f"the service answered {status} {error.reason}, and not as a firewall would",
-            fix="check the address, and what stands between here and the service",
-        )
-    detail = f"{problem['title']} ({status})"
+def _refuse(problem: ProblemError, *, size: int, what: str) -> NoReturn:
+    """An answer that is no success, or none at all, in words."""
+    match problem.kind:
+        case ProblemKind.INVALID_REQUEST:
+            # The address was looked at before: it is the key.
+            raise Refused(ExitCode.NOT_PERMITTED, problem.detail, fix=problem.fix) from None
+        case ProblemKind.NO_ANSWER:
+            raise Refused(ExitCode.UNREACHABLE, problem.detail, fix=problem.fix) from None
+        case ProblemKind.UNREACHABLE if size > SERVICE_BYTES_MAX:
+            # It answers 413 and hangs up while we are still sending, so the answer itself is lost.
+            raise Refused(
+                ExitCode.BAD_DATA,
+                f"the service hung up on a {what} of {size} bytes",
+                fix="it is most likely longer than MFW_HTTP__MAX_BODY_BYTES there: send less, or ask its owner",
+            ) from None
+        case ProblemKind.UNREACHABLE:
+            fix = "start a service with `mfw dev`, or name another with --url or MFW_URL"
+            raise Refused(ExitCode.UNREACHABLE, problem.detail, fix=fix) from None
+        case ProblemKind.NOT_A_FIREWALL:
+            code = _exit_of_status(problem.status) if problem.status else ExitCode.BAD_DATA
+            raise Refused(code, problem.detail, fix=problem.fix) from None
+        case _:
+            pass
+    detail = f"{problem.title} ({problem.status})"
     for member, words in (("detail", ": {}"), ("pointer", ", at `{}`"), ("request_id", "; request {}")):
-        if problem.get(member):
-            detail += words.format(problem[member])
-    fix = problem.get("fix")
-    if problem.get("retry_after") is not None:
-        fix = (f"{fix}; " if fix else "") + f"try again in {problem['retry_after']} seconds"
-    if status == HTTPStatus.UNAUTHORIZED and not fix:
+        if problem.members.get(member):
+            detail += words.format(problem.members[member])
+    fix = problem.fix or ""
+    if problem.retry_after is not None:
+        fix = (f"{fix}; " if fix else "") + f"try again in {problem.retry_after:g} seconds"
+    if problem.status == HTTPStatus.UNAUTHORIZED and not fix:
         fix = "set MFW_API_KEY"
-    code = _exit_of_status(status)
-    if problem.get("decision") in tuple(Effect):
+    code = _exit_of_status(problem.status)
+    if problem.members.get("decision") in tuple(Effect):
         # An activation that the set in force judged.
-        code = of_effect(Effect(problem["decision"]))
-    kept = {member: problem[member] for member in _FURTHER if member in problem}
-    raise Refused(code, detail, fix=fix, extra=kept)
+        code = of_effect(Effect(problem.members["decision"]))
+    kept: dict[str, Any] = {member: problem.members[member] for member in _FURTHER if member in problem.members}
+    raise Refused(code, detail, fix=fix or None, extra=kept) from None
 
 
 def _exit_of_status(status: int) -> ExitCode:

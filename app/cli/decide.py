@@ -110,18 +110,18 @@ def ask(body: bytes, *, url: str, api_key: str | None, timeout: float) -> bytes:
 
 
 def _decision(raw: bytes, *, url: str) -> dict[str, Any]:
-    """The answer of a 200, checked as far as this command reads it."""
+    """The answer of a 200, checked to be a whole decision."""
+    from app.client.answers import decision
+    from app.client.problems import ProblemError
+
     try:
-        answer = json.loads(raw)
-        Effect(answer["decision"])
-        reasons = [reason[member] for reason in answer["reasons"] for member in ("policy", "rule", "effect", "message")]
-        texts = [*reasons, *(answer[member] for member in ("id", "policy_set", "mutation_digest"))]
-        complete = bool(reasons) and all(isinstance(text, str) for text in texts)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        answer, complete = {}, False
-    if not complete:
-        raise Refused(ExitCode.BAD_DATA, f"what answers at `{url}` is no mutation firewall", fix="check --url")
-    return dict(answer)
+        decision(raw, request_id=None)
+    except ProblemError:
+        raise Refused(
+            ExitCode.BAD_DATA, f"what answers at `{url}` is no mutation firewall", fix="check --url"
+        ) from None
+    answer: dict[str, Any] = json.loads(raw)
+    return answer
 
 
 def _clause_lines(clause: object) -> list[str]:

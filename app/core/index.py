@@ -1,13 +1,13 @@
 """Policy sets as the decision core knows them: immutable, compiled, and indexed by what they can match (step 6)."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from app.core.admission.facts import Facts, facts_of
 from app.core.candidates import Candidates, Indexed, Names
-from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line
+from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line, share
 from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
@@ -306,6 +306,13 @@ class Policy:
         object.__setattr__(self, "reasons", reasons)
         object.__setattr__(self, "metered", can_exceed(self.programs()))
 
+    def asked(self) -> Iterator[Program]:
+        """Give the conditions among its expressions."""
+        for condition in self.conditions:
+            yield condition.program
+        whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
+        yield from (when for when in whens if when is not None)
+
     def programs(self) -> Iterator[Program]:
         """Give every expression that asking the policy can evaluate."""
         for condition in self.conditions:
@@ -322,8 +329,9 @@ class Policy:
         INVARIANT: all a policy can say comes from a condition that fails, from a rule and from a budget. What else can
         make it speak must be looked at here.
         """
-        conditions = _all_of(condition.program.lifted.needs for condition in self.conditions)
-        found = both(self.match.needs(), conditions)
+        # One condition may use up what a metered policy has to spend; what comes behind it then fails.
+        first = self.conditions[:1] if self.metered else self.conditions
+        found = both(self.match.needs(), _all_of(condition.program.lifted.needs for condition in first))
         # A condition that fails speaks, whatever the rules say.
         if all(condition.program.lifted.sure for condition in self.conditions):
             whens = [*(rule.when for rule in self.rules), *(budget.when for budget in self.budgets)]
@@ -394,7 +402,7 @@ class CompiledPolicySet:
         self.exceptions = tuple(sorted(exceptions, key=lambda exception: exception.name))
         if len({exception.name for exception in self.exceptions}) != len(self.exceptions):
             raise ValueError("two exceptions have the same name")
-        self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
+        self.policies = _sharing(sorted(policies, key=lambda policy: policy.name))
         self.digest = digest
         if not self.policies:
             raise ValueError("a policy set without policies would deny everything without saying why")
@@ -442,6 +450,28 @@ class CompiledPolicySet:
             return own
         selected = [policy for policy in self._admission.about(facts) if policy.match.fits(facts) is not False]
         return tuple(sorted([*own, *selected], key=lambda policy: policy.name)) if selected else own
+
+
+def _sharing(policies: Iterable[AnyPolicy]) -> tuple[AnyPolicy, ...]:
+    """Give the policies with conditions that compute what they have in common only once in a request."""
+    known = tuple(policies)
+    new = share(program for policy in known if isinstance(policy, Policy) for program in policy.asked())
+    return tuple(_with(policy, new) if isinstance(policy, Policy) else policy for policy in known) if new else known
+
+
+def _with(policy: Policy, new: Mapping[int, Program]) -> Policy:
+    if not any(id(program) in new for program in policy.asked()):
+        return policy
+
+    def of(program: Program | None) -> Program | None:
+        return new.get(id(program), program)
+
+    return replace(
+        policy,
+        conditions=tuple(replace(one, program=new.get(id(one.program), one.program)) for one in policy.conditions),
+        rules=tuple(replace(rule, when=of(rule.when)) for rule in policy.rules),
+        budgets=tuple(replace(budget, when=of(budget.when)) for budget in policy.budgets),
+    )
 
 
 class _AdmissionBuckets:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge
+from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge, too_expensive
 from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.instants import timestamp_of
@@ -100,6 +100,45 @@ def load(bindings: RequestBindings, variable: Variable) -> Any:
         raise
     bindings.values[variable] = value
     return value
+
+
+class Part(NamedTuple):
+    """What a shared part gave in this request: its value, or the kind and the text of its failure, and its cost."""
+
+    value: Any
+    failure: tuple[type[CelError | BudgetError], str] | None
+    cost: int
+
+
+def take(bindings: RequestBindings, shared: Variable, budget: Budget) -> Any:
+    """Give the value of a part that several expressions have, and pay for it as if it were evaluated here.
+
+    Raises:
+        CelError: it has no value.
+        BudgetError: it costs too much, by itself or for what is left.
+    """
+    part: Part | None = bindings.values.get(shared)
+    if part is None:
+        part = bindings.values[shared] = _part(bindings, shared)
+    budget[0] -= part.cost
+    if budget[0] < 0:
+        raise too_expensive()
+    if part.failure is not None:
+        kind, text = part.failure
+        raise kind(text)
+    return part.value
+
+
+def _part(bindings: RequestBindings, shared: Variable) -> Part:
+    budget, value = [STEPS_MAX], None
+    failure: tuple[type[CelError | BudgetError], str] | None = None
+    try:
+        value = shared.run(bindings, bindings.inputs, bindings.values, budget)
+    except FAIL as error:
+        failure = (CelError, said(error))
+    except BudgetError as error:
+        failure = (BudgetError, str(error))
+    return Part(value, failure, STEPS_MAX - budget[0])
 
 
 def _now(bindings: RequestBindings, *_: Any) -> Any:

@@ -6,8 +6,9 @@ an expression should have given; no request reaches it. Nothing outside this pac
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,12 +18,12 @@ from cel_expr_python import cel
 from app.core.cel.admission import VARIABLES
 from app.core.cel.bindings import AUTHORIZER, NOW, REQUEST_RESOURCE, RequestBindings, Variable, load
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX, Budget, charge, policy_too_expensive
-from app.core.cel.checked import MalformedTreeError
+from app.core.cel.checked import MalformedTreeError, Node
 from app.core.cel.clauses import Trace, traced
 from app.core.cel.estimate import UNKNOWN, Estimate
 from app.core.cel.failures import FAIL, said
 from app.core.cel.functions import Kind
-from app.core.cel.generate import Generated, Name, UnsupportedError, generate
+from app.core.cel.generate import Generated, Generator, Name, UnsupportedError, generate
 from app.core.cel.instrument import Source
 from app.core.cel.kubernetes.signatures import MERGED, declarations, telling_names
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
@@ -42,6 +43,7 @@ from app.core.cel.program import (
     Scope,
     one_line,
 )
+from app.core.cel.sharing import PartKey, parts
 from app.core.cel.tokens import TokenKind, position, tokens
 from app.core.cel.variables import PRESENCE, check_shape, null_of_any_type, order, with_presence
 from app.core.types import Json
@@ -168,16 +170,18 @@ class CompiledProgram:
     lifted: Lifted = field(default=NOTHING_LIFTED, repr=False, compare=False)
     estimate: Estimate = field(default=UNKNOWN, repr=False, compare=False)
     reads: tuple[Variable, ...] = field(default=(), repr=False, compare=False)
+    parts: tuple[PartKey, ...] = field(default=(), repr=False, compare=False)
 
     def evaluate(self, bindings: Bindings) -> Json:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
-        budget, allowance = [STEPS_MAX], bindings.allowance
-        if allowance is not None and allowance[0] < 0:
-            raise policy_too_expensive()
         try:
-            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
+            answer: Json = (
+                self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+                if bindings.allowance is None
+                else self._paid(bindings, bindings.allowance)
+            )
         except EvaluationError:
             raise
         except FAIL as error:
@@ -186,14 +190,41 @@ class CompiledProgram:
             text = f"`{type(error).__name__}`"
         else:
             return answer
-        finally:
-            if allowance is not None:
-                charge(allowance, budget)
         raise EvaluationError(text)
+
+    def _paid(self, bindings: RequestBindings, allowance: Budget) -> Json:
+        """Evaluate for a policy that has to pay for all of its expressions together."""
+        if allowance[0] < 0:
+            raise policy_too_expensive()
+        budget = [STEPS_MAX]
+        try:
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
+        finally:
+            charge(allowance, budget)
+        return answer
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
         return traced(self.source, bindings, budget=budget)
+
+
+def truth(program: Program, bindings: Bindings) -> bool | str:
+    """Give the truth of a condition, or the text of its failure. INVARIANT: nothing but `True` itself counts as true.
+
+    As `Program.evaluate`, with a call less: a decision asks hundreds of conditions.
+    """
+    try:
+        if type(program) is CompiledProgram and type(bindings) is RequestBindings and bindings.allowance is None:
+            value = program.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+        else:
+            value = program.evaluate(bindings)
+    except EvaluationError as error:
+        return str(error)
+    except FAIL as error:
+        return str(EvaluationError(said(error)))
+    except Exception as error:  # noqa: BLE001 - one broken condition must not silence the others
+        return f"`{type(error).__name__}`"
+    return value if isinstance(value, bool) else "gave no bool"
 
 
 def estimate_of(program: Program) -> Estimate:
@@ -256,7 +287,53 @@ def compile_expression(
         message = f"the expression gives {_name(found)}, not {_name(wanted[0])}"
         raise ExpressionError((Problem(1, 1, message, _WRONG_RESULT_FIXES[result]),))
     generated, source = _generated(checked, ordered, declared, text, reading, wanted=_KINDS[result])
-    return CompiledProgram(text, generated.run, source, generated.lifted, generated.estimate, generated.reads)
+    return CompiledProgram(
+        text, generated.run, source, generated.lifted, generated.estimate, generated.reads, generated.parts
+    )
+
+
+def share(programs: Iterable[Program]) -> dict[int, Program]:
+    """Write the conditions anew that have costly parts in common, so that a request computes those once.
+
+    Gives those that are new by the identity of those they replace; they say the same of every input, at the same cost.
+    """
+    known = [program for program in programs if isinstance(program, CompiledProgram)]
+    counts = Counter(key for program in known for key in program.parts)
+    sharing = _Sharing(counts)
+    return {
+        id(program): sharing.rewritten(program) for program in known if any(counts[key] > 1 for key in program.parts)
+    }
+
+
+class _Sharing:
+    def __init__(self, counts: Mapping[PartKey, int]) -> None:
+        self._counts = counts
+        self._made: dict[PartKey, tuple[Variable, Generated]] = {}
+
+    def rewritten(self, program: CompiledProgram) -> CompiledProgram:
+        tree, scope = program.source.checked(), program.source.scope
+        common = [(node, key) for node, key in parts(tree.root, scope) if self._counts[key] > 1]
+        generator = Generator(scope, self._shared(common, scope))
+        return replace(program, run=generator.function(tree.root, Kind.BOOL).run)
+
+    def _shared(
+        self, common: Iterable[tuple[Node, PartKey]], scope: Mapping[str, Name]
+    ) -> dict[int, tuple[Variable, Generated]]:
+        found = {id(node): self._part(node, key, scope) for node, key in common}
+        # What is known already is not computed.
+        return {node: made for node, made in found.items() if made[1].constant is MISSING}
+
+    def _part(self, node: Node, key: PartKey, scope: Mapping[str, Name]) -> tuple[Variable, Generated]:
+        if key not in self._made:
+            # What is in it and nowhere else is computed with it.
+            inner = [
+                (part, its)
+                for part, its in parts(node, scope)
+                if part is not node and self._counts[its] > self._counts[key]
+            ]
+            generated = Generator(scope, self._shared(inner, scope)).function(node, Kind.ANY)
+            self._made[key] = Variable("shared", generated.run), generated
+        return self._made[key]
 
 
 def _giving_json(run: Callable[..., Any]) -> Callable[..., Json]:

@@ -18,7 +18,7 @@ from types import CodeType
 from typing import Any, assert_never
 
 from app.core.cel import operators, texts
-from app.core.cel.bindings import Variable, load
+from app.core.cel.bindings import Variable, load, take
 from app.core.cel.budget import STEPS_MAX, Budget, spend
 from app.core.cel.checked import (
     Call,
@@ -40,6 +40,7 @@ from app.core.cel.instants import zone
 from app.core.cel.lifting import lift
 from app.core.cel.needs import NOTHING_LIFTED, Lifted
 from app.core.cel.patterns import Pattern, pattern
+from app.core.cel.sharing import PartKey, parts
 from app.core.cel.values import (
     INT_MAX,
     INT_MIN,
@@ -125,6 +126,7 @@ class Generated:
     constant: Any
     root: Node
     lifted: Lifted = NOTHING_LIFTED
+    parts: tuple[PartKey, ...] = ()
     estimate: Estimate = UNKNOWN
     reads: tuple[Variable, ...] = ()
 
@@ -147,7 +149,8 @@ def generate(checked: Checked, scope: Mapping[str, Name], *, wanted: Kind = Kind
     if wanted is not Kind.BOOL:
         return replace(generated, estimate=cost)
     trees = {name: known.root for name, known in scope.items() if known.root is not None}
-    return replace(generated, estimate=cost, lifted=lift(checked.root, trees))
+    keys = tuple(key for _, key in parts(checked.root, scope))
+    return replace(generated, estimate=cost, lifted=lift(checked.root, trees), parts=keys)
 
 
 def wrong_result(value: Any, wanted: str) -> None:
@@ -236,6 +239,7 @@ _RUNTIME: dict[str, Any] = {
     "said": said,
     "select": operators.select,
     "spend": spend,
+    "take": take,
     "str": str,
     "truth": operators.truth,
     "type": type,
@@ -251,8 +255,10 @@ class Generator:
     # What every function takes: the bindings, the inputs, the values of variables, the budget.
     parameters = "b, i, c, q"
 
-    def __init__(self, scope: Mapping[str, Name]) -> None:
+    def __init__(self, scope: Mapping[str, Name], shared: "Mapping[int, tuple[Any, Generated]] | None" = None) -> None:
+        """`shared` has the parts, by the identity of their nodes, that are variables with functions of their own."""
         self._scope = scope
+        self._shared = shared or {}
         self.constants = {n: known.constant for n, known in scope.items() if known.constant is not operators.MISSING}
         self._locals: dict[str, Code] = {}
         self._lazy: dict[str, str] = {}
@@ -334,6 +340,9 @@ class Generator:
     # --- nodes ------------------------------------------------------------------------------------------------------
 
     def _value(self, node: Node) -> Code:
+        if id(node) in self._shared:
+            variable, known = self._shared[id(node)]
+            return Code(f"take(b, {self._object(variable, 'v')}, q)", known.kind, known.element, fails=known.fails)
         match node:
             case Constant():
                 return self._constant(node.value)

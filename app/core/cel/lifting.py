@@ -5,7 +5,7 @@ the evaluation whatever comes after it, so nothing is lifted from behind it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from app.core.cel.checked import Call, Constant, Identifier, ListLiteral, Node, Select
 from app.core.cel.needs import Key, Lifted, Need, Needs, Path, both, either, key_of
@@ -20,6 +20,9 @@ _TEXTS: frozenset[Path] = frozenset(
 _MAPS: frozenset[Path] = frozenset(
     {*((name,) for name in INPUT_NAMES), *((name, "properties") for name in ("subject", "action", "resource"))}
 )
+# `object` and `oldObject` of Kubernetes, null where nothing is there: of null no field can be read either.
+_OTHER_NAMES: Final[dict[str, Path]] = {"object": ("change", "after"), "oldObject": ("change", "before")}
+_PLAIN_NAMES: Final = {*INPUT_NAMES, *_OTHER_NAMES, "now"}
 # They look at a value, whatever it is, and walk over nothing.
 _CHEAP = frozenset({"_&&_", "_||_", "!_", "_?_:_", "size", "type", "dyn"})
 _COMPARISONS = frozenset({"_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_"})
@@ -103,7 +106,7 @@ class _Lifter:
         match self._seen(node):
             case Identifier(name=name):
                 name = name.removeprefix(".")
-                return (name,) if name in INPUT_NAMES else None
+                return (name,) if name in INPUT_NAMES else _OTHER_NAMES.get(name)
             case (
                 Select(operand=operand, field=field, test_only=False)
                 | Call(function="_[_]", arguments=(operand, Constant(value=str() as field)))
@@ -147,8 +150,10 @@ class _Lifter:
 
     def _is_bounded(self, node: Node) -> bool:
         match node:
-            case Constant() | Identifier():
+            case Constant():
                 return True
+            case Identifier(name=name):
+                return name.removeprefix(".") in _PLAIN_NAMES
             case Select(operand=operand):
                 return self._bounded(operand)
             case Call(function=function, arguments=(a, b)) if function in _COMPARISONS:

@@ -261,6 +261,15 @@ def test_what_conditions_need_and_what_rules_need():
     assert needs("resource.type != 'a' && has(change.after)", rules=(KIND,)) == kind
 
 
+def test_a_condition_may_leave_nothing_to_spend_for_those_behind_it():
+    long = "size(lists.range(context.n)) > 0"
+    many = tuple(f"{long} && {i} > 0" for i in range(20))
+    kind = {"change.after.kind": ({"Pod"}, False)}
+    assert needs(KIND, long, rules=many) == kind
+    assert needs(long, KIND, rules=many) == {}
+    assert needs(long, KIND) == kind
+
+
 @pytest.mark.parametrize("value", [1, 1.0, True, False, "1", None, [1], {"a": 1}, 1.5])
 @pytest.mark.parametrize("constant", ["1", "1.0", "1u", "true", "'1'", "1.5"])
 def test_the_index_compares_as_cel_does(constant, value):
