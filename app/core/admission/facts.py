@@ -18,6 +18,7 @@ OPERATIONS = (CREATE, UPDATE, DELETE, CONNECT)
 # Actions that open a connection to an object and change none of its members.
 _CONNECTING = frozenset({"connect", "exec", "attach", "portforward", "port-forward", "proxy"})
 _CREATING = frozenset({"create"})
+_DELETING = frozenset({"delete", "deletecollection"})
 _UPDATING = frozenset({"update", "patch", "scale", "replace", "edit", "label", "annotate", "set", "rollout"})
 _NAMESPACES = "namespaces"
 # Every namespace has this label, with its own name.
@@ -123,6 +124,9 @@ def _derived(
     namespace_object: MaybeObject = None,
 ) -> Facts:
     """Make a request of the objects. Whatever the caller did not say is left out, as the API server leaves it out."""
+    problem = _contradiction(inputs, after, before, namespace_object)
+    if problem is not None:
+        return _broken(problem)
     group, version = group_and_version(shown["apiVersion"])
     kind: str = shown["kind"]
     resource_group, resource_version, resource, subresource = group, version, resource_of(kind), ""
@@ -132,8 +136,9 @@ def _derived(
     if part is not None:
         target, subresource = part
         resource_group, resource_version, resource, namespaced, called = _target(target, inputs["resource"]["type"])
-    metadata = _object(shown.get("metadata")) or {}
-    name, namespace = _text(metadata.get("name")), _text(metadata.get("namespace"))
+    # A manifest may leave out what the object that is there says: they are one object.
+    name = _said(after, "name") or _said(before, "name")
+    namespace = _said(after, "namespace") or _said(before, "namespace")
     if resource == _NAMESPACES and not resource_group:
         namespace = name
     elif namespaced and not namespace:
@@ -173,6 +178,35 @@ def _derived(
         request,
         spellings=called - {resource},
     )
+
+
+def _contradiction(
+    inputs: JsonObject, after: MaybeObject, before: MaybeObject, namespace_object: MaybeObject
+) -> str | None:
+    """Say what of a change cannot be true together: policies would be asked about the one, and not about the other."""
+    change = inputs["change"]
+    for member, shown in (("after", after), ("before", before)):
+        if shown is None and change.get(member) is not None:
+            return f"`change.{member}` is not an object"
+    if after is not None:
+        if inputs["action"]["name"].lower() in _DELETING:
+            return f"the action is `{inputs['action']['name']}`, and `change.after` says that the object stays"
+        if before is not None and _is_kubernetes(after) and _is_kubernetes(before) and after["kind"] != before["kind"]:
+            return "`change.before` and `change.after` are not of one kind"
+        for member in ("name", "namespace"):
+            one, other = _said(before, member), _said(after, member)
+            if one and other and one != other:
+                return f"`metadata.{member}` of `change.before` and of `change.after` differ"
+    namespace = _said(after, "namespace") or _said(before, "namespace")
+    return _other_namespace(namespace_object, namespace) if namespace else None
+
+
+def _other_namespace(namespace_object: MaybeObject, namespace: str) -> str | None:
+    """Say that the namespace that was sent is another one, if it is."""
+    name = _said(namespace_object, "name")
+    if name and name != namespace:
+        return f"`{_CONTEXT}.namespaceObject` is not the namespace of the object that is changed"
+    return None
 
 
 def _target(target: tuple[str, str] | None, resource_type: str) -> tuple[str, str, str, bool | None, frozenset[str]]:
@@ -223,9 +257,18 @@ def _sent(request: Any, after: MaybeObject, before: MaybeObject, namespace_objec
             found = (*group_and_version(shown["apiVersion"]), shown["kind"])
             if found != (group, version, kind["kind"]):
                 return _broken(f"{where}.kind` is not the kind of the object that is changed")
+        if (other := _other_object(request, shown)) is not None:
+            return _broken(f"{where}.{other}` is not that of the object that is changed")
+    own_kind = is_namespaced(group, kind["kind"]) is not None and not request.get("subResource")
+    if own_kind and (resource.get("group", ""), resource["resource"]) != (group, resource_of(kind["kind"])):
+        return _broken(f"{where}.resource` is not what serves `{kind['kind']}`")
+    if (after if operation == DELETE else before if operation == CREATE else None) is not None:
+        return _broken(f"{where}.operation` is `{operation}`, which the objects of the change contradict")
     namespace, name = request.get("namespace", ""), request.get("name", "")
     if resource["resource"] == _NAMESPACES and not resource.get("group", ""):
         namespace = name or namespace
+    if namespace and (problem := _other_namespace(namespace_object, namespace)) is not None:
+        return _broken(problem)
     return Facts(
         operation,
         resource.get("group", ""),
@@ -241,6 +284,22 @@ def _sent(request: Any, after: MaybeObject, before: MaybeObject, namespace_objec
         namespace_object,
         request,
     )
+
+
+def _said(shown: MaybeObject, member: str) -> str:
+    """Give the name or the namespace that an object says it has, empty where it says none."""
+    metadata = _object(shown.get("metadata")) if shown is not None else None
+    return _text(metadata.get(member)) if metadata is not None else ""
+
+
+def _other_object(request: JsonObject, shown: MaybeObject) -> str | None:
+    """Name the member of a request that speaks of another object than the one that is shown, if one does."""
+    namespace = _said(shown, "namespace")
+    if namespace and namespace != request.get("namespace", ""):
+        return "namespace"
+    # What is sent to a part of an object may have a name of its own, and a name may still have to be made.
+    name, asked = _said(shown, "name"), request.get("name", "")
+    return "name" if name and asked and name != asked and not request.get("subResource") else None
 
 
 def _text(value: Any) -> str:

@@ -72,7 +72,6 @@ class TestDerived:
             ("delete", True, False, "DELETE"),
             # Whatever it is called, nothing is there afterwards, or it is.
             ("update", True, False, "DELETE"),
-            ("delete", True, True, "UPDATE"),
             ("frobnicate", False, True, "CREATE"),
             ("frobnicate", True, True, "UPDATE"),
             ("exec", False, True, "CONNECT"),
@@ -153,6 +152,33 @@ class TestDerived:
         assert facts.object is None
         assert facts.old_object is not None
 
+    @pytest.mark.parametrize(
+        ("given", "problem"),
+        [
+            ({"action": "delete", "before": thing(), "after": thing()}, "says that the object stays"),
+            ({"action": "DeleteCollection", "after": thing()}, "says that the object stays"),
+            ({"action": "update", "before": thing(), "after": [thing()]}, "`change.after` is not an object"),
+            ({"action": "create", "before": "text", "after": thing()}, "`change.before` is not an object"),
+            ({"before": thing(), "after": thing("v1", "ConfigMap")}, "are not of one kind"),
+            ({"before": thing(namespace="shop"), "after": thing(namespace="dev")}, "`metadata.namespace` of"),
+            ({"before": thing(), "after": thing(name="other")}, "`metadata.name` of"),
+            (
+                {
+                    "after": thing(namespace="shop"),
+                    "kubernetes": {"namespaceObject": {"metadata": {"name": "dev", "labels": {"a": "b"}}}},
+                },
+                "`context.kubernetes.namespaceObject` is not the namespace",
+            ),
+        ],
+    )
+    def test_what_contradicts_itself_is_a_problem(self, given, problem):
+        assert problem in facts_of(inputs(**given)).problem
+
+    def test_a_manifest_may_leave_out_what_is_there_and_change_its_version(self):
+        after = {"apiVersion": "apps/v1", "kind": "Deployment"}
+        facts = facts_of(inputs(action="apply", before=thing("extensions/v1beta1", namespace="shop"), after=after))
+        assert (facts.problem, facts.namespace, facts.name) == (None, "shop", "web")
+
     def test_a_namespace_that_was_sent_has_its_labels(self):
         sent = {"namespaceObject": {"metadata": {"labels": {"a": "b"}}}}
         facts = facts_of(inputs(after=thing(namespace="shop"), kubernetes=sent))
@@ -196,12 +222,44 @@ class TestSent:
             "resource": {"version": "v1", "resource": "namespaces"},
             "name": "shop",
         }
-        facts = facts_of(inputs(before=thing("v1", "Namespace"), kubernetes={"request": request}))
+        facts = facts_of(inputs(before=thing("v1", "Namespace", name="shop"), kubernetes={"request": request}))
         assert facts.namespace == "shop"
         assert facts.is_namespace
 
     def test_objects_may_be_left_out(self):
         assert facts_of(inputs(kubernetes={"request": REQUEST})).problem is None
+
+    @pytest.mark.parametrize(
+        ("request_", "change", "problem"),
+        [
+            ({"namespace": "dev"}, {"after": thing(namespace="shop")}, "request.namespace` is not that of the object"),
+            ({"name": "other"}, {"before": thing()}, "request.name` is not that of the object"),
+            ({"operation": "DELETE"}, {"before": thing(), "after": thing()}, "request.operation` is `DELETE`, which"),
+            ({"operation": "CREATE"}, {"before": thing(), "after": thing()}, "request.operation` is `CREATE`, which"),
+            (
+                {"resource": {"group": "", "version": "v1", "resource": "configmaps"}},
+                {"after": thing()},
+                "request.resource` is not what serves `Deployment`",
+            ),
+        ],
+    )
+    def test_a_request_of_another_object_is_a_problem(self, request_, change, problem):
+        facts = facts_of(inputs(**change, kubernetes={"request": {**REQUEST, **request_}}))
+        assert problem in facts.problem
+
+    @pytest.mark.parametrize(
+        ("request_", "after"),
+        [
+            ({"name": ""}, thing(name="web-x7k2p")),
+            ({"subResource": "binding", "name": "web"}, thing(name="other", namespace="shop")),
+        ],
+    )
+    def test_a_name_of_its_own_is_none(self, request_, after):
+        assert facts_of(inputs(after=after, kubernetes={"request": {**REQUEST, **request_}})).problem is None
+
+    def test_a_namespace_of_another_name_is_a_problem(self):
+        sent = {"request": REQUEST, "namespaceObject": {"metadata": {"name": "dev"}}}
+        assert "namespaceObject` is not the namespace" in facts_of(inputs(kubernetes=sent)).problem
 
     @pytest.mark.parametrize(
         ("kubernetes", "problem"),
