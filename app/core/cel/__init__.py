@@ -4,7 +4,15 @@ from app.core.cel.admission import bind_params, facts_in
 from app.core.cel.bindings import RequestBindings, Variable, bind, metered
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX
 from app.core.cel.clauses import ABSENT, CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
-from app.core.cel.engine import CompiledProgram, can_exceed, check_variable, compile_expression, estimate_of, share
+from app.core.cel.engine import (
+    CompiledProgram,
+    can_exceed,
+    check_variable,
+    compile_expression,
+    estimate_of,
+    share,
+    together,
+)
 from app.core.cel.estimate import USUAL, Estimate
 from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
@@ -84,6 +92,7 @@ __all__ = [
     "one_line",
     "share",
     "source_of",
+    "together",
     "traced",
     "variables_of",
 ]
