@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from app.core.cel import FALSE, TRUE, CompiledProgram, Program, Site, Source, Trace
 from app.core.index import PolicyException
+from app.policies.admission import PolicyDocument
 from app.policies.load import Checked, Document
 from app.policies.reader import Reader
-from app.policies.trace import ExceptionTrace, expressions, variables
+from app.policies.trace import ExceptionTrace, admission_expressions, expressions, variables, variables_among
 from app.policies.tree import Mapping as Object
 from app.policies.tree import Node, Scalar, Sequence
 
@@ -84,7 +85,7 @@ class Seen:
         self.add(_exception_name(exception.exception), asked)
 
     def coverage(self, checked: Checked) -> tuple[ExpressionCoverage, ...]:
-        """Give every expression of every MutationPolicy and PolicyException, sorted by name, variables first."""
+        """Give every expression of every policy and exception, sorted by name, variables first."""
         found = [one for document in checked.documents for one in self._document(document, checked.sources)]
         return tuple(sorted(found, key=lambda one: one.policy))
 
@@ -96,6 +97,10 @@ class Seen:
         if policy is not None:
             name, programs = policy.name, expressions(policy)
             declared = {path: one.source for path, one in variables(policy).items()}
+        elif isinstance(document.admission, PolicyDocument):
+            admission = document.admission
+            name, programs = admission.name, list(admission_expressions(admission))
+            declared = {path: one.source for path, one in variables_among(programs).items()}
         elif exception is not None:
             name = _exception_name(exception)
             programs = [(f"matchConditions[{i}].expression", one.program) for i, one in enumerate(exception.conditions)]

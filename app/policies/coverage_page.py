@@ -41,7 +41,7 @@ def _directory(coverage: Coverage) -> str:
     meters = f"rules {_meter(coverage.percent)}, clauses {_meter(coverage.clause_percent)}"
     parts = [f"<h2>{escape(str(coverage.directory))}: {meters}</h2>\n"]
     texts = {name: list(group) for name, group in groupby(coverage.expressions, key=lambda one: one.policy)}
-    for name, group in groupby(coverage.rules, key=lambda rule: rule.policy.name):
+    for name, group in groupby(coverage.rules, key=lambda rule: rule.policy):
         rules = list(group)
         parts.append(
             f'<h2 id="{escape(name)}">{escape(name)} {_meter(percent(rules))}</h2>\n<table><thead><tr><th>rule</th>'
@@ -58,12 +58,11 @@ def _directory(coverage: Coverage) -> str:
 
 
 def _rule(coverage: RuleCoverage) -> str:
-    rule = coverage.rule
     style = "good" if coverage.seen == coverage.wanted else "part" if coverage.seen else "bad"
-    when = escape(rule.when.text) if rule.when is not None else "always"
+    when = escape(coverage.text) if coverage.text is not None else "always"
     counts = "".join(f'<td class="number">{coverage.said[outcome]}</td>' for outcome in Outcome)
     return (
-        f'<tr><td class="{style}">{escape(rule.name)}</td><td>{rule.effect}</td><td><code>{when}</code></td>'
+        f'<tr><td class="{style}">{escape(coverage.rule)}</td><td>{coverage.effect}</td><td><code>{when}</code></td>'
         f'{counts}<td class="{style}">{coverage.missing or "covered"}</td></tr>\n'
     )
 

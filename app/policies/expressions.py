@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from app.core.cel import (
+    ADMISSION_SCOPE,
     INPUT_NAMES,
     SCOPE,
     EvaluationError,
     ExpressionError,
     Program,
     ResultType,
+    Scope,
     bind,
     compile_expression,
 )
@@ -51,22 +53,26 @@ def all_variables_read(text: str, variables: Mapping[str, str]) -> frozenset[str
     return frozenset(found)
 
 
+# What expressions of any kind can read; in doubt a name is one of these.
+_READABLE = frozenset((*SCOPE, *ADMISSION_SCOPE, "authorizer"))
+
+
 def reads_nothing(text: str, variables: Mapping[str, str]) -> bool:
     """Tell whether no input can change what an expression gives. False in doubt."""
     texts = [text, *(variables[name] for name in all_variables_read(text, variables))]
     return not any(
-        token.kind is TokenKind.NAME and token.text in SCOPE and not _is_member(stream, i)
+        token.kind is TokenKind.NAME and token.text in _READABLE and not _is_member(stream, i)
         for stream in (list(tokens(one)) for one in texts)
         for i, token in enumerate(stream)
     )
 
 
-def constant(text: str, variables: Mapping[str, str]) -> bool | None:
+def constant(text: str, variables: Mapping[str, str], *, scope: Scope = Scope.MUTATION) -> bool | None:
     """Give the truth of a condition that reads nothing; None for one that does, or that fails."""
     if not reads_nothing(text, variables):
         return None
     try:
-        program: Program = compile_expression(text, result=ResultType.BOOL, variables=dict(variables))
+        program: Program = compile_expression(text, result=ResultType.BOOL, variables=dict(variables), scope=scope)
         return bool(program.evaluate(bind(_NO_INPUTS, now=_ANY_INSTANT)))
     except (ExpressionError, EvaluationError):
         return None

@@ -15,6 +15,7 @@ from app.core.cel import (
     CompiledProgram,
     Needs,
     Program,
+    Scope,
     both,
     conjuncts,
     estimate_of,
@@ -99,7 +100,7 @@ def lint(documents: Iterable[Document], *, sources: Mapping[str, str], now: date
     """Give the warnings about every document that could be read; `sources` as in `Checked`."""
     documents = tuple(documents)
     found: list[Diagnostic] = []
-    specs: dict[str, Document] = {}
+    specs: dict[str, tuple[Document, str]] = {}
     for document in documents:
         found += _lint_exception(document, documents, now=now)
     for document in documents:
@@ -109,23 +110,27 @@ def lint(documents: Iterable[Document], *, sources: Mapping[str, str], now: date
         _Linter(document.policy, document.root.items["spec"], reader, now).run()
         found += _expiry(document, "policy", document.policy.validity, now=now)
         found += reader.diagnostics
-        key = repr(document.root.items["spec"].plain())
-        if (first := specs.setdefault(key, document)) is not document and first.policy is not None:
-            place = document.root.items["metadata"]
-            message = f"the policy says the same as `{first.policy.name}` in `{first.file}`"
-            found.append(
-                Diagnostic(
-                    document.file,
-                    place.line,
-                    place.column,
-                    "metadata.name",
-                    message,
-                    "remove one",
-                    Severity.WARNING,
-                    Lint.DUPLICATE_POLICY,
-                )
-            )
+        found += _duplicate(document, document.policy.name, specs)
+    for document in documents:
+        if isinstance(document.admission, PolicyDocument) and isinstance(document.root, Object):
+            reader = Reader(document.file, text=sources.get(document.file, ""))
+            _AdmissionLinter(document.admission, document.root.items["spec"], reader).run()
+            found += reader.diagnostics
+            found += _duplicate(document, document.admission.name, specs)
     return (*found, *_allows_nothing(documents))
+
+
+def _duplicate(document: Document, name: str, specs: dict[str, tuple[Document, str]]) -> Iterator[Diagnostic]:
+    """Say of a policy that one before it says the same; `specs` has those that were seen."""
+    assert isinstance(document.root, Object)  # noqa: S101 - it is a policy
+    first, of_first = specs.setdefault(repr(document.root.items["spec"].plain()), (document, name))
+    if first is not document:
+        place = document.root.items["metadata"]
+        message = f"the policy says the same as `{of_first}` in `{first.file}`"
+        code = Lint.DUPLICATE_POLICY
+        yield Diagnostic(
+            document.file, place.line, place.column, "metadata.name", message, "remove one", Severity.WARNING, code
+        )
 
 
 def _allows_nothing(documents: Iterable[Document]) -> Iterator[Diagnostic]:
@@ -467,6 +472,90 @@ class _Linter:
                     code=Lint.REDUNDANT_PATTERN,
                     fix="remove it",
                 )
+
+
+class _AdmissionLinter:
+    """The lints of one admission policy, whatever its bindings are."""
+
+    def __init__(self, policy: PolicyDocument, spec: Node, reader: Reader) -> None:
+        self.policy = policy
+        self.reader = reader
+        self.variables = self._texts(spec, "variables", "expression")
+        self.names = [_string(item, "name") for item, _ in _items(spec, "variables")]
+        self.texts = {name: one.text for name, one in zip(self.names, self.variables, strict=True) if one is not None}
+        self.conditions = self._texts(spec, "matchConditions", "expression")
+        self.validations = self._texts(spec, "validations", "expression")
+        self.others = [
+            *self._texts(spec, "validations", "messageExpression"),
+            *self._texts(spec, "auditAnnotations", "valueExpression"),
+        ]
+
+    def run(self) -> None:
+        """Note everything."""
+        self._unused()
+        self._constants()
+        self._expensive()
+        self._duplicates()
+
+    @staticmethod
+    def _texts(spec: Node, name: str, member: str) -> list[_Text | None]:
+        return [_text(item, member, path) for item, path in _items(spec, name)]
+
+    def _note(self, at: _Text, message: str, *, code: Lint, fix: str) -> None:
+        self.reader.diagnostics.append(
+            Diagnostic(self.reader.file, at.node.line, at.node.column, at.path, message, fix, Severity.WARNING, code)
+        )
+
+    def _unused(self) -> None:
+        asked = (*self.conditions, *self.validations, *self.others)
+        read = {name for one in asked if one is not None for name in all_variables_read(one.text, self.texts)}
+        for name, one in zip(self.names, self.variables, strict=True):
+            if one is not None and name not in read:
+                self._note(one, f"nothing reads the variable `{name}`", code=Lint.UNUSED_VARIABLE, fix="remove it")
+
+    def _constants(self) -> None:
+        for at, condition in zip(self.conditions, self.policy.conditions, strict=True):
+            if at is None:
+                continue
+            if self._constant(at.text) is True:
+                fix = "remove it, or make it say something"
+                self._note(at, "the condition is always true", code=Lint.CONSTANT_CONDITION, fix=fix)
+            elif (part := self._never(condition.program)) is not None:
+                message = f"the policy can never speak: `{_shown(part)}` is always false"
+                self._note(at, message, code=Lint.DEAD_POLICY, fix="change the condition, or remove the policy")
+        for at, validation in zip(self.validations, self.policy.validations, strict=True):
+            if at is not None and self._constant(at.text) is True:
+                message = f"`{validation.name}` can never deny: it is always true"
+                self._note(at, message, code=Lint.DEAD_RULE, fix="change the expression, or remove the validation")
+
+    def _expensive(self) -> None:
+        asked = [
+            *zip(self.conditions, (one.program for one in self.policy.conditions), strict=True),
+            *zip(self.validations, (one.program for one in self.policy.validations), strict=True),
+        ]
+        costs = [(at, estimate_of(program).usual) for at, program in asked]
+        named = dict(zip(self.names, self.variables, strict=True))
+        costs += [(named.get(one.name), one.estimate.usual) for one in variables_of(program for _, program in asked)]
+        for at, usual in costs:
+            if at is not None and usual > STEPS_MAX:
+                message = f"with {USUAL_SIZES} it takes some {usual:,} steps, and {STEPS_MAX:,} are the most"
+                fix = "look once into each list: make a variable of what an inner loop gives"
+                self._note(at, message, code=Lint.EXPENSIVE, fix=fix)
+
+    def _never(self, program: Program) -> str | None:
+        """The part that makes a condition false for every request; None if there is none, or in doubt."""
+        parts = conjuncts(program.source) if isinstance(program, CompiledProgram) else ()
+        return next((part for part in parts if self._constant(part) is False), None)
+
+    def _constant(self, text: str) -> bool | None:
+        return constant(text, self.texts, scope=Scope.ADMISSION)
+
+    def _duplicates(self) -> None:
+        seen: dict[tuple[str, ...], str] = {}
+        for at, validation in zip(self.validations, self.policy.validations, strict=True):
+            if at is not None and (first := seen.setdefault(signature(at.text), validation.name)) != validation.name:
+                message = f"`{validation.name}` has the expression of `{first}`"
+                self._note(at, message, code=Lint.DUPLICATE_RULE, fix="remove one")
 
 
 def _covered(one: Glob, patterns: tuple[Glob, ...]) -> int | None:

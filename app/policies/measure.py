@@ -1,18 +1,29 @@
 """What each rule costs: the time of its expression on given mutations, in microseconds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from statistics import median
 from time import perf_counter_ns
 
+from app.core.admission.facts import MaybeObject
 from app.core.budgets import Assumed
-from app.core.cel import Bindings, EvaluationError, Program, ResultType, bind, compile_expression
+from app.core.cel import (
+    Bindings,
+    EvaluationError,
+    Program,
+    RequestBindings,
+    ResultType,
+    bind,
+    bind_params,
+    compile_expression,
+)
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.types import JsonObject, NormalisedMutation
-from app.policies.trace import trace, trace_exceptions
+from app.policies.trace import trace, trace_admission, trace_exceptions
 
 # Enough for a stable median of something that takes microseconds.
 ROUNDS = 200
@@ -22,7 +33,8 @@ ROUNDS = 200
 class Cost:
     """The median time of one expression, run `times` times.
 
-    `part` is `condition`, `exception` (the condition of one), `when`, `message` or `obligation KEY`.
+    `part` is `condition`, `exception` (the condition of one), `when`, `message` or `obligation KEY`; of an admission
+    policy `condition`, `validation`, `message` or `annotation`.
     """
 
     policy: str
@@ -54,7 +66,11 @@ def measure(
     for mutation in mutations:
         whole += _decision_times(policy_set, mutation, now=now, rounds=rounds)
         for key, program in _reached(policy_set, mutation, now=now):
-            taken.setdefault(key, []).extend(_times(program, warm, mutation.inputs, now=now, rounds=rounds))
+            fresh = partial(bind, mutation.inputs, now=now)
+            taken.setdefault(key, []).extend(_times(program, warm, fresh, rounds=rounds))
+        for key, program, params in _reached_by_admission(policy_set, mutation, now=now):
+            fresh = partial(_with_params, mutation.inputs, params, now=now)
+            taken.setdefault(key, []).extend(_times(program, warm, fresh, rounds=rounds))
     costs = [Cost(*key, median(times), len(times)) for key, times in taken.items()]
     costs.sort(key=lambda cost: (-cost.microseconds, cost.policy, cost.name))
     return Costs(tuple(costs), median(whole) if whole else 0.0)
@@ -80,9 +96,32 @@ def _reached(
                     yield (name, rule.name, f"obligation {duty.key}"), duty.expression
 
 
-def _times(program: Program, warm: Program, inputs: JsonObject, *, now: datetime, rounds: int) -> Iterable[float]:
+def _reached_by_admission(
+    policy_set: CompiledPolicySet, mutation: NormalisedMutation, *, now: datetime
+) -> Iterable[tuple[tuple[str, str, str], Program, MaybeObject]]:
+    """Give what is asked of admission policies, with the parameters it is asked with; of all bindings together."""
+    for found in trace_admission(policy_set, bind(mutation.inputs, now=now)):
+        name = found.policy.policy
+        for one in found.evaluations:
+            params = one.parameter.value if one.parameter is not None else None
+            for condition, _ in one.conditions:
+                yield (name, condition.name, "condition"), condition.program, params
+            for validation, said in one.validations:
+                yield (name, validation.name, "validation"), validation.program, params
+                if validation.message_expression is not None and said.outcome == "false":
+                    yield (name, validation.name, "message"), validation.message_expression, params
+            if all(said.outcome == "true" for _, said in one.conditions):
+                for annotation in found.policy.annotations:
+                    yield (name, annotation.name, "annotation"), annotation.program, params
+
+
+def _with_params(inputs: JsonObject, params: MaybeObject, *, now: datetime) -> RequestBindings:
+    return bind_params(bind(inputs, now=now), params)
+
+
+def _times(program: Program, warm: Program, fresh: Callable[[], RequestBindings], *, rounds: int) -> Iterable[float]:
     for _ in range(rounds):
-        bindings = bind(inputs, now=now)
+        bindings = fresh()
         _evaluate(warm, bindings)
         start = perf_counter_ns()
         _evaluate(program, bindings)

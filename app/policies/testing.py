@@ -7,19 +7,20 @@ from os.path import normpath
 from pathlib import Path
 from time import perf_counter
 
+from app.core.admission.policy import AdmissionPolicy
 from app.core.canonical import canonical
-from app.core.cel import CompiledProgram, bind
+from app.core.cel import CompiledProgram, Program, bind
 from app.core.decide import decide
-from app.core.index import CompiledPolicySet, Policy, Rule
+from app.core.index import CompiledPolicySet, Rule
 from app.core.normalise import normalise
-from app.core.types import JsonObject, Obligation, Outcome, Reason, Verdict
+from app.core.types import Effect, JsonObject, Obligation, Outcome, Reason, Verdict
 from app.errors import FirewallError
 from app.policies.budgets import unknown_budgets
 from app.policies.coverage import ClauseCoverage, ExpressionCoverage, Seen, clause_percent
 from app.policies.diagnostics import PolicyErrors
 from app.policies.load import Checked, check_directory
 from app.policies.suite import Case, Suite, with_counts
-from app.policies.trace import trace, trace_exceptions
+from app.policies.trace import trace, trace_admission, trace_exceptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,24 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class RuleCoverage:
-    """What one rule said over all cases. `constant` is for a rule that speaks always: it need not be silent."""
+    """What the condition of one rule, or one validation of an admission policy, said over all cases.
 
-    policy: Policy
-    rule: Rule
+    `text` is the condition, None for a rule without one. `constant` is for what speaks always: it need not be silent.
+    `speaking` is what the condition says when the rule speaks: a validation is false then.
+    """
+
+    policy: str
+    rule: str
+    effect: Effect
+    text: str | None
     constant: bool
     said: Mapping[Outcome, int]
+    speaking: Outcome = Outcome.TRUE
+
+    @property
+    def silent(self) -> Outcome:
+        """What the condition says when the rule is silent."""
+        return Outcome.FALSE if self.speaking is Outcome.TRUE else Outcome.TRUE
 
     @property
     def wanted(self) -> int:
@@ -50,15 +63,15 @@ class RuleCoverage:
     @property
     def seen(self) -> int:
         """How many of them were seen."""
-        return bool(self.said[Outcome.TRUE]) + (not self.constant and bool(self.said[Outcome.FALSE]))
+        return bool(self.said[self.speaking]) + (not self.constant and bool(self.said[self.silent]))
 
     @property
     def missing(self) -> str:
         """What no case shows, in words; empty if nothing is."""
         words = []
-        if not self.said[Outcome.TRUE]:
+        if not self.said[self.speaking]:
             words.append("never spoke")
-        if not self.constant and not self.said[Outcome.FALSE]:
+        if not self.constant and not self.said[self.silent]:
             words.append("never was silent")
         return ", ".join(words)
 
@@ -140,6 +153,13 @@ class _Directory:
             raise PolicyErrors(self.checked.diagnostics)
         self.policy_set = self.checked.policy_set
         self.said = {(policy.name, rule.name): dict.fromkeys(Outcome, 0) for policy, rule in self.policy_set.rules}
+        for admission in self._admission.values():
+            self.said |= {(admission.policy, one.name): dict.fromkeys(Outcome, 0) for one in admission.validations}
+
+    @property
+    def _admission(self) -> dict[str, AdmissionPolicy]:
+        """The admission policies by name, each with one of its bindings: their expressions are the same."""
+        return {one.policy: one for one in self.policy_set.policies if isinstance(one, AdmissionPolicy)}
 
     def ask(self, suite: Suite, case: Case) -> Result:
         start = perf_counter()
@@ -158,22 +178,51 @@ class _Directory:
             self.seen.add(policy.policy.name, policy.asked)
             for rule, said in policy.rules:
                 self.said[policy.policy.name, rule.name][said.outcome] += 1
+        for admission in trace_admission(self.policy_set, bindings):
+            for evaluation in admission.evaluations:
+                self.seen.add(admission.policy.policy, evaluation.asked)
+                for validation, said in evaluation.validations:
+                    self.said[admission.policy.policy, validation.name][said.outcome] += 1
         return Result(suite, case, verdict, tuple(_failures(case, verdict)), perf_counter() - start)
 
     def coverage(self) -> Coverage:
-        rules = tuple(
-            RuleCoverage(policy, rule, _is_constant(rule, said := self.said[policy.name, rule.name]), said)
+        rules = [
+            RuleCoverage(
+                policy.name,
+                rule.name,
+                rule.effect,
+                rule.when.text if rule.when is not None else None,
+                _speaks_always(rule, said := self.said[policy.name, rule.name]),
+                said,
+            )
             for policy, rule in self.policy_set.rules
-        )
-        return Coverage(self.path, rules, self.seen.coverage(self.checked))
+        ]
+        rules += [
+            RuleCoverage(
+                admission.policy,
+                validation.name,
+                Effect.DENY,
+                validation.program.text,
+                _reads_nothing(validation.program) and not self.said[admission.policy, validation.name][Outcome.TRUE],
+                self.said[admission.policy, validation.name],
+                Outcome.FALSE,
+            )
+            for admission in self._admission.values()
+            for validation in admission.validations
+        ]
+        rules.sort(key=lambda rule: rule.policy)
+        return Coverage(self.path, tuple(rules), self.seen.coverage(self.checked))
 
 
-def _is_constant(rule: Rule, said: Mapping[Outcome, int]) -> bool:
-    """Tell whether a rule speaks always: it has no condition, or one that reads nothing and was never false."""
+def _speaks_always(rule: Rule, said: Mapping[Outcome, int]) -> bool:
+    """Tell whether a rule has no condition, or one that reads nothing and was never false."""
     if rule.window is not None or rule.when is None:
         return rule.window is None
-    whole = rule.when.source.instrumented().sites[0] if isinstance(rule.when, CompiledProgram) else None
-    return whole is not None and whole.constant and not said[Outcome.FALSE]
+    return _reads_nothing(rule.when) and not said[Outcome.FALSE]
+
+
+def _reads_nothing(program: Program) -> bool:
+    return isinstance(program, CompiledProgram) and program.source.instrumented().sites[0].constant
 
 
 def _failures(case: Case, verdict: Verdict) -> Iterable[str]:

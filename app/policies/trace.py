@@ -3,7 +3,7 @@
 For tests of policies, coverage, explanations and measurements. The decision itself always comes from the core.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, assert_never
@@ -28,6 +28,7 @@ from app.core.cel import (
 from app.core.index import CompiledPolicySet, Condition, Match, Policy, PolicyException, Rule
 from app.core.types import JsonObject, Outcome
 from app.core.validity import Phase, Validity
+from app.policies.admission import PolicyDocument
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,15 @@ class ExceptionTrace:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation of an admission policy, with the parameter of that name, and what its expressions said."""
+    """One evaluation of an admission policy, with the parameter of that name, and what its expressions said.
+
+    `asked` as in `PolicyTrace`.
+    """
 
     parameter: Parameter | None
     conditions: tuple[tuple[Condition, Said], ...]
     validations: tuple[tuple[Validation, Said], ...]
+    asked: Mapping[str, Trace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,25 @@ def _trace_admission(policy: AdmissionPolicy, facts: Facts | None, bindings: Req
 
 
 def _evaluation(policy: AdmissionPolicy, parameter: Parameter | None, bindings: RequestBindings) -> Evaluation:
-    own = bind_params(bindings, parameter.value if parameter is not None else None)
-    conditions = tuple((condition, ask(condition.program, own)) for condition in policy.conditions)
+    # Values of its own, as for a MutationPolicy.
+    fresh = bind(bindings.inputs, now=bindings.now, authorizer=bindings.authorizer)
+    asked = _Asked(bind_params(fresh, parameter.value if parameter is not None else None))
+    declared = variables_among(admission_expressions(policy))
+    conditions = tuple(
+        (condition, asked.ask(condition.program, f"matchConditions[{position}].expression"))
+        for position, condition in enumerate(policy.conditions)
+    )
     if any(said.outcome is not Outcome.TRUE for _, said in conditions):
-        return Evaluation(parameter, conditions, ())
-    return Evaluation(parameter, conditions, tuple((one, ask(one.program, own)) for one in policy.validations))
+        return Evaluation(parameter, conditions, (), asked.finished(declared))
+    validations: list[tuple[Validation, Said]] = []
+    for one in policy.validations:
+        said = asked.ask(one.program, f"{one.name}.expression")
+        if said.outcome is Outcome.FALSE and one.message_expression is not None:
+            asked.ask(one.message_expression, f"{one.name}.messageExpression")
+        validations.append((one, said))
+    for annotation in policy.annotations:
+        asked.ask(annotation.program, f"{annotation.name}.valueExpression")
+    return Evaluation(parameter, conditions, tuple(validations), asked.finished(declared))
 
 
 def trace_exceptions(policy_set: CompiledPolicySet, bindings: Bindings) -> tuple[ExceptionTrace, ...]:
@@ -150,6 +169,18 @@ def expressions(policy: Policy) -> Iterator[tuple[str, Program]]:
                 yield f"budgets[{position}].{name}", program
 
 
+def admission_expressions(policy: AdmissionPolicy | PolicyDocument) -> Iterator[tuple[str, Program]]:
+    """Give every expression of an admission policy but its variables, by its path in `spec`."""
+    for position, condition in enumerate(policy.conditions):
+        yield f"matchConditions[{position}].expression", condition.program
+    for validation in policy.validations:
+        yield f"{validation.name}.expression", validation.program
+        if validation.message_expression is not None:
+            yield f"{validation.name}.messageExpression", validation.message_expression
+    for annotation in policy.annotations:
+        yield f"{annotation.name}.valueExpression", annotation.program
+
+
 def rules(policy: Policy) -> Iterator[tuple[Rule, str]]:
     """Give rules and freezes with their paths in `spec`."""
     numbers = {"rules": 0, "freezes": 0}
@@ -168,8 +199,13 @@ class Declared(NamedTuple):
 
 def variables(policy: Policy) -> dict[str, Declared]:
     """Give the variables of a policy that something reads, by their path in `spec`; constants are left out."""
+    return variables_among(expressions(policy))
+
+
+def variables_among(programs: Iterable[tuple[str, Program]]) -> dict[str, Declared]:
+    """Give the variables that something among these expressions of one policy reads, as `variables` does."""
     found: dict[str, Declared] = {}
-    for _, program in expressions(policy):
+    for _, program in programs:
         if isinstance(program, CompiledProgram):
             for name, scoped in variables_of(program.source).items():
                 source = source_of(scoped)
@@ -197,7 +233,7 @@ def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:
         for position, condition in enumerate(policy.conditions)
     )
     if any(said.outcome is not Outcome.TRUE for _, said in conditions):
-        return PolicyTrace(policy, (), conditions, (), asked.finished(policy))
+        return PolicyTrace(policy, (), conditions, (), asked.finished(variables(policy)))
     found: list[tuple[Rule, Said]] = []
     for rule, path in rules(policy):
         if rule.window is not None and rule.window.end(bindings.now) is None:
@@ -212,7 +248,7 @@ def _trace(policy: Policy, bindings: Bindings) -> PolicyTrace:
         if asked.ask(budget.when, f"budgets[{position}].when").outcome is Outcome.TRUE:
             asked.ask(budget.key, f"budgets[{position}].key")
             asked.ask(budget.distinct, f"budgets[{position}].distinct")
-    return PolicyTrace(policy, (), conditions, tuple(found), asked.finished(policy))
+    return PolicyTrace(policy, (), conditions, tuple(found), asked.finished(variables(policy)))
 
 
 class _Asked:
@@ -229,10 +265,10 @@ class _Asked:
             self.traces[path] = said.trace
         return said
 
-    def finished(self, policy: Policy) -> Mapping[str, Trace]:
-        """Give all traces, with those of the variables that were read on the way."""
+    def finished(self, variables: Mapping[str, Declared]) -> Mapping[str, Trace]:
+        """Give all traces, with those of these variables that were read on the way."""
         evaluated = {name for one in list(self.traces.values()) for name in one.variables_evaluated()}
-        for path, declared in variables(policy).items():
+        for path, declared in variables.items():
             if declared.source in evaluated:
                 self.traces[path] = traced(declared.source, self.bindings)
         return self.traces

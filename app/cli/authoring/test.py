@@ -110,7 +110,7 @@ def _show_coverage(coverage: Sequence[Coverage]) -> None:
         for rule in one.rules:
             numbers = [str(rule.said[outcome]) for outcome in Outcome]
             style = "green" if rule.seen == rule.wanted else "yellow" if rule.seen else "red"
-            listing.add_row(rule.policy.name, rule.rule.name, *numbers, Text(rule.missing or "covered", style=style))
+            listing.add_row(rule.policy, rule.rule, *numbers, Text(rule.missing or "covered", style=style))
         out.print(listing)
         covered = sum(rule.seen == rule.wanted for rule in one.rules)
         out.print(
@@ -162,8 +162,8 @@ def _coverage_json(coverage: Coverage) -> dict[str, object]:
         "percent": coverage.percent,
         "rules": [
             {
-                "policy": rule.policy.name,
-                "rule": rule.rule.name,
+                "policy": rule.policy,
+                "rule": rule.rule,
                 **{outcome.value: rule.said[outcome] for outcome in Outcome},
                 "covered": rule.seen == rule.wanted,
             }

@@ -18,6 +18,7 @@ from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, 
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
+    ADMISSION_SCOPE,
     ERROR_MAX_CHARS,
     EXPRESSION_MAX_CHARS,
     INPUT_NAMES,
@@ -37,6 +38,7 @@ from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_
 
 __all__ = [
     "ABSENT",
+    "ADMISSION_SCOPE",
     "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",

@@ -12,10 +12,12 @@ from app.cli.authoring.explaining import run_explain
 from app.core.normalise import normalise
 from app.core.types import Outcome
 from app.policies.compare import Change, compare
+from app.policies.coverage_page import coverage_page
 from app.policies.explain import combination, explain
 from app.policies.layout import layout
 from app.policies.lint import Lint, lint
 from app.policies.load import check_text
+from app.policies.measure import measure
 from app.policies.schema import schema
 from app.policies.suite import read_suites
 from app.policies.testing import run
@@ -57,6 +59,13 @@ apiVersion: rules.example.com/v1
 kind: Limit
 metadata: {name: limit}
 max: 5
+"""
+
+# Nothing about this one is doubtful.
+QUIET = SET.replace('expression: "true"', "expression: object != null")
+RULES = """\
+  matchConstraints: {resourceRules: [{resources: [pods], apiGroups: [""], apiVersions: [v1], operations: ["*"]}]}
+  paramKind: {kind: Limit, apiVersion: rules.example.com/v1}
 """
 
 
@@ -202,11 +211,199 @@ class TestLints:
         return [one.code for one in lint(found.documents, sources=found.sources, now=NOW)]
 
     def test_a_set_that_can_only_deny_is_doubted(self):
-        assert self.codes(SET) == [Lint.ALLOWS_NOTHING]
+        assert self.codes(QUIET) == [Lint.ALLOWS_NOTHING]
         deny = ALLOW.replace("effect: allow", "effect: deny, message: no")
-        assert self.codes(deny + SET) == [Lint.ALLOWS_NOTHING]
-        assert self.codes(ALLOW + SET) == []
+        assert self.codes(deny + QUIET) == [Lint.ALLOWS_NOTHING]
+        assert self.codes(ALLOW + QUIET) == []
         assert self.codes(dedent(deny)) == []
+
+    @pytest.mark.parametrize(
+        ("members", "expected"),
+        [
+            (
+                'matchConditions: [{name: c, expression: "1 < 2"}]',
+                ("spec.matchConditions[0].expression", Lint.CONSTANT_CONDITION, "the condition is always true"),
+            ),
+            (
+                "matchConditions: [{name: c, expression: \"object.a == 'b' && 1 > 2\"}]",
+                (
+                    "spec.matchConditions[0].expression",
+                    Lint.DEAD_POLICY,
+                    "the policy can never speak: `1 > 2` is always false",
+                ),
+            ),
+            (
+                'variables: [{name: v, expression: "2"}]\n  matchConditions: [{name: c, expression: "variables.v == 3"}]',
+                (
+                    "spec.matchConditions[0].expression",
+                    Lint.DEAD_POLICY,
+                    "the policy can never speak: `variables.v == 3` is always false",
+                ),
+            ),
+            (
+                "validations: [{expression: object.a}, {expression: 'true || false'}]",
+                (
+                    "spec.validations[1].expression",
+                    Lint.DEAD_RULE,
+                    "`validations[1]` can never deny: it is always true",
+                ),
+            ),
+            (
+                "validations: [{expression: object.a == 1}, {expression: object.a   ==   1}]",
+                (
+                    "spec.validations[1].expression",
+                    Lint.DUPLICATE_RULE,
+                    "`validations[1]` has the expression of `validations[0]`",
+                ),
+            ),
+            (
+                "variables: [{name: a, expression: object.a}, {name: b, expression: variables.a}]",
+                ("spec.variables[1].expression", Lint.UNUSED_VARIABLE, "nothing reads the variable `b`"),
+            ),
+            (
+                "validations: [{expression: 'object.a.all(x, object.b.all(y, object.c.all(z, x != y + z)))'}]",
+                (
+                    "spec.validations[0].expression",
+                    Lint.EXPENSIVE,
+                    None,
+                ),
+            ),
+            # What reads something is no constant, and a validation that always denies may be meant.
+            ("matchConditions: [{name: c, expression: params == null}]", None),
+            ("validations: [{expression: 'false'}]", None),
+            (
+                """variables: [{name: a, expression: object.a}, {name: b, expression: variables.a}]
+  validations: [{expression: object.b, messageExpression: variables.b}]""",
+                None,
+            ),
+            (
+                """variables: [{name: a, expression: object.a}]
+  auditAnnotations: [{key: k, valueExpression: variables.a}]""",
+                None,
+            ),
+        ],
+    )
+    def test_what_is_hardly_meant(self, members, expected):
+        spec = QUIET.split("spec:\n")[0] + f"spec:\n  {members}\n" + RULES
+        if "validations:" not in members:
+            spec += "  validations: [{expression: object.b == 1}]\n"
+        found = read(ALLOW + spec + "---\n" + QUIET.split("---\n")[1])
+        noted = [(one.path, one.code, one.message) for one in lint(found.documents, sources=found.sources, now=NOW)]
+        if expected is None:
+            assert noted == []
+        elif expected[2] is None:
+            assert [one[:2] for one in noted] == [expected[:2]]
+        else:
+            assert expected in noted
+
+    def test_two_that_say_the_same(self):
+        other = QUIET.split("---\n")[0].replace("demo.example.com", "other.example.com")
+        found = read(ALLOW + QUIET + "---\n" + other)
+        (one,) = lint(found.documents, sources=found.sources, now=NOW)
+        assert one.code == Lint.DUPLICATE_POLICY
+        assert one.message == "the policy says the same as `demo.example.com` in `p.yaml`"
+
+
+class TestCoverage:
+    SET = SET.replace(
+        "  paramKind:",
+        "  variables:\n"
+        '  - {name: free, expression: "params.max - object.spec.replicas"}\n'
+        '  - {name: some, expression: "has(object.spec.some) && object.spec.some"}\n'
+        "  paramKind:",
+    ).replace(
+        "object.spec.replicas <= params.max",
+        "variables.free >= 0 || variables.some\n    messageExpression: \"variables.free < -5 ? 'far too many' : 'too many'\"",
+    )
+    BINDING = SET.split("---\n")[1].replace("name: demo}", "name: second}").replace("name: limit,", "name: wide,")
+    WIDE = SET.split("---\n")[2].replace("name: limit", "name: wide").replace("max: 5", "max: 50")
+
+    def covered(self, tmp_path, *replicas, more=""):
+        (tmp_path / "policies").mkdir()
+        (tmp_path / "policies" / "p.yaml").write_text(ALLOW + self.SET + more)
+        cases = [
+            {
+                "name": f"{number}",
+                "mutation": {
+                    **TestExplanations.BODY,
+                    "change": {"after": {**TestExplanations.BODY["change"]["after"], "spec": {"replicas": number}}},
+                },
+                "expect": {"decision": "deny" if number > 5 else "allow"},
+            }
+            for number in replicas
+        ]
+        suite = {
+            "apiVersion": "mutationfirewall.io/v1",
+            "kind": "PolicyTest",
+            "metadata": {"name": "t"},
+            "spec": {"policies": "policies", "cases": cases},
+        }
+        (tmp_path / "t.yaml").write_text(json.dumps(suite))
+        found = run(read_suites([tmp_path / "t.yaml"], parse=mutation_from_wire))
+        assert [result.failures for result in found.results] == [()] * len(cases)
+        return found
+
+    def test_a_validation_is_a_rule(self, tmp_path):
+        (coverage,) = self.covered(tmp_path, 1).coverage
+        rules = {(rule.policy, rule.rule): rule for rule in coverage.rules}
+        validation = rules["demo.example.com", "validations[0]"]
+        assert (validation.effect, validation.missing) == ("deny", "never spoke")
+        assert validation.text == "variables.free >= 0 || variables.some"
+        assert validation.said == {Outcome.TRUE: 1, Outcome.FALSE: 0, Outcome.ERROR: 0}
+
+    def test_every_binding_and_parameter_counts(self, tmp_path):
+        more = f"---\n{self.BINDING}---\n{self.WIDE}"
+        (coverage,) = self.covered(tmp_path, 6, more=more).coverage
+        (validation,) = [rule for rule in coverage.rules if rule.policy == "demo.example.com"]
+        assert validation.said == {Outcome.TRUE: 1, Outcome.FALSE: 1, Outcome.ERROR: 0}
+        assert validation.missing == ""
+
+    def test_clauses(self, tmp_path):
+        found = self.covered(tmp_path, 1, 6)
+        (coverage,) = found.coverage
+        own = [clause for clause in coverage.clauses if clause.policy == "demo.example.com"]
+        assert {clause.path for clause in own} == {
+            "variables[1].expression",
+            "matchConditions[0].expression",
+            "validations[0].expression",
+            "validations[0].messageExpression",
+        }
+        missing = {(clause.path, clause.site.text): clause.missing for clause in own if clause.missing}
+        assert missing == {
+            ("variables[1].expression", "has(object.spec.some) && object.spec.some"): "never true",
+            ("variables[1].expression", "has(object.spec.some)"): "never true",
+            ("variables[1].expression", "object.spec.some"): "never reached",
+            ("validations[0].expression", "variables.some"): "never true",
+            ("validations[0].messageExpression", "variables.free < -5"): "never true",
+        }
+        assert all(clause.line > 0 for clause in own)
+        page = coverage_page(found.coverage, results=found.results)
+        assert "validations[0].messageExpression" in page
+        assert "validations[0]</td><td>deny" in page
+
+    def test_all_of_it(self, tmp_path):
+        (coverage,) = self.covered(tmp_path, 1, 6, 60).coverage
+        missing = {clause.path for clause in coverage.clauses if clause.missing and clause.policy != "allow"}
+        assert missing == {"variables[1].expression", "validations[0].expression"}
+
+    def test_one_that_always_denies_needs_no_silence(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(type(self), "SET", SET.replace("object.spec.replicas <= params.max", '"false"'))
+        (coverage,) = self.covered(tmp_path, 6).coverage
+        (validation,) = [rule for rule in coverage.rules if rule.policy == "demo.example.com"]
+        assert (validation.constant, validation.missing, validation.wanted, validation.seen) == (True, "", 1, 1)
+
+
+def test_every_expression_has_its_cost():
+    text = SET.replace("message: too many", "messageExpression: \"'too many'\"")
+    found = read(ALLOW + text)
+    mutation = normalise(mutation_from_wire(TestExplanations.BODY))
+    costs = measure(found.policy_set, [mutation], now=NOW, rounds=2).costs
+    assert {(cost.policy, cost.name, cost.part, cost.times) for cost in costs if cost.policy != "allow"} == {
+        ("demo.example.com", "c", "condition", 2),
+        ("demo.example.com", "validations[0]", "validation", 2),
+        ("demo.example.com", "validations[0]", "message", 2),
+        ("demo.example.com", "auditAnnotations[0]", "annotation", 2),
+    }
 
 
 class TestExplanations:

@@ -159,7 +159,7 @@ def test_a_freeze_is_covered_when_it_is_open_and_when_it_is_not(here):
 
 def test_coverage(here):
     (coverage,) = tried(here, case("a", 1, "{decision: allow}"), case("b", 3, "{decision: hold}")).coverage
-    assert [(rule.rule.name, rule.missing) for rule in coverage.rules] == [
+    assert [(rule.rule, rule.missing) for rule in coverage.rules] == [
         ("small", ""),
         ("large", ""),
         ("never", "never spoke"),
