@@ -12,6 +12,7 @@ from app.core.cel.engine import (
     estimate_of,
     share,
     together,
+    truth,
 )
 from app.core.cel.estimate import USUAL, Estimate
 from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
@@ -96,5 +97,6 @@ __all__ = [
     "source_of",
     "together",
     "traced",
+    "truth",
     "variables_of",
 ]
