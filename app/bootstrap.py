@@ -40,6 +40,7 @@ from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
+from app.edge.shedding import AdaptiveLimit, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.spend import BudgetLedger
@@ -62,7 +63,7 @@ from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings
+from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -71,7 +72,7 @@ from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decision
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
-from app.surfaces.problems import install_problem_handlers, internal_problem
+from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem
 from app.surfaces.reference.routes import reference_router
 from app.surfaces.switches.routes import SwitchEndpoints, switches_router
 
@@ -92,6 +93,9 @@ _BOOTSTRAPPED: Final = {
 }
 
 _log: Final = logging.getLogger("mfw.keys")
+
+# What a path is worth under load; what is not here is worth least.
+PRIORITIES: Final = {PATH: Priority.DECISION, f"{PATH}:batch": Priority.BATCH}
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -172,13 +176,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     dsn = _database_url(settings)
     observer = DatabaseObserver(metrics)
     database = settings.database
-    engine = create_engine(
+    make_engine = partial(
+        create_engine,
         dsn,
-        pool_size=database.pool_size,
         connect_timeout=database.connect_timeout_seconds,
         statement_timeout=database.statement_timeout_seconds,
         lock_timeout=database.lock_timeout_seconds,
     )
+    # Two pools: who reads and administers can use up one of them, and not the one that decisions and followers have.
+    desk_connections = max(1, database.pool_size // 3)
+    engine = make_engine(pool_size=database.pool_size - desk_connections)
+    desk = make_engine(pool_size=desk_connections)
     ledger = LedgerWriter(
         dsn,
         deadline=settings.ledger.deadline_seconds,
@@ -203,8 +211,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     metrics.watch_switches(board.count, age=lambda: board.age)
     entropy, counted = EntropyPool(), _counter(metrics)
     # What is secret for good comes from the kernel each time, not from a page that lies in memory.
+    desk_keys = ApiKeyStore(desk, observer=observer)
     key_service = KeyService(
-        key_store,
+        desk_keys,
         clock=partial(datetime.now, UTC),
         entropy=os.urandom,
         engine=ENGINE,
@@ -216,7 +225,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         budgets=BudgetLedger(
             engine,
             deadline=settings.ledger.deadline_seconds,
-            concurrent_max=max(1, database.pool_size // 2),
+            concurrent_max=max(1, (database.pool_size - desk_connections) // 2),
             observer=observer,
         ),
         clock=partial(datetime.now, UTC),
@@ -252,6 +261,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
+    shedder = _shedder(settings.shedding, metrics) if settings.shedding.enabled else None
+    if shedder is not None:
+        checks.append(NamedCheck("load", partial(_check_load, shedder)))
     health = Health(checks, version=VERSION, changed=metrics.ready.set)
 
     traces: Traces | None = None
@@ -268,6 +280,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if traces is not None:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
+            opened.push_async_callback(desk.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
             )
@@ -293,6 +306,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
+            if shedder is not None:
+                watch = Watch(shedder.feel, memory=Memory().share)
+                watch.start()
+                opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
             yield
@@ -330,13 +347,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
-        store=store,
+        store=desk_sets,
         source=source,
-        publishing=PublishService(store, signers=signers),
-        signing=SignService(store, signers=signers),
+        publishing=PublishService(desk_sets, signers=signers),
+        signing=SignService(desk_sets, signers=signers),
         activating=ActivateService(
-            store,
+            desk_sets,
             source=source,
             follows=isinstance(source, DatabaseSource),
             ledger=ledger,
@@ -367,7 +385,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
     api.include_router(switches_router(switches))
     key_endpoints = KeyEndpoints(
-        store=key_store, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
+        store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
     api.include_router(health_router(health, gate=gate))
@@ -400,7 +418,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
-    return ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
+    app = ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
+    if shedder is None:
+        return app
+    return SheddingMiddleware(
+        app,
+        shedder,
+        priorities=PRIORITIES,
+        health="/health",
+        shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
+        problem_type=TYPE_PREFIX,
+    )
 
 
 @contextlib.contextmanager
@@ -484,6 +512,32 @@ def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:
     if settings.auth.unsafe_disabled or not settings.auth.api_keys.enabled:
         return None
     return ApiKeyRing(ActiveKeys(store), refresh_seconds=settings.auth.api_keys.refresh_seconds, write_uses=store.touch)
+
+
+def _shedder(settings: SheddingSettings, metrics: Metrics) -> Shedder:
+    shedder = Shedder(
+        AdaptiveLimit(minimum=settings.decisions_min, maximum=settings.decisions_max),
+        batches_max=settings.batches_max,
+        others_max=settings.others_max,
+        lag_seconds=settings.lag_seconds,
+        memory_share=settings.memory_share,
+    )
+    metrics.watch_shedding(
+        limit=lambda: shedder.limit.value,
+        under_way={priority.name.lower(): partial(shedder.under_way.__getitem__, priority) for priority in Priority},
+        lag=lambda: shedder.pressure.lag,
+        memory=lambda: shedder.pressure.memory,
+    )
+    return shedder
+
+
+async def _check_load(shedder: Shedder) -> CheckResult:
+    pressure = shedder.pressure
+    detail = f"event loop {pressure.lag * 1000:.0f} ms late, {pressure.memory:.0%} of the memory used"
+    if not shedder.closed:
+        return CheckResult(Status.HEALTHY, detail)
+    refused = ", ".join(priority.name.lower() for priority in shedder.closed)
+    return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
 
 
 async def _check_switches(board: Switchboard) -> CheckResult:

@@ -270,6 +270,9 @@ class HttpSettings(_Section):
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="open connections at most; further ones get 503 and are closed")
+    ] = 4096
     cors_origins: Annotated[
         Items,
         _Production("no `*`, https only"),
@@ -376,7 +379,7 @@ class JwtSettings(_Section):
     previous_secret_until: Annotated[
         AwareDatetime | None,
         Field(
-            description="until when the previous secret is good, as `2026-12-01T00:00:00Z`; `mfw keys rotate` says it"
+            description="until when the previous secret is good, as `2026-12-01T00:00:00Z`; `mfw tokens rotate` says it"
         ),
     ] = None
     jwks_url: Annotated[
@@ -442,8 +445,8 @@ class MtlsSettings(_Section):
     roles: Annotated[
         Items,
         Field(
-            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*` or "
-            "`operator=CN=ops,*`"
+            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*`; as "
+            'a JSON array where a subject has commas: `["operator=CN=ops,*"]`'
         ),
     ] = ()
 
@@ -463,6 +466,46 @@ class AuthSettings(_Section):
 
 _PerMinute = Annotated[int, Field(ge=1, le=100_000_000)]
 _Burst = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class SheddingSettings(_Section):
+    """What is refused with 503 while not everything can be answered in time."""
+
+    enabled: Annotated[bool, Field(description="refuse what is too much, the least important first")] = True
+    decisions_min: Annotated[
+        int,
+        Field(ge=1, le=10_000, description="single decisions under way that are always let in, however slow they are"),
+    ] = 16
+    decisions_max: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="single decisions under way at most; in between the limit follows their latency",
+        ),
+    ] = 1024
+    batches_max: Annotated[int, Field(ge=1, le=1_000, description="batches under way at most")] = 4
+    others_max: Annotated[
+        int, Field(ge=1, le=10_000, description="readings and changes under way at most, long polls among them")
+    ] = 256
+    lag_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=60,
+            description="average lag of the event loop from which only decisions are let in; from four times this on, "
+            "only health",
+        ),
+    ] = 0.5
+    memory_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="share of the container's memory from which only decisions are let in; from 0.97 on, "
+            "only health",
+        ),
+    ] = 0.9
 
 
 class LimitSettings(_Section):
@@ -672,6 +715,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
+    shedding: SheddingSettings = SheddingSettings()
     policies: PolicySettings = PolicySettings()
     ledger: LedgerSettings = LedgerSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -131,8 +131,10 @@ def bare(answer: Path, *, cores: set[int]) -> Iterator[Started]:
 
 
 @contextlib.contextmanager
-def firewall(database_url: str, *, cores: set[int], policies: Path = STARTER) -> Iterator[Started]:
-    """`mfw serve` as production runs it but for the rate limit."""
+def firewall(
+    database_url: str, *, cores: set[int], policies: Path = STARTER, shedding: bool = False
+) -> Iterator[Started]:
+    """`mfw serve` as production runs it but for the rate limit and, unless `shedding`, for refusals under load."""
     port, metrics_port = free_port(), free_port()
     environment = {
         "MFW_ENVIRONMENT": "test",
@@ -143,6 +145,8 @@ def firewall(database_url: str, *, cores: set[int], policies: Path = STARTER) ->
         "MFW_POLICIES__DIRECTORY": str(policies),
         "MFW_LIMITS__PER_MINUTE": "100000000",
         "MFW_LIMITS__BURST": "10000000",
+        # The cost of looking stays, so that the figures have it.
+        **({} if shedding else {"MFW_SHEDDING__DECISIONS_MIN": "1024", "MFW_SHEDDING__LAG_SECONDS": "60"}),
     }
     command = [sys.executable, "-m", "app", "serve"]
     ready = f"http://127.0.0.1:{port}/health/ready"

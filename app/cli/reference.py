@@ -59,6 +59,7 @@ _SECTIONS: Final = {
     "database": "Database",
     "auth": "Authentication",
     "limits": "Limits",
+    "shedding": "Shedding",
     "policies": "Policies",
     "ledger": "Ledger",
     "logging": "Logging",

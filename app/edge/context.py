@@ -59,14 +59,15 @@ class _RendersUnforeseen(Protocol):
 
 
 class RequestContext:
-    """What is known about the request while it is answered. `principal` is filled in by step 2."""
+    """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end."""
 
-    __slots__ = ("principal", "request_id", "trace_id")
+    __slots__ = ("principal", "request_id", "status", "trace_id")
 
     def __init__(self, request_id: str, trace_id: str | None) -> None:
         self.request_id = request_id
         self.trace_id = trace_id
         self.principal: Principal | None = None
+        self.status = 0
 
 
 def context_of(scope: Scope) -> RequestContext:
@@ -164,6 +165,7 @@ class ContextMiddleware:
 
     def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         metrics = self._metrics
+        context.status = status
         # Starlette leaves the matched route in the scope; the decision endpoint is reached without it.
         route = metrics.route_of(getattr(scope.get("route"), "path", None) or scope["path"])
         method = scope["method"]

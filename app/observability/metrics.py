@@ -101,6 +101,10 @@ class DbOperation(StrEnum):
     OTHER = "other"
 
 
+# What requests are worth under load (app/edge/shedding.py).
+PRIORITIES: Final = ("health", "decision", "batch", "other")
+
+
 class PolicyFailure(StrEnum):
     """Why a replica did not take a policy set."""
 
@@ -212,6 +216,7 @@ class Metrics:
         self.auth_attempts: Mapping[tuple[AuthMethod, AuthResult], Tally] = {
             (method, result): Tally() for method in AuthMethod for result in AuthResult
         }
+        self.requests_shed: Mapping[str, Tally] = {priority: Tally() for priority in PRIORITIES}
         self.rate_limit_rejections: Mapping[LimitScope, Tally] = {scope: Tally() for scope in LimitScope}
         self.db_errors: Mapping[DbErrorKind, Tally] = {kind: Tally() for kind in DbErrorKind}
         self._external: Mapping[tuple[str, ...], Tally] = {
@@ -251,6 +256,12 @@ class Metrics:
                 "attempts to authenticate",
                 ("method", "result"),
                 {(method.value, result.value): tally for (method, result), tally in self.auth_attempts.items()},
+            ),
+            _Tallies(
+                "mfw_requests_shed",
+                "requests refused with 503 before they were looked at; they are not among the requests answered",
+                ("priority",),
+                {(priority,): tally for priority, tally in self.requests_shed.items()},
             ),
             _Tallies(
                 "mfw_rate_limit_rejections",
@@ -301,6 +312,17 @@ class Metrics:
         self._policy_set_lag = Gauge(
             "mfw_policy_set_lag_seconds", "for how long this process may have been behind", registry=registry
         )
+        self._decisions_limit = Gauge(
+            "mfw_decisions_limit", "single decisions that may be under way at the moment", registry=registry
+        )
+        under_way = Gauge(
+            "mfw_requests_under_way", "requests that are being answered", ("priority",), registry=registry
+        )
+        self._under_way = {priority: under_way.labels(priority) for priority in PRIORITIES}
+        self._lag = Gauge("mfw_event_loop_lag_seconds", "how late the event loop is, on average", registry=registry)
+        self._memory = Gauge(
+            "mfw_memory_share", "resident memory by the limit of the container; 0 without one", registry=registry
+        )
         switches = Gauge("mfw_switches", "kill switches that are on", ("kind",), registry=registry)
         self._switches = {kind: switches.labels(kind.value) for kind in SwitchKind}
         self._switches_age = Gauge(
@@ -311,6 +333,21 @@ class Metrics:
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
             registry=registry,
         )
+
+    def watch_shedding(
+        self,
+        *,
+        limit: Callable[[], float],
+        under_way: Mapping[str, Callable[[], float]],
+        lag: Callable[[], float],
+        memory: Callable[[], float],
+    ) -> None:
+        """Ask these at each scrape; `under_way` is by priority."""
+        self._decisions_limit.set_function(limit)
+        for priority, count in under_way.items():
+            self._under_way[priority].set_function(count)
+        self._lag.set_function(lag)
+        self._memory.set_function(memory)
 
     def watch_switches(self, count: Callable[[SwitchKind], int], *, age: Callable[[], float]) -> None:
         """Ask these at each scrape: how many kill switches of a kind are on, and since when that is known."""

@@ -93,6 +93,8 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
         "MFW_LIMITS__BURST": "100000",
         "MFW_LIMITS__FAILURES_PER_MINUTE_PER_IP": "100000",
         "MFW_LOGGING__LEVEL": "warning",
+        # How fast this machine is while the tests run must not decide what they see.
+        "MFW_SHEDDING__ENABLED": "false",
         **overrides,
     }
     if keys is None:
