@@ -12,6 +12,7 @@ from app.core.cel.engine import (
     compile_expression,
     estimate_of,
     share,
+    truth,
 )
 from app.core.cel.estimate import USUAL, Estimate
 from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
@@ -100,5 +101,6 @@ __all__ = [
     "share",
     "source_of",
     "traced",
+    "truth",
     "variables_of",
 ]
