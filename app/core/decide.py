@@ -29,6 +29,7 @@ from app.core.admission.asking import Heard, ask_admission
 from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
 from app.core.cel import (
     CLAUSE_STEPS_MAX,
+    Authorizer,
     Bindings,
     EvaluationError,
     Program,
@@ -115,18 +116,21 @@ def decide(
     now: datetime,
     counters: Counters = NOT_COUNTED,
     switches: Sequence[Switch] = (),
+    authorizer: Authorizer | None = None,
 ) -> Verdict:
     """Judge one mutation under one policy set at one instant.
 
     `now` is aware and in UTC. `counters` say how much of each budget is used, counted for the uses that a verdict
     without them names (`Verdict.uncounted`): one that is not there denies. `switches` are the kill switches in force.
+    `authorizer` answers for policies that were loaded to ask one: its answers are inputs, so whoever gives one records
+    them with the decision.
     Never raises: what goes wrong in here is a deny that says so, and tells no more, for an unknown failure may quote
     anything.
     """
     try:
         if switches and (switch := denying(switches, normalised.inputs["subject"]["id"], now)) is not None:
             return Verdict(Effect.DENY, (_switched_off(switch),))
-        bindings = bind(normalised.inputs, now=now)
+        bindings = bind(normalised.inputs, now=now, authorizer=authorizer)
         meter, heard = _Meter(counters, []), Heard()
         candidates = policy_set.select(normalised.inputs)
         spoken = [word for policy in candidates for word in _ask(policy, bindings, meter, heard)]

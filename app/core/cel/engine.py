@@ -138,6 +138,8 @@ _SCOPE: dict[str, Name] = {
     "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
     **{variable.name: Name(variable=variable) for variable in VARIABLES},
 }
+# For `also`: expressions that ask an authorizer are only compiled where one will answer.
+AUTHORIZED = frozenset({"authorizer"})
 # What an expression can read only where it is said to be there, by the name that says so.
 _OPTIONAL_SCOPE = {
     "authorizer": {
@@ -145,8 +147,9 @@ _OPTIONAL_SCOPE = {
         "authorizer.requestResource": Name(variable=REQUEST_RESOURCE, kind=Kind.OPAQUE, fails=True),
     }
 }
+_WHO_ASKS = "test who asks: `subject`, or in an admission policy `request.userInfo`"
 _REFUSED = {
-    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
+    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", _WHO_ASKS))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
 _ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
