@@ -388,7 +388,7 @@ class JwtSettings(_Section):
     previous_secret_until: Annotated[
         AwareDatetime | None,
         Field(
-            description="until when the previous secret is good, as `2026-12-01T00:00:00Z`; `mfw keys rotate` says it"
+            description="until when the previous secret is good, as `2026-12-01T00:00:00Z`; `mfw tokens rotate` says it"
         ),
     ] = None
     jwks_url: Annotated[
@@ -454,8 +454,8 @@ class MtlsSettings(_Section):
     roles: Annotated[
         Items,
         Field(
-            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*` or "
-            "`operator=CN=ops,*`"
+            description="roles by identity, each as `ROLE=GLOB`, such as `agent=spiffe://example.org/ns/agents/*`; as "
+            'a JSON array where a subject has commas: `["operator=CN=ops,*"]`'
         ),
     ] = ()
 

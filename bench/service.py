@@ -145,6 +145,8 @@ def firewall(
         "MFW_POLICIES__DIRECTORY": str(policies),
         "MFW_LIMITS__PER_MINUTE": "100000000",
         "MFW_LIMITS__BURST": "10000000",
+        "MFW_LIMITS__BATCH_PER_MINUTE": "100000000",
+        "MFW_LIMITS__BATCH_BURST": "10000000",
         # The cost of looking stays, so that the figures have it.
         **({} if shedding else {"MFW_SHEDDING__DECISIONS_MIN": "1024", "MFW_SHEDDING__LAG_SECONDS": "60"}),
     }

@@ -27,9 +27,11 @@ app = typer.Typer(
 )
 config = typer.Typer(no_args_is_help=True, help="See what the environment says.")
 keys = typer.Typer(no_args_is_help=True, help="Make, list, rotate and revoke API keys.")
+tokens = typer.Typer(no_args_is_help=True, help="Rotate the secret that tokens are signed with.")
 app.add_typer(policies, name="policies")
 app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
+app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 
 
@@ -270,6 +272,31 @@ def keys_generate(*, as_json: Json = False) -> None:
 
     with reporting(as_json=as_json):
         run_generate(as_json=as_json)
+
+
+@tokens.command("rotate", epilog="Example: `mfw tokens rotate --lifetime-minutes 15 > new-secret`")
+def tokens_rotate(
+    *,
+    lifetime_minutes: Annotated[
+        int, typer.Option(min=1, max=43_200, help="How long a token of the issuer is good at most.")
+    ] = 60,
+    switch_hours: Annotated[
+        int, typer.Option(min=0, max=720, help="Hours within which the issuer takes the new secret into use.")
+    ] = 24,
+    as_json: Json = False,
+) -> None:
+    """Write a new HMAC secret, and what to set when so that no good token is refused. Changes nothing by itself.
+
+    Reads the settings of the service, so run it where they are. The new secret alone is on standard output.
+    """
+    from datetime import timedelta
+
+    from app.cli.tokens import run_rotate
+
+    with reporting(as_json=as_json):
+        run_rotate(
+            lifetime=timedelta(minutes=lifetime_minutes), switch_within=timedelta(hours=switch_hours), as_json=as_json
+        )
 
 
 @app.command("commands", hidden=True)

@@ -30,11 +30,16 @@ BODY_PREFIX: Final = b"mutationfirewall.io/idempotency-body/v1\x00"
 
 _RETRY_AFTER: Final = 1.0
 
-# Locks of two integers never meet those of one, which are the budgets'.
-_LOCK: Final = sa.text("SELECT set_config('lock_timeout', :wait, true), pg_advisory_xact_lock(:high, :low)")
-# A statement of its own: what was stored while this one waited must be seen.
+# Locks of two integers never meet those of one, which are the budgets'. Columns are worked out from left to right.
+_LOCK: Final = sa.text("""
+    SELECT current_setting('lock_timeout') AS before, set_config('lock_timeout', :wait, true),
+           pg_advisory_xact_lock(:high, :low)
+""")
+# A statement of its own: what was stored while the first one waited must be seen.
 _FIND: Final = sa.text("""
-    SELECT fingerprint, answer FROM idempotency_keys WHERE id = :id AND expires_at > clock_timestamp()
+    SELECT kept.fingerprint, kept.answer
+    FROM (SELECT set_config('lock_timeout', :before, true)) AS restored
+    LEFT JOIN idempotency_keys AS kept ON kept.id = :id AND kept.expires_at > clock_timestamp()
 """)
 _STORE: Final = sa.text("""
     WITH swept AS (
@@ -75,9 +80,8 @@ async def claimed(connection: AsyncConnection, asked: Claim) -> bytes | None:
     """
     parts = (asked.id[:4], asked.id[4:8])
     high, low = (int.from_bytes(part, "big", signed=True) for part in parts)
-    before = await connection.scalar(sa.text("SELECT current_setting('lock_timeout')"))
     try:
-        await connection.execute(_LOCK, {"wait": f"{WAIT_SECONDS * 1000:.0f}", "high": high, "low": low})
+        locked = await connection.execute(_LOCK, {"wait": f"{WAIT_SECONDS * 1000:.0f}", "high": high, "low": low})
     except sa.exc.DBAPIError as error:
         if any(isinstance(cause, asyncpg.LockNotAvailableError) for cause in causes(error)):
             raise FirewallError(
@@ -87,9 +91,8 @@ async def claimed(connection: AsyncConnection, asked: Claim) -> bytes | None:
                 fix="send it again: you will get the same answer",
             ) from None
         raise
-    await connection.execute(sa.text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": before})
-    row = (await connection.execute(_FIND, {"id": asked.id})).one_or_none()
-    if row is None:
+    row = (await connection.execute(_FIND, {"id": asked.id, "before": locked.one().before})).one()
+    if row.fingerprint is None:
         return None
     if row.fingerprint != asked.fingerprint:
         raise FirewallError(

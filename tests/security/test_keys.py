@@ -20,6 +20,7 @@ from app.edge.authn import Authenticator, FailedAttempts, JwtVerifier, StaticKey
 from app.edge.limits import RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.errors import FirewallError, Kind
+from app.ledger.once import claim
 from app.observability.metrics import Metrics
 from app.persistence.shared_buckets import Lease
 from app.surfaces.native.wire import mutation_from_wire
@@ -93,6 +94,15 @@ def failures() -> FailedAttempts:
         pass
 
     return FailedAttempts(Limit(), sleep=sleep)
+
+
+def test_an_idempotency_key_is_of_one_caller_and_one_route():
+    callers = [principal("bot"), principal("Bot"), principal("bot", method=AuthMethod.JWT), principal('bot","k')]
+    found = {claim(caller, key, route="decide", body=b"{}").id for caller in callers for key in ("k", 'k","k', "K")}
+    assert len(found) == 3 * len(callers)
+    bodies = [("decide", b"{}"), ("batch", b"{}"), ("decide", b"{} "), ("decid", b"e\x00{}"), ('decide"', b"\x00{}")]
+    prints = {claim(principal("bot"), "k", route=route, body=body).fingerprint for route, body in bodies}
+    assert len(prints) == len(bodies)
 
 
 class Store:

@@ -7,7 +7,7 @@ an expression should have given; no request reaches it. Nothing outside this pac
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -138,6 +138,8 @@ _SCOPE: dict[str, Name] = {
     "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
     **{variable.name: Name(variable=variable) for variable in VARIABLES},
 }
+# For `also`: expressions that ask an authorizer are only compiled where one will answer.
+AUTHORIZED = frozenset({"authorizer"})
 # What an expression can read only where it is said to be there, by the name that says so.
 _OPTIONAL_SCOPE = {
     "authorizer": {
@@ -145,8 +147,9 @@ _OPTIONAL_SCOPE = {
         "authorizer.requestResource": Name(variable=REQUEST_RESOURCE, kind=Kind.OPAQUE, fails=True),
     }
 }
+_WHO_ASKS = "test who asks: `subject`, or in an admission policy `request.userInfo`"
 _REFUSED = {
-    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
+    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", _WHO_ASKS))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
 _ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
@@ -176,11 +179,12 @@ class CompiledProgram:
         """Evaluate once; see `Program.evaluate`."""
         if not isinstance(bindings, RequestBindings):
             raise EvaluationError("the values were bound for another engine")
-        budget, allowance = [STEPS_MAX], bindings.allowance
-        if allowance is not None and allowance[0] < 0:
-            raise policy_too_expensive()
         try:
-            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
+            answer: Json = (
+                self.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+                if bindings.allowance is None
+                else self._paid(bindings, bindings.allowance)
+            )
         except EvaluationError:
             raise
         except FAIL as error:
@@ -189,14 +193,41 @@ class CompiledProgram:
             text = f"`{type(error).__name__}`"
         else:
             return answer
-        finally:
-            if allowance is not None:
-                charge(allowance, budget)
         raise EvaluationError(text)
+
+    def _paid(self, bindings: RequestBindings, allowance: Budget) -> Json:
+        """Evaluate for a policy that has to pay for all of its expressions together."""
+        if allowance[0] < 0:
+            raise policy_too_expensive()
+        budget = [STEPS_MAX]
+        try:
+            answer: Json = self.run(bindings, bindings.inputs, bindings.values, budget)
+        finally:
+            charge(allowance, budget)
+        return answer
 
     def trace(self, bindings: Bindings, *, budget: Budget | None = None) -> Trace:
         """Evaluate once more, with notes; see `Program.trace`."""
         return traced(self.source, bindings, budget=budget)
+
+
+def truth(program: Program, bindings: Bindings) -> bool | str:
+    """Give the truth of a condition, or the text of its failure. INVARIANT: nothing but `True` itself counts as true.
+
+    As `Program.evaluate`, with a call less: a decision asks hundreds of conditions.
+    """
+    try:
+        if type(program) is CompiledProgram and type(bindings) is RequestBindings and bindings.allowance is None:
+            value = program.run(bindings, bindings.inputs, bindings.values, [STEPS_MAX])
+        else:
+            value = program.evaluate(bindings)
+    except EvaluationError as error:
+        return str(error)
+    except FAIL as error:
+        return str(EvaluationError(said(error)))
+    except Exception as error:  # noqa: BLE001 - one broken condition must not silence the others
+        return f"`{type(error).__name__}`"
+    return value if isinstance(value, bool) else "gave no bool"
 
 
 def estimate_of(program: Program) -> Estimate:
@@ -262,6 +293,38 @@ def compile_expression(
     return CompiledProgram(
         text, generated.run, source, generated.lifted, generated.estimate, generated.reads, generated.parts
     )
+
+
+def together(
+    conditions: Iterable[Program], rules: Iterable[Program | None]
+) -> Callable[[RequestBindings], Sequence[bool] | None] | None:
+    """Make a function that evaluates the expressions of a policy at once; None if they are not of this engine.
+
+    It gives what each rule says (True for one that is None) if all conditions are true, nothing if one is false or no
+    rule is true, and None if something is no truth. It raises whatever an expression raises: who wants to know which
+    one, and why, evaluates them one by one. Not for bindings with an allowance.
+    """
+    first, then = list(conditions), list(rules)
+    if not all(isinstance(program, CompiledProgram) for program in (*first, *then) if program is not None):
+        return None
+    before = tuple(program.run for program in first if isinstance(program, CompiledProgram))
+    runs = tuple(program.run if isinstance(program, CompiledProgram) else None for program in then)
+
+    def ask(bindings: RequestBindings) -> Sequence[bool] | None:
+        inputs, values = bindings.inputs, bindings.values
+        for run in before:
+            holds = run(bindings, inputs, values, [STEPS_MAX])
+            if holds is not True:
+                return () if holds is False else None
+        said: list[bool] = []
+        for rule in runs:
+            holds = True if rule is None else rule(bindings, inputs, values, [STEPS_MAX])
+            if holds is not True and holds is not False:
+                return None
+            said.append(holds)
+        return said if True in said else ()
+
+    return ask
 
 
 def share(programs: Iterable[Program]) -> dict[int, Program]:

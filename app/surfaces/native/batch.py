@@ -178,7 +178,15 @@ def batch_router(endpoint: BatchEndpoint) -> APIRouter:
             "model": BatchOut,
             "description": "What became of each mutation, after all of it was committed to the ledger.",
             "headers": REPLAYED_HEADER,
-            "content": {"application/json": {"example": example}},
+            "content": {
+                "application/json": {"example": example},
+                "application/x-ndjson": {
+                    "schema": {
+                        "type": "string",
+                        "description": "a result for each `line`, then a summary",
+                    }
+                },
+            },
         }
     }
 

@@ -8,6 +8,7 @@ from app.core.dsse import SIGNATURES_MAX
 from app.core.types import Effect
 from app.policies.diagnostics import Severity
 from app.policies.store import TEXT_CHARACTERS_MAX
+from app.surfaces.openapi import Problem
 
 DIGEST_PATTERN: Final = "^sha256:[0-9a-f]{64}$"
 KEYID_PATTERN: Final = "^[0-9a-f]{64}$"
@@ -167,30 +168,20 @@ class ActivationsOut(_Wire):
     next: int = Field(default=1, description="pass it as `before` for the next page; left out on the last one")
 
 
-class RefusedSetProblem(BaseModel):
+class RefusedSetProblem(Problem):
     """A problem with everything that is wrong with the documents."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
     errors: list[DiagnosticOut] = Field(default_factory=list, description="left out where the request itself is wrong")
 
 
-class NotAllowedProblem(BaseModel):
+class NotAllowedProblem(Problem):
     """A problem that says how the set in force judged the activation."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
     decision: Effect = Field(default=Effect.DENY, description="left out where it came to no decision")
     decision_id: str = ""
     ledger_index: int = 0
     policy_set: str = Field(default="", description="the set that judged")
-    reasons: list[dict[str, str]] = Field(default_factory=list)
+    reasons: list[dict[str, JsonValue]] = Field(default_factory=list)
     approval: dict[str, JsonValue] | None = Field(default=None, description="what lifts a hold")
     signatures: dict[str, JsonValue] | None = Field(default=None, description="who signed, where too few did")
 

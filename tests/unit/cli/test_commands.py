@@ -69,6 +69,7 @@ class TestRoot:
     @pytest.mark.parametrize(
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
+        + [["tokens", "rotate"]]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )
     def test_help_teaches(self, command):

@@ -505,6 +505,8 @@ class TestAuth:
         environ = GOOD | {f"MFW_AUTH__MTLS__{name}": value for name, value in given.items()}
         settings = Settings.load(environ | {"MFW_AUTH__API_KEYS__ENABLED": "false"})
         assert settings.auth.mtls.proxies == ("10.0.0.0/8",)
+        roles = {"MFW_AUTH__MTLS__ROLES": '["agent=spiffe://example.org/*", "operator=CN=ops,*"]'}
+        assert Settings.load(environ | roles).auth.mtls.roles[1] == "operator=CN=ops,*"
         # A laptop may believe everybody.
         Settings.load(environ | DEVELOPMENT | {"MFW_AUTH__MTLS__PROXIES": "0.0.0.0/0"})
 

@@ -76,12 +76,16 @@ def change(pick, depth=3):
 # What the engine does wrong, by its error; beside these the generator leaves out:
 # - `transformMap` and `transformMapEntry`, which compile and have no function at run time;
 # - `regex.replace` with a count above one, which puts an empty match twice at the same place;
+# - `optional.of(1)[0]`, which has an error in it, and `hasValue()` of that is true;
+# - `lists.range` of a negative number, which ends its evaluation, whatever stands beside it;
 # - NUL, at which a text ends for its binding.
 DEFECTS = (
     # `'abc'.substring(0, 3)` is an error for it, though `substring(0)` is not.
     "<start> or <end> is greater than <string>.size()",
     # A key that comes twice ends its evaluation, whatever stands beside it: `{1: 1, 1: 1} == {} && false`.
     "duplicate key in map",
+    # So does a field of an optional that holds no map: `optional.of(1).a.hasValue() && false`.
+    "Applying SELECT to non-message type",
     # It gives up after 10,000 turns of loops.
     "iteration",
 )
@@ -185,7 +189,7 @@ class Expressions:
         if depth <= 0:
             return base
         d = depth - 1
-        match self.pick(*range(12)):
+        match self.pick(*range(14)):
             case 0:
                 return base
             case 1:
@@ -216,8 +220,16 @@ class Expressions:
                 name = self.fresh()
                 value = self.dyn(d)
                 return f"cel.bind({name}, {value}, {self.within(name, 'dyn', lambda: self.dyn(d))})"
-            case _:
+            case 11:
                 return f"math.{self.pick('greatest', 'least')}({self.dyn(d)}, {self.pick(self.int(d), self.double(d), self.uint(d))})"
+            case 12:
+                return f"{self.listed(d)}.{self.pick('first', 'last')}().orValue({self.any(d)})"
+            case _:
+                return f"{self.optional(d)}.or({self.optional(d)}).orValue({self.dyn(d)})"
+
+    def listed(self, depth):
+        """A list, of numbers for the most part."""
+        return self.pick(self.list(depth), self.listdyn(depth), "change.l")
 
     def any(self, depth):
         return self.make(self.pick("int", "string", "bool", "double", "dyn", "list", "map", "null", "uint"), depth)
@@ -261,9 +273,13 @@ class Expressions:
                 "true", "false", "change.i == 1", "has(change.d.a)", "change.s == 'abc'", *self.named("bool")
             )
         d = depth - 1
-        match self.pick(*range(20)):
+        match self.pick(*range(22)):
             case 0:
                 return self.bool(0)
+            case 20:
+                return f"({self.optional(d)} {self.pick('==', '!=')} {self.optional(d)})"
+            case 21:
+                return f"{self.optional(d)}{self.pick('.a', '.?a', '[?0]')}.hasValue()"
             case 1 | 2:
                 return f"({self.dyn(d)} {self.pick('==', '!=', '<', '<=', '>', '>=')} {self.dyn(d)})"
             case 3:
@@ -435,7 +451,8 @@ class Expressions:
                 return self.string(0)
             case 16:
                 clause = self.pick("%s", "%d", "%f", "%x", "%X", "%o", "%b", "%.2f", "%e", "a%%")
-                argument = self.pick(self.int(d), self.uint(d), self.bool(d), self.string(d), self.list(d), self.map(0))
+                # No double: `%s` of one has six digits there.
+                argument = self.pick(self.int(d), self.uint(d), self.bool(d), self.string(d), self.list(0), self.map(0))
                 return f"'{clause}'.format([{argument}])"
             case 1:
                 return f"({self.string(d)} + {self.pick(self.string(d), self.dyn(d))})"
@@ -537,9 +554,21 @@ class Expressions:
         if depth <= 0:
             return self.pick("[]", "[1, 2, 3]", "[1]", "[3, 1, 2, 1]")
         d = depth - 1
-        match self.pick(*range(10)):
+        match self.pick(*range(14)):
             case 0:
                 return self.list(0)
+            case 10:
+                return f"[?{self.optional(d)}, {self.pick(self.int(d), self.dyn(d))}]"
+            case 11:
+                return f"lists.range({self.pick('0', '1', '3')})"
+            case 12:
+                return f"[[{self.dyn(d)}], [[{self.int(d)}]]].flatten({self.pick('', '0', '1', '2')})"
+            case 13:
+                key, value = self.fresh(), self.fresh()
+                body = self.within(key, "dyn", lambda: self.within(value, "dyn", lambda: self.dyn(d)))
+                condition = self.within(key, "dyn", lambda: self.within(value, "dyn", lambda: self.bool(d)))
+                over = self.pick("change.l", "change.m", "change.o", self.list(d), self.map(d))
+                return f"{over}.transformList({key}, {value}, {condition}, {body})"
             case 1:
                 return f"[{self.int(d)}, {self.int(d)}]"
             case 2:
