@@ -213,8 +213,11 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         return []
     if policy.metered:
         bindings = metered(bindings)
+    truths = _at_once(policy, bindings)
+    if truths is not None and not truths:
+        return []
     failures: list[_Spoken] = []
-    for position, condition in enumerate(policy.conditions):
+    for position, condition in enumerate(policy.conditions if truths is None else ()):
         holds = truth(condition.program, bindings)
         if holds is False:
             return []
@@ -228,7 +231,7 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         frozen = None if rule.window is None else rule.window.end(bindings.now)
         if rule.window is not None and frozen is None:
             continue
-        holds = True if rule.when is None else truth(rule.when, bindings)
+        holds = _holds(rule, bindings) if truths is None else truths[position]
         if holds is True:
             if frozen is not None:
                 asked = _open_window(policy, position, bindings) if rule.when is None else rule.when
@@ -245,6 +248,21 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         if limited is not None:
             spoken.append(limited)
     return spoken
+
+
+def _at_once(policy: Policy, bindings: RequestBindings) -> Sequence[bool] | None:
+    """Give what the rules of a policy say, nothing if it is silent; None if it must be asked one by one."""
+    if policy.at_once is None:
+        return None
+    try:
+        return policy.at_once(bindings)
+    except Exception:  # noqa: BLE001 - which expression failed, and how, is found out one by one
+        return None
+
+
+def _holds(rule: Rule, bindings: Bindings) -> bool | str:
+    """Give the truth of a rule, or the text of its failure."""
+    return True if rule.when is None else truth(rule.when, bindings)
 
 
 def _budget(policy: Policy, budget: Budget, bindings: Bindings, meter: _Meter, *, path: str) -> _Spoken | None:

@@ -12,6 +12,7 @@ from app.core.cel.engine import (
     compile_expression,
     estimate_of,
     share,
+    together,
     truth,
 )
 from app.core.cel.estimate import USUAL, Estimate
@@ -100,6 +101,7 @@ __all__ = [
     "one_line",
     "share",
     "source_of",
+    "together",
     "traced",
     "truth",
     "variables_of",
