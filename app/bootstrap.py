@@ -132,6 +132,14 @@ class DatabaseObserver:
         self._durations.get(operation, self._durations[DbOperation.OTHER.value])(seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """What the server does with us when it is told to go (app/cli/draining.py): `begin`, then wait `seconds`."""
+
+    begin: Callable[[], None]
+    seconds: float
+
+
 class EntropyPool:
     """Random bytes of the kernel, fetched a page at a time: one system call per request costs 10 us and the interpreter
     lock. Each byte is given out once, and never on both sides of a fork.
@@ -272,8 +280,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             endpoint=settings.tracing.endpoint, sample_ratio=settings.tracing.sample_ratio, version=VERSION
         )
 
+    def begin_draining() -> None:
+        health.draining = True
+        metrics.ready.set(0)
+        source.release()
+        around.drain()
+
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -312,7 +326,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
-            yield
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds)}
             health.draining = True
 
     api = FastAPI(
@@ -418,11 +432,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
-    app = ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
+    around = ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
     if shedder is None:
-        return app
+        return around
     return SheddingMiddleware(
-        app,
+        around,
         shedder,
         priorities=PRIORITIES,
         health="/health",

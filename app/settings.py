@@ -283,12 +283,21 @@ class HttpSettings(_Section):
         _Production("no `*`"),
         Field(description="addresses or networks whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`"),
     ] = ()
+    drain_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=300,
+            description="seconds after SIGTERM in which readiness is false and requests are still accepted, so that "
+            "load balancers notice; they come before `MFW_HTTP__SHUTDOWN_GRACE_SECONDS`",
+        ),
+    ] = 5.0
     shutdown_grace_seconds: Annotated[
         int,
         Field(
             ge=0,
             le=600,
-            description="seconds from SIGTERM to the end; the last 5 close the ledger, requests get the others",
+            description="seconds from there to the end; the last 5 close the ledger, requests get the others",
         ),
     ] = 25
 

@@ -34,10 +34,21 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._fault = _NOT_HTTP
+        # uvicorn's own answer to too many is no problem document, and comes when a request was read.
+        self._connections_max, self.limit_concurrency = self.limit_concurrency, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Nobody holds a connection without ever asking: the first request has the time that each further one has."""
         super().connection_made(transport)
+        if self._connections_max is not None and len(self.connections) > self._connections_max:
+            self._refuse(
+                503,
+                b"Service Unavailable",
+                kind="overloaded",
+                title="the service is overloaded",
+                detail="too many connections are open",
+            )
+            return
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,8 +139,8 @@ class Protocol(HttpToolsProtocol):
             body = orjson.dumps({"type": TYPE_PREFIX + kind, "title": title, "status": status, "detail": detail})
             self.transport.write(
                 b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-                b"cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n%b"
-                % (status, phrase, len(body), body)
+                b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n%bconnection: close\r\n\r\n%b"
+                % (status, phrase, len(body), b"retry-after: 1\r\n" if status == 503 else b"", body)
             )
         self.transport.close()
 

@@ -1,6 +1,7 @@
 """`mfw serve`: the production service. It checks everything that can be checked before, then becomes gunicorn."""
 
 import asyncio
+import math
 import os
 import sys
 from pathlib import Path
@@ -64,7 +65,9 @@ def gunicorn_arguments(settings: Settings) -> list[str]:
         "--workers=1",
         "--worker-class=app.cli.worker.Worker",
         "--logger-class=app.cli.worker.GunicornLogger",
-        f"--graceful-timeout={http.shutdown_grace_seconds}",
+        # The time of the draining is not taken from the requests that are under way when it is over.
+        f"--graceful-timeout={http.shutdown_grace_seconds + math.ceil(http.drain_seconds)}",
+        f"--worker-connections={http.max_connections}",
         f"--timeout={WORKER_SILENCE_SECONDS}",
         f"--keep-alive={KEEP_ALIVE_SECONDS}",
         f"--forwarded-allow-ips={','.join(http.trusted_proxies)}",

@@ -1,12 +1,15 @@
 """The one gunicorn worker of a pod, and gunicorn's own log in our form."""
 
 import os
+import sys
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
+from app.cli.draining import DrainingServer
 from app.cli.server import OPTIONS
 from app.observability.logs import Logs
 
@@ -20,6 +23,17 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker carries no 
         """The arguments are gunicorn's."""
         super().__init__(*args, **kwargs)
         self.config.timeout_graceful_shutdown = max(0, self.cfg.graceful_timeout - CLOSING_SECONDS)
+        # Read by our protocol, which answers a connection too many itself.
+        self.config.limit_concurrency = self.cfg.worker_connections
+
+    async def _serve(self) -> None:
+        """As uvicorn-worker does it, with our server."""
+        self.config.app = self.wsgi
+        server = DrainingServer(config=self.config)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 # What the lifespan gets after the last request: the ledger's last commit, connections, the log.

@@ -29,6 +29,7 @@ from app.core.admission.asking import Heard, ask_admission
 from app.core.budgets import NOT_COUNTED, Counters, concerned, counted, exhausted_message
 from app.core.cel import (
     CLAUSE_STEPS_MAX,
+    Authorizer,
     Bindings,
     EvaluationError,
     Program,
@@ -115,18 +116,21 @@ def decide(
     now: datetime,
     counters: Counters = NOT_COUNTED,
     switches: Sequence[Switch] = (),
+    authorizer: Authorizer | None = None,
 ) -> Verdict:
     """Judge one mutation under one policy set at one instant.
 
     `now` is aware and in UTC. `counters` say how much of each budget is used, counted for the uses that a verdict
     without them names (`Verdict.uncounted`): one that is not there denies. `switches` are the kill switches in force.
+    `authorizer` answers for policies that were loaded to ask one: its answers are inputs, so whoever gives one records
+    them with the decision.
     Never raises: what goes wrong in here is a deny that says so, and tells no more, for an unknown failure may quote
     anything.
     """
     try:
         if switches and (switch := denying(switches, normalised.inputs["subject"]["id"], now)) is not None:
             return Verdict(Effect.DENY, (_switched_off(switch),))
-        bindings = bind(normalised.inputs, now=now)
+        bindings = bind(normalised.inputs, now=now, authorizer=authorizer)
         meter, heard = _Meter(counters, []), Heard()
         candidates = policy_set.select(normalised.inputs)
         spoken = [word for policy in candidates for word in _ask(policy, bindings, meter, heard)]
@@ -209,8 +213,11 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         return []
     if policy.metered:
         bindings = metered(bindings)
+    truths = _at_once(policy, bindings)
+    if truths is not None and not truths:
+        return []
     failures: list[_Spoken] = []
-    for position, condition in enumerate(policy.conditions):
+    for position, condition in enumerate(policy.conditions if truths is None else ()):
         holds = truth(condition.program, bindings)
         if holds is False:
             return []
@@ -224,7 +231,7 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         frozen = None if rule.window is None else rule.window.end(bindings.now)
         if rule.window is not None and frozen is None:
             continue
-        holds = True if rule.when is None else truth(rule.when, bindings)
+        holds = _holds(rule, bindings) if truths is None else truths[position]
         if holds is True:
             if frozen is not None:
                 asked = _open_window(policy, position, bindings) if rule.when is None else rule.when
@@ -241,6 +248,21 @@ def _ask(policy: AnyPolicy, bindings: RequestBindings, meter: _Meter, heard: Hea
         if limited is not None:
             spoken.append(limited)
     return spoken
+
+
+def _at_once(policy: Policy, bindings: RequestBindings) -> Sequence[bool] | None:
+    """Give what the rules of a policy say, nothing if it is silent; None if it must be asked one by one."""
+    if policy.at_once is None:
+        return None
+    try:
+        return policy.at_once(bindings)
+    except Exception:  # noqa: BLE001 - which expression failed, and how, is found out one by one
+        return None
+
+
+def _holds(rule: Rule, bindings: Bindings) -> bool | str:
+    """Give the truth of a rule, or the text of its failure."""
+    return True if rule.when is None else truth(rule.when, bindings)
 
 
 def _budget(policy: Policy, budget: Budget, bindings: Bindings, meter: _Meter, *, path: str) -> _Spoken | None:

@@ -1,13 +1,26 @@
 """Policy sets as the decision core knows them: immutable, compiled, and indexed by what they can match (step 6)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from app.core.admission.facts import Facts, facts_of
 from app.core.candidates import Candidates, Indexed, Names
-from app.core.cel import Need, Needs, Path, Program, both, can_exceed, either, key_of, one_line, share
+from app.core.cel import (
+    Need,
+    Needs,
+    Path,
+    Program,
+    RequestBindings,
+    both,
+    can_exceed,
+    either,
+    key_of,
+    one_line,
+    share,
+    together,
+)
 from app.core.freeze import Window
 from app.core.glob import Glob
 from app.core.types import Effect, Json, JsonObject, Mode, Reason
@@ -287,7 +300,8 @@ class Policy:
     """One compiled policy, its freezes behind its rules.
 
     `reasons` are what its rules say when they speak, unless an expression says it better. `metered`: its expressions
-    and their variables together can cost more than a policy may.
+    and their variables together can cost more than a policy may. `at_once` (see `together`) asks all of its rules where
+    that is all there is to ask.
     """
 
     name: str
@@ -300,11 +314,16 @@ class Policy:
     validity: Validity = ALWAYS
     reasons: tuple[Reason, ...] = field(init=False, repr=False, compare=False)
     metered: bool = field(init=False, repr=False, compare=False)
+    at_once: Callable[[RequestBindings], Sequence[bool] | None] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         reasons = tuple(Reason(self.name, rule.name, rule.effect, _said(rule), self.mode) for rule in self.rules)
         object.__setattr__(self, "reasons", reasons)
         object.__setattr__(self, "metered", can_exceed(self.programs()))
+        at_once = None
+        if not self.metered and not self.budgets and not any(rule.window for rule in self.rules):
+            at_once = together((one.program for one in self.conditions), (rule.when for rule in self.rules))
+        object.__setattr__(self, "at_once", at_once)
 
     def asked(self) -> Iterator[Program]:
         """Give the conditions among its expressions."""

@@ -125,6 +125,11 @@ class ContextMiddleware:
         self._internal_problem = internal_problem
         self._log = log
         self._clock = clock
+        self._own: tuple[tuple[bytes, bytes], ...] = SAFE_HEADERS
+
+    def drain(self) -> None:
+        """Close each connection with its next answer, so that none is about to be used when all are closed."""
+        self._own = (*SAFE_HEADERS, (b"connection", b"close"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever the application raises becomes an answer and a log entry."""
@@ -144,7 +149,7 @@ class ContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = (b"x-request-id", request_id.encode())
-                message["headers"] = [*message.get("headers", ()), own, *SAFE_HEADERS]
+                message["headers"] = [*message.get("headers", ()), own, *self._own]
             else:
                 complete = not message.get("more_body", False)
             return send(message)

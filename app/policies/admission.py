@@ -442,7 +442,7 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
             continue
         if text is not None:
             try:
-                check_variable(name, variables={**texts, name: text}, scope=Scope.ADMISSION)
+                check_variable(name, variables={**texts, name: text}, scope=Scope.ADMISSION, also=reader.also)
             except ExpressionError as error:
                 reader.note_expression(members["expression"], f"{path}.expression", error)
                 text = None
@@ -508,7 +508,7 @@ def _program(
     if node is None or text is None:
         return None
     try:
-        return compile_expression(text, result=result, variables=variables, scope=Scope.ADMISSION)
+        return compile_expression(text, result=result, variables=variables, scope=Scope.ADMISSION, also=reader.also)
     except ExpressionError as error:
         if error.variable is None:
             reader.note_expression(node, path, error)

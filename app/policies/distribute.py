@@ -135,6 +135,7 @@ class PolicySource(ABC):
         self._problem: str | None = None
         self._wake = asyncio.Event()
         self._swapped = asyncio.Event()
+        self._released = False
         self._looking = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -221,8 +222,13 @@ class PolicySource(ABC):
         """Wait until a set other than `digest` is in force, at most `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
-                while (None if self._in_force is None else self._in_force.digest) == digest:
+                while not self._released and (None if self._in_force is None else self._in_force.digest) == digest:
                     await self._swapped.wait()
+
+    def release(self) -> None:
+        """Let go whoever waits for another set, and whoever would: this process is about to end."""
+        self._released = True
+        self._swapped.set()
 
     @abstractmethod
     async def _look(self) -> None:

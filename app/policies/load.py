@@ -97,11 +97,12 @@ def load_directory(path: Path) -> CompiledPolicySet:
     return checked.policy_set
 
 
-def check_directory(path: Path) -> Checked:
+def check_directory(path: Path, *, also: frozenset[str] = frozenset()) -> Checked:
     """Check a directory as `load_directory` does, and keep the warnings of a set that loads.
 
     Names that start with a dot are left out: they are no policies in a checkout, and in a mounted ConfigMap `..data`
     holds the files that the visible names link to. A link that leads out of the directory is an error.
+    `also` names what expressions can read beside the usual names: `AUTHORIZED`, if whoever decides has an authorizer.
     """
     diagnostics: list[Diagnostic] = []
     sources: dict[str, str] = {}
@@ -114,7 +115,7 @@ def check_directory(path: Path) -> Checked:
         if len(files) > FILES_MAX:
             diagnostics.append(_whole(f"there are more than {FILES_MAX} policy files"))
             files = []
-        found = _read_files(files, diagnostics, sources)
+        found = _read_files(files, diagnostics, sources, also)
         if _version(root) != version:
             diagnostics.append(_whole("the directory was replaced while it was read", fix="try again"))
     except OSError as error:
@@ -124,24 +125,26 @@ def check_directory(path: Path) -> Checked:
     return _assembled(found, diagnostics, sources)
 
 
-def check_files(files: Collection[Path]) -> Checked:
-    """Check the documents of these files together."""
+def check_files(files: Collection[Path], *, also: frozenset[str] = frozenset()) -> Checked:
+    """Check the documents of these files together; `also` as in `check_directory`."""
     diagnostics: list[Diagnostic] = []
     sources: dict[str, str] = {}
-    found = _read_files([(str(file), file) for file in files], diagnostics, sources)
+    found = _read_files([(str(file), file) for file in files], diagnostics, sources, also)
     return _assembled(found, diagnostics, sources)
 
 
-def check_text(text: str, *, name: str) -> Checked:
-    """Check YAML documents separated by `---` as those of one file called `name`."""
+def check_text(text: str, *, name: str, also: frozenset[str] = frozenset()) -> Checked:
+    """Check YAML documents separated by `---` as those of one file called `name`; `also` as in `check_directory`."""
     diagnostics: list[Diagnostic] = []
-    found = _read_text(name, text, diagnostics)
+    found = _read_text(name, text, diagnostics, also)
     _within_limits(found, diagnostics, rules=sum(_rules(one.root) for one in found), size=len(text))
     return _assembled(found, diagnostics, {name: text})
 
 
-def check_documents(values: Collection[Json]) -> Checked:
+def check_documents(values: Collection[Json], *, also: frozenset[str] = frozenset()) -> Checked:
     """Check documents that are JSON values already; a finding's file is then `documents[0]`, without lines.
+
+    `also` as in `check_directory`.
 
     Does not check: duplicate keys and numbers beyond int64, which whoever parsed the JSON refused.
     """
@@ -152,7 +155,7 @@ def check_documents(values: Collection[Json]) -> Checked:
         # Before anything is compiled.
         return Checked(None, (_whole(f"there are more than {POLICIES_MAX} policies", fix="split the set"),))
     for number, value in enumerate(values):
-        reader = Reader(f"documents[{number}]", text="")
+        reader = Reader(f"documents[{number}]", text="", also=also)
         try:
             root = tree(value)
         except TreeError as error:
@@ -313,13 +316,13 @@ def _version(root: Path) -> str:
 
 
 def _read_files(
-    files: list[tuple[str, Path]], diagnostics: list[Diagnostic], sources: dict[str, str]
+    files: list[tuple[str, Path]], diagnostics: list[Diagnostic], sources: dict[str, str], also: frozenset[str]
 ) -> list[Document]:
     """Read file after file, and no further once there is too much: what is refused should not take minutes."""
     found: list[Document] = []
     size = rules = 0
     for name, file in files:
-        read = _read_file(name, file, diagnostics, sources)
+        read = _read_file(name, file, diagnostics, sources, also)
         found += read
         size += len(sources.get(name, ""))
         rules += sum(_rules(document.root) for document in read)
@@ -347,7 +350,9 @@ def _rules(root: Node) -> int:
     return sum(len(rules.items) for rules in listed if isinstance(rules, Sequence))
 
 
-def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str]) -> list[Document]:
+def _read_file(
+    name: str, file: Path, diagnostics: list[Diagnostic], sources: dict[str, str], also: frozenset[str]
+) -> list[Document]:
     try:
         with file.open("rb") as stream:
             raw = stream.read(FILE_MAX_BYTES + 1)
@@ -363,10 +368,10 @@ def _read_file(name: str, file: Path, diagnostics: list[Diagnostic], sources: di
         line = error.object[: error.start].count(b"\n") + 1
         diagnostics.append(Diagnostic(name, line, 1, "", "is not UTF-8", "save it as UTF-8"))
         return []
-    return _read_text(name, text, diagnostics)
+    return _read_text(name, text, diagnostics, also)
 
 
-def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Document]:
+def _read_text(name: str, text: str, diagnostics: list[Diagnostic], also: frozenset[str]) -> list[Document]:
     try:
         roots = documents(text)
     except TreeError as error:
@@ -374,7 +379,7 @@ def _read_text(name: str, text: str, diagnostics: list[Diagnostic]) -> list[Docu
         return []
     if not roots:
         diagnostics.append(Diagnostic(name, 0, 0, "", "has no documents", severity=Severity.WARNING))
-    reader = Reader(name, text=text)
+    reader = Reader(name, text=text, also=also)
     found: list[Document] = []
     for root in roots:
         found.append(_document(name, root, reader))

@@ -16,12 +16,16 @@ _JSON_NAMES = {str: "text", bool: "true or false", int: "a whole number", float:
 
 
 class Reader:
-    """The findings of one file. Methods give None for what is not there or not right; the finding is then noted."""
+    """The findings of one file. Methods give None for what is not there or not right; the finding is then noted.
 
-    __slots__ = ("diagnostics", "file", "lines")
+    `also` is what expressions of the file can read beside the usual names.
+    """
 
-    def __init__(self, file: str, *, text: str) -> None:
+    __slots__ = ("also", "diagnostics", "file", "lines")
+
+    def __init__(self, file: str, *, text: str, also: frozenset[str] = frozenset()) -> None:
         self.file = file
+        self.also = also
         self.lines = text.split("\n")
         self.diagnostics: list[Diagnostic] = []
 

@@ -473,6 +473,25 @@ COUNT = Shape(
     required=("used",),
 )
 
+ANSWER = Shape(
+    "answer",
+    {
+        "verb": _text("What is to be done, for example `create`.", most=LABEL_MAX_CHARS),
+        "path": _text("A path; the question is then about it and a verb alone.", most=LABEL_MAX_CHARS),
+        "group": _text("The group of the resource; none for the core group.", most=LABEL_MAX_CHARS),
+        "resource": _text("The resource, in the plural.", most=LABEL_MAX_CHARS),
+        "subresource": _text("The part of the resource.", most=LABEL_MAX_CHARS),
+        "namespace": _text("The namespace.", most=LABEL_MAX_CHARS),
+        "name": _text("The name of the object.", most=LABEL_MAX_CHARS),
+        "fieldSelector": _text("The field selector, as the policy has it.", most=LABEL_MAX_CHARS),
+        "labelSelector": _text("The label selector, as the policy has it.", most=LABEL_MAX_CHARS),
+        "serviceAccount": _text("Who asks, as `NAMESPACE/NAME`; otherwise who made the request.", most=LABEL_MAX_CHARS),
+        "allowed": {"description": "The answer.", "type": "boolean"},
+        "reason": _text("What the answer gives as its reason.", most=MESSAGE_MAX_CHARS),
+    },
+    required=("verb", "allowed"),
+)
+
 CASE = Shape(
     "case",
     {
@@ -487,6 +506,7 @@ CASE = Shape(
             "minProperties": 1,
             "additionalProperties": _reference("count"),
         },
+        "authorizer": _list("What `authorizer` answers; no to what is not here.", _reference("answer")),
         "expect": _reference("expect"),
     },
     required=("name", "expect"),
@@ -511,5 +531,5 @@ KINDS: Mapping[str, tuple[Shape, ...]] = {
         *(RULE, OBLIGATION, FREEZE, BUDGET, APPROVAL, QUORUM, GROUP),
     ),
     EXCEPTION_KIND: (EXCEPTION, METADATA, EXCEPTION_SPEC, EXCEPTED, MATCH, EXCLUSION, ENTITY, CONDITION),
-    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, COUNT, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
+    TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, COUNT, ANSWER, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping as MappingOf
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,11 +11,13 @@ from typing import Any, TypeAlias
 
 from app.core import patch, strict_json
 from app.core.budgets import Assumed
+from app.core.cel import Answer, Attributes
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Effect, Json, JsonObject, Mode, Mutation
 from app.errors import FirewallError
 from app.policies import shape
 from app.policies.admission import is_admission, may_be_parameter
+from app.policies.authorizing import read_answers
 from app.policies.budgets import read_counts
 from app.policies.diagnostics import Diagnostic, PolicyErrors
 from app.policies.load import FILE_MAX_BYTES, yaml_files
@@ -46,7 +49,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question, `body` as a request carries it, and its answer. `line` is where it stands in its file."""
+    """One question, `body` as a request carries it, and its answer. `line` is where it stands in its file.
+
+    `answers` are those of `authorizer`, None where the case states none.
+    """
 
     name: str
     line: int
@@ -55,6 +61,7 @@ class Case:
     now: datetime
     expect: Expectation
     budgets: Assumed = field(default_factory=Assumed)
+    answers: MappingOf[Attributes, Answer] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,9 @@ class _SuiteReader:
         body = self._body(node, path, members)
         budgets = read_counts(members.get("budgets"), f"{path}.budgets", reader)
         expect = self._expect(members["expect"], f"{path}.expect") if "expect" in members else None
+        answers = None
+        if "authorizer" in members:
+            answers = read_answers(members["authorizer"], f"{path}.authorizer", reader)
         if name is None or body is None or expect is None:
             return None
         try:
@@ -191,7 +201,7 @@ class _SuiteReader:
         except FirewallError as error:
             reader.note(node, path, f"the mutation is refused: {error.detail} at `{error.pointer}`", fix=error.fix)
             return None
-        return Case(name, node.line, body, mutation, instant, expect, budgets)
+        return Case(name, node.line, body, mutation, instant, expect, budgets, answers)
 
     def _body(self, node: Node, path: str, members: dict[str, Node]) -> dict[str, Any] | None:
         if ("mutation" in members) == ("file" in members):

@@ -9,12 +9,13 @@ from time import perf_counter
 
 from app.core.admission.policy import AdmissionPolicy
 from app.core.canonical import canonical
-from app.core.cel import CompiledProgram, Program, bind
+from app.core.cel import AUTHORIZED, CompiledProgram, Program, bind
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet, Rule
 from app.core.normalise import normalise
 from app.core.types import Effect, JsonObject, Obligation, Outcome, Reason, Verdict
 from app.errors import FirewallError
+from app.policies.authorizing import StatedAnswers
 from app.policies.budgets import unknown_budgets
 from app.policies.coverage import ClauseCoverage, ExpressionCoverage, Seen, clause_percent
 from app.policies.diagnostics import PolicyErrors
@@ -128,27 +129,34 @@ def run(suites: Iterable[Suite], *, policies: Path | None = None) -> Run:
     """
     under: dict[Path, _Directory] = {}
     results: list[Result] = []
+    suites = tuple(suites)
+    authorized = {
+        (policies or suite.policies).resolve()
+        for suite in suites
+        if any(case.answers is not None for case in suite.cases)
+    }
     for suite in suites:
         directory = policies or suite.policies
         key = directory.resolve()
         if key not in under:
-            under[key] = _Directory(Path(normpath(directory)))
+            under[key] = _Directory(Path(normpath(directory)), AUTHORIZED if key in authorized else frozenset())
         results += [under[key].ask(suite, case) for case in suite.cases]
     return Run(tuple(results), tuple(directory.coverage() for directory in under.values()))
 
 
 @dataclass(slots=True)
 class _Directory:
-    """One directory of policies, and the count of what its rules said."""
+    """One directory of policies, which may read what `also` names, and the count of what its rules said."""
 
     path: Path
+    also: frozenset[str]
     checked: Checked = field(init=False)
     policy_set: CompiledPolicySet = field(init=False)
     said: dict[tuple[str, str], dict[Outcome, int]] = field(init=False)
     seen: Seen = field(init=False, default_factory=Seen)
 
     def __post_init__(self) -> None:
-        self.checked = check_directory(self.path)
+        self.checked = check_directory(self.path, also=self.also)
         if self.checked.policy_set is None:
             raise PolicyErrors(self.checked.diagnostics)
         self.policy_set = self.checked.policy_set
@@ -170,8 +178,9 @@ class _Directory:
         if unknown := unknown_budgets(case.budgets, self.policy_set):
             names = ", ".join(f"`{name}`" for name in unknown)
             return Result(suite, case, None, (f"budgets: there is no budget {names}",), perf_counter() - start)
-        verdict = decide(self.policy_set, normalised, case.now, case.budgets)
-        bindings = bind(normalised.inputs, now=case.now)
+        authorizer = StatedAnswers(normalised.inputs, case.answers or {}) if self.also else None
+        verdict = decide(self.policy_set, normalised, case.now, case.budgets, authorizer=authorizer)
+        bindings = bind(normalised.inputs, now=case.now, authorizer=authorizer)
         for exception in trace_exceptions(self.policy_set, bindings):
             self.seen.add_exception(exception)
         for policy in trace(self.policy_set, bindings):

@@ -30,7 +30,7 @@ from app.core.decide import decide
 from app.core.index import CompiledPolicySet
 from app.core.normalise import normalise
 from app.core.principal import Principal, require_subject
-from app.core.switches import Switch
+from app.core.switches import Switch, denying
 from app.core.types import (
     NO_ANNOTATIONS,
     BudgetUse,
@@ -43,7 +43,7 @@ from app.core.types import (
     Verdict,
 )
 from app.core.uuid7 import uuid7
-from app.errors import FirewallError
+from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
 from app.ledger.spend import JudgeAll, Judged, Keep, Settled
@@ -328,6 +328,7 @@ class DecisionService:
                 keep=keep,
             )
             if settled.kept_before:
+                _refuse_denied(asked.values())
                 return _Told({}, settled.answer, kept_before=True)
             judged = settled.judged
         else:
@@ -404,6 +405,21 @@ class DecisionService:
             switches=asked.switches,
         )
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
+
+
+def _refuse_denied(asked: Iterable["_Asked"]) -> None:
+    """Keep back an answer of an earlier moment while a kill switch denies what it may have allowed.
+
+    Raises FirewallError(FORBIDDEN).
+    """
+    for one in asked:
+        switch = denying(one.switches, one.mutation.subject["id"], one.now)
+        if switch is not None:
+            raise FirewallError(
+                Kind.FORBIDDEN,
+                f"the kill switch `{switch.kind.value}` is on {switch.ends}, and the answer under this key is older",
+                fix="ask without `Idempotency-Key` for a decision of now, or again when the switch is off",
+            )
 
 
 def _decision(asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:

@@ -5,16 +5,19 @@ from app.core.cel.bindings import RequestBindings, Variable, bind, metered
 from app.core.cel.budget import POLICY_STEPS_MAX, STEPS_MAX
 from app.core.cel.clauses import ABSENT, CLAUSE_STEPS_MAX, SeenSite, SeenVariable, Trace, deciding_clause, traced
 from app.core.cel.engine import (
+    AUTHORIZED,
     CompiledProgram,
     can_exceed,
     check_variable,
     compile_expression,
     estimate_of,
     share,
+    together,
     truth,
 )
 from app.core.cel.estimate import USUAL, Estimate
 from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, source_of, variables_of
+from app.core.cel.kubernetes.authorizer import Answer, Attributes, Authorizer
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
 from app.core.cel.program import (
@@ -39,6 +42,7 @@ from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_
 __all__ = [
     "ABSENT",
     "ADMISSION_SCOPE",
+    "AUTHORIZED",
     "CLAUSE_STEPS_MAX",
     "ERROR_MAX_CHARS",
     "EXPRESSION_MAX_CHARS",
@@ -56,6 +60,9 @@ __all__ = [
     "USUAL",
     "VARIABLES_PER_EXPRESSION_MAX",
     "VARIABLE_NAME",
+    "Answer",
+    "Attributes",
+    "Authorizer",
     "Bindings",
     "CompiledProgram",
     "Estimate",
@@ -94,6 +101,7 @@ __all__ = [
     "one_line",
     "share",
     "source_of",
+    "together",
     "traced",
     "truth",
     "variables_of",

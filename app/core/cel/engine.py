@@ -7,7 +7,7 @@ an expression should have given; no request reaches it. Nothing outside this pac
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -138,6 +138,8 @@ _SCOPE: dict[str, Name] = {
     "now": Name(variable=NOW, kind=Kind.TIMESTAMP),
     **{variable.name: Name(variable=variable) for variable in VARIABLES},
 }
+# For `also`: expressions that ask an authorizer are only compiled where one will answer.
+AUTHORIZED = frozenset({"authorizer"})
 # What an expression can read only where it is said to be there, by the name that says so.
 _OPTIONAL_SCOPE = {
     "authorizer": {
@@ -145,8 +147,9 @@ _OPTIONAL_SCOPE = {
         "authorizer.requestResource": Name(variable=REQUEST_RESOURCE, kind=Kind.OPAQUE, fails=True),
     }
 }
+_WHO_ASKS = "test who asks: `subject`, or in an admission policy `request.userInfo`"
 _REFUSED = {
-    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", "test `subject` instead"))
+    name: Name(refusal=(f"`{name}` cannot be read here: nothing answers its checks", _WHO_ASKS))
     for name in _OPTIONAL_SCOPE["authorizer"]
 }
 _ALONE: Mapping[str, Name] = {**_SCOPE, **_REFUSED}
@@ -290,6 +293,38 @@ def compile_expression(
     return CompiledProgram(
         text, generated.run, source, generated.lifted, generated.estimate, generated.reads, generated.parts
     )
+
+
+def together(
+    conditions: Iterable[Program], rules: Iterable[Program | None]
+) -> Callable[[RequestBindings], Sequence[bool] | None] | None:
+    """Make a function that evaluates the expressions of a policy at once; None if they are not of this engine.
+
+    It gives what each rule says (True for one that is None) if all conditions are true, nothing if one is false or no
+    rule is true, and None if something is no truth. It raises whatever an expression raises: who wants to know which
+    one, and why, evaluates them one by one. Not for bindings with an allowance.
+    """
+    first, then = list(conditions), list(rules)
+    if not all(isinstance(program, CompiledProgram) for program in (*first, *then) if program is not None):
+        return None
+    before = tuple(program.run for program in first if isinstance(program, CompiledProgram))
+    runs = tuple(program.run if isinstance(program, CompiledProgram) else None for program in then)
+
+    def ask(bindings: RequestBindings) -> Sequence[bool] | None:
+        inputs, values = bindings.inputs, bindings.values
+        for run in before:
+            holds = run(bindings, inputs, values, [STEPS_MAX])
+            if holds is not True:
+                return () if holds is False else None
+        said: list[bool] = []
+        for rule in runs:
+            holds = True if rule is None else rule(bindings, inputs, values, [STEPS_MAX])
+            if holds is not True and holds is not False:
+                return None
+            said.append(holds)
+        return said if True in said else ()
+
+    return ask
 
 
 def share(programs: Iterable[Program]) -> dict[int, Program]:

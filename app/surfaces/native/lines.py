@@ -38,8 +38,9 @@ CONTENT_TYPE: Final = b"application/x-ndjson"
 
 # Lines that are decided and recorded together.
 LINES_AT_ONCE: Final = 128
-# Streams that one process answers at a time; each holds a connection for as long as it likes to send.
-STREAMS_AT_ONCE: Final = 8
+# Streams that one process answers at a time: each may last for minutes, and holds one of the places for batches (four,
+# edge/shedding.py); the other half stays for those that are answered in one go.
+STREAMS_AT_ONCE: Final = 2
 # From the first line to the last: at a hundred lines a second that is sixty thousand.
 STREAM_SECONDS: Final = 600.0
 

@@ -2,10 +2,13 @@
 
 import json
 import signal
+import threading
+import time
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,6 +30,7 @@ def production(dsn: str, port: int, metrics_port: int) -> dict[str, str]:
         "MFW_HTTP__PORT": str(port),
         "MFW_METRICS__PORT": str(metrics_port),
         "MFW_ERROR_TRACKING": "logs",
+        "MFW_HTTP__DRAIN_SECONDS": "0",
     }
 
 
@@ -38,7 +42,8 @@ def test_it_serves_and_ends_on_sigterm(commands, database_dsn):
         url = f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}"
         asked = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, MFW_URL=url, MFW_API_KEY=key)
         assert asked.returncode == 10, asked.stderr
-        assert json.loads(asked.stdout)["ledger_index"] == 0
+        # Entry 0 is the key.
+        assert json.loads(asked.stdout)["ledger_index"] == 1
         with urllib.request.urlopen(f"{url}/health/ready") as ready:
             assert ready.status == 200
             assert "server" not in {name.lower() for name in ready.headers}
@@ -76,3 +81,62 @@ def test_policies_that_are_wrong_end_it(commands, database_dsn, tmp_path):
     result = commands.run("serve", **settings | {"MFW_POLICIES__DIRECTORY": str(tmp_path)})
     assert result.returncode == 65
     assert "an empty set is refused" in result.stderr
+
+
+def test_sigterm_loses_no_request_and_ends_long_polls(commands, database_dsn):
+    """Readiness goes first, the door stays open for the draining, and what was let in is answered."""
+    drain = 2.0
+    settings = production(database_dsn, commands.free_port(), commands.free_port())
+    settings |= {"MFW_HTTP__DRAIN_SECONDS": str(drain), "MFW_LIMITS__BURST": "100000", "MFW_SHEDDING__ENABLED": "false"}
+    key = commands.run(
+        "keys", "create", "ci", "--role", "agent", "--role", "viewer", MFW_DATABASE__URL=database_dsn
+    ).stdout.strip()
+    typed = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    with commands.running("serve", settings=settings) as process:
+        process.read_until("Application startup complete")
+        url = f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}"
+        stopping = threading.Event()
+        statuses: list[int] = []
+        lost: list[Exception] = []
+        poll: dict[str, float] = {}
+
+        def ask() -> None:
+            with httpx.Client(base_url=url, headers=typed, timeout=30) as client:
+                while not stopping.is_set():
+                    try:
+                        statuses.append(client.post("/v1/decisions", content=MUTATION).status_code)
+                    except httpx.HTTPError as error:
+                        lost.append(error)
+
+        def wait() -> None:
+            with httpx.Client(base_url=url, headers=typed, timeout=60) as client:
+                known = client.get("/v1/policy-sets/active").headers["etag"]
+                poll["begun"] = time.monotonic()
+                answer = client.get("/v1/policy-sets/active", params={"wait": 30}, headers={"If-None-Match": known})
+                poll["status"], poll["ended"] = answer.status_code, time.monotonic()
+
+        callers = [threading.Thread(target=ask) for _ in range(3)] + [threading.Thread(target=wait)]
+        for caller in callers:
+            caller.start()
+        while "begun" not in poll or len(statuses) < 20:
+            time.sleep(0.01)
+        told = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        with httpx.Client(base_url=url) as client:
+            while (ready := client.get("/health/ready")).status_code == 200:
+                assert time.monotonic() < told + drain
+            assert ready.json()["reasons"][0] == "shutting down"
+            assert ready.headers["connection"] == "close"
+        before = len(statuses)
+        while len(statuses) < before + 10:
+            assert time.monotonic() < told + drain, "it accepts while it drains"
+            time.sleep(0.01)
+        stopping.set()
+        for caller in callers:
+            caller.join(30)
+        assert (poll["status"], lost) == (304, [])
+        assert poll["ended"] < told + drain
+        assert set(statuses) == {200}
+        process.popen.wait(30)
+        assert process.popen.returncode == 0
+        assert time.monotonic() > told + drain

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -134,6 +135,7 @@ def test_pages(client):
         ({"nam": "x"}, "/nam"),
         ({"name": ""}, "/name"),
         ({"principal_id": 7}, "/principal_id"),
+        ({"expires_in_days": 3651}, "/expires_in_days"),
         ({"roles": "agent"}, "/roles"),
         ({"roles": [7]}, "/roles/0"),
         ({"roles": ["agent", "requester"]}, "/roles/1"),
@@ -227,8 +229,6 @@ async def store(database_dsn):
 
 @pytest.fixture
 def keys(store):
-    import os
-
     return KeyService(store, clock=lambda: datetime.now(UTC), entropy=os.urandom, engine="test/1")
 
 
@@ -310,3 +310,15 @@ async def test_a_key_that_is_brought_along_is_in_the_ledger(keys, database_dsn):
     assert receipt["act"] == "bootstrap"
     assert record["key"] == {"name": "bootstrap", "principal_id": "bootstrap", "roles": ["admin"]}
     assert key not in str((receipt, record))
+
+
+async def test_who_holds_the_database_is_judged_by_nobody_and_recorded(store, database_dsn):
+    keys = KeyService(store, clock=lambda: datetime.now(UTC), entropy=os.urandom, engine="test/1", holds_database=True)
+    nobody = Principal("root", PrincipalKind.USER, frozenset(), AuthMethod.NONE)
+    made = await keys.create(wanted(*AccessScope), principal=nobody, reason="x")
+    await keys.rotate(made.stored.id, principal=nobody, reason="x")
+    assert (await keys.revoke(made.stored.id, principal=nobody, reason="x", force=True)).revoked_at is not None
+    entries = await records(database_dsn)
+    assert [record["act"] for _, record in entries] == ["create", "rotate", "revoke"]
+    assert {record["principal"]["id"] for _, record in entries} == {"root"}
+    assert entries[-1][1]["force"] is True

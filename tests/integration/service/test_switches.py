@@ -116,6 +116,27 @@ def test_deny_all_acts_on_every_replica_and_ends(service, replica):
     end(service, thrown["id"], status=409)
 
 
+def test_an_answer_that_is_kept_is_kept_back_while_a_switch_denies(service):
+    headers = TYPED | {"Idempotency-Key": "before-the-incident"}
+    one = {"content": ALLOWED, "headers": headers}
+    batch = {"json": {"mutations": [json.loads(ALLOWED)]}, "headers": {"Idempotency-Key": "a-batch-before"}}
+    with service.client() as client:
+        kept = [client.post("/v1/decisions", **one), client.post("/v1/decisions:batch", **batch)]
+        assert [answer.status_code for answer in kept] == [200, 200]
+        thrown = throw(service, kind="deny-subject", target=json.loads(ALLOWED)["subject"]["id"], **{"for": "1h"})
+        try:
+            for answer in (client.post("/v1/decisions", **one), client.post("/v1/decisions:batch", **batch)):
+                assert answer.status_code == 403
+                assert "`deny-subject` is on" in answer.json()["detail"]
+            # A key that is new gets a decision of now.
+            fresh = client.post("/v1/decisions", content=ALLOWED, headers=TYPED | {"Idempotency-Key": "during"})
+            assert fresh.json()["reasons"][0]["rule"] == "switch-deny-subject"
+        finally:
+            end(service, thrown["id"])
+        again = [client.post("/v1/decisions", **one), client.post("/v1/decisions:batch", **batch)]
+    assert [answer.content for answer in again] == [answer.content for answer in kept]
+
+
 def test_deny_subject_is_about_that_one(service):
     subject = json.loads(ALLOWED)["subject"]["id"]
     thrown = throw(service, kind="deny-subject", target=subject, **{"for": "1h"})

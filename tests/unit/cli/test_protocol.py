@@ -237,3 +237,27 @@ async def test_an_upgrade_is_passed_over_in_silence(connection, caplog):
     )
     assert connection.wire.written.startswith(b"HTTP/1.1 204")
     assert caplog.text == ""
+
+
+async def test_a_connection_too_many_is_told_and_closed():
+    async def nobody(scope, receive, send):
+        raise AssertionError("no request gets here")
+
+    config = uvicorn.Config(nobody, interface="asgi3", limit_concurrency=1, **OPTIONS)
+    config.load()
+    state = ServerState()
+    loop: Any = Timers(asyncio.get_running_loop())
+    made = [Protocol(config=config, server_state=state, app_state={}, _loop=loop) for _ in range(2)]
+    wires = [Wire(), Wire()]
+    for protocol, wire in zip(made, wires, strict=True):
+        protocol.connection_made(wire)
+    assert (wires[0].written, wires[0].closed) == (b"", False)
+    head, _, body = wires[1].written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"retry-after: 1\r\n" in head
+    assert json.loads(body)["type"].endswith("/overloaded")
+    assert wires[1].closed
+    made[1].connection_lost(None)
+    assert state.connections == {made[0]}
+    made[0].connection_lost(None)
+    assert loop.waiting() == []

@@ -36,9 +36,11 @@ def development(**given):
 
 class TestGunicorn:
     def test_one_worker_and_no_socket_file(self):
-        arguments = gunicorn_arguments(settings(host="0.0.0.0", port=9000, shutdown_grace_seconds=40))
+        arguments = gunicorn_arguments(
+            settings(host="0.0.0.0", port=9000, shutdown_grace_seconds=40, drain_seconds=2.5)
+        )
         assert arguments[-1] == "app.main:app"
-        assert {"--bind=0.0.0.0:9000", "--workers=1", "--no-control-socket", "--graceful-timeout=40"} <= set(arguments)
+        assert {"--bind=0.0.0.0:9000", "--workers=1", "--no-control-socket", "--graceful-timeout=43"} <= set(arguments)
         # Nobody is believed about where a request comes from, not even a neighbour on the same host.
         assert "--forwarded-allow-ips=" in arguments
 

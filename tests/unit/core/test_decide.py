@@ -594,3 +594,37 @@ class TestSwitches:
             Policy("p", (rule(),)), switches=[self.SUBJECT], mutation=NormalisedMutation(inputs, "sha256:0")
         )
         assert verdict.effect is Effect.DENY
+
+
+class TestAtOnce:
+    """A policy whose rules are asked at once says what it says when it is asked one by one."""
+
+    CONDITIONS = st.lists(st.sampled_from(OUTCOMES), max_size=3)
+    WHENS = st.lists(st.sampled_from([None, *OUTCOMES]), min_size=1, max_size=4)
+
+    @given(CONDITIONS, WHENS)
+    def test_both_ways_agree(self, conditions, whens):
+        rules = tuple(
+            Rule(f"r{i}", Effect.ALLOW, when=PROGRAMS[when] if when else None) for i, when in enumerate(whens)
+        )
+        policy = Policy("p", rules, conditions=tuple(Condition(f"c{i}", PROGRAMS[c]) for i, c in enumerate(conditions)))
+        assert policy.at_once is not None
+        quick = judge(policy)
+        object.__setattr__(policy, "at_once", None)
+        assert judge(policy) == quick
+
+    def test_what_is_no_truth_is_found_out(self):
+        text = compile_expression("'true'", result=ResultType.STRING)
+        for policy in (
+            Policy("p", (Rule("r", Effect.ALLOW, when=text),)),
+            Policy("p", (Rule("r", Effect.ALLOW),), conditions=(Condition("c", text),)),
+        ):
+            assert policy.at_once is not None
+            assert judge(policy).reasons[0].message == "rule_error: gave no bool"
+
+    def test_a_policy_with_more_than_rules_is_asked_one_by_one(self):
+        budget = Budget("b", Per.SUBJECT, 2, "1h", 3_600)
+        nightly = window("0 0 * * *", time_zone="UTC", duration=dt.timedelta(hours=1))
+        assert Policy("p", (rule(),), budgets=(budget,)).at_once is None
+        assert Policy("p", (rule(window=nightly),)).at_once is None
+        assert Policy("p", (Rule("r", Effect.ALLOW, when=Misbehaves("", True)),)).at_once is None

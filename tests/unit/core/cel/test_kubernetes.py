@@ -228,7 +228,7 @@ def test_the_refusal_says_what_to_do():
         compile_expression("authorizer.requestResource.check('get').allowed()", result=ResultType.BOOL)
     (problem,) = caught.value.problems
     assert problem.message == "`authorizer.requestResource` cannot be read here: nothing answers its checks"
-    assert problem.fix == "test `subject` instead"
+    assert problem.fix == "test who asks: `subject`, or in an admission policy `request.userInfo`"
 
 
 def test_a_variable_that_reads_it_is_refused_too():
