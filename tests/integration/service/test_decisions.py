@@ -6,6 +6,7 @@ import json
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -147,8 +148,10 @@ async def test_both_ways_in_answer_alike(database_dsn):
     )
     with pytest.warns(RuntimeWarning, match="authentication is off"):
         app = create_app(settings)
-    hot = app._app  # type: ignore[attr-defined]
-    assert isinstance(hot, HotPath)
+    hot: Any = app
+    while not isinstance(hot, HotPath):
+        # What stands around it, the shedding of load among it, is the same for both ways.
+        hot = hot._app
     api = hot._app
     bodies = [
         *(example.read_bytes() for example in EXAMPLES),
