@@ -300,8 +300,9 @@ class Trace:
                 key = inner.value if inner is not None else _MISSING
                 if not isinstance(key, str | int) or isinstance(key, bool):
                     return _Found(label, value, secret, derived)
-                # A key that came with the data is as secret as what it leads to.
-                label = labelled(label, MASK if secret else key)
+                # A key that came with the data is as secret as what it leads to, and as where it was read.
+                hidden = secret or (inner is not None and (inner.secret or inner.derived))
+                label = labelled(label, MASK if hidden else key)
             elif not path.fixed or path.local is not None:
                 label = labelled(label, step)
             if isinstance(key, str) and not secret:
