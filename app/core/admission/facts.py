@@ -17,6 +17,8 @@ CREATE, UPDATE, DELETE, CONNECT = "CREATE", "UPDATE", "DELETE", "CONNECT"
 OPERATIONS = (CREATE, UPDATE, DELETE, CONNECT)
 # Actions that open a connection to an object and change none of its members.
 _CONNECTING = frozenset({"connect", "exec", "attach", "portforward", "port-forward", "proxy"})
+# What they connect to, if they say it: a rule about `pods/exec` is not one about `pods`.
+_CONNECTED = {name: name.replace("-", "") for name in _CONNECTING - {"connect"}}
 _CREATING = frozenset({"create"})
 _DELETING = frozenset({"delete", "deletecollection"})
 _UPDATING = frozenset({"update", "patch", "scale", "replace", "edit", "label", "annotate", "set", "rollout"})
@@ -74,6 +76,8 @@ def facts_of(inputs: JsonObject) -> Facts | None:
     sent = inputs["context"].get("kubernetes")
     change = inputs["change"]
     after, before = _object(change.get("after")), _object(change.get("before"))
+    if _holds_objects(change.get("after")) or _holds_objects(change.get("before")):
+        return _broken("the change is a list of objects, and policies are about one: send each by itself")
     if sent is None:
         shown = after if _is_kubernetes(after) else before
         return _derived(inputs, shown, after, before) if shown is not None and _is_kubernetes(shown) else None
@@ -112,6 +116,13 @@ def _is_kubernetes(value: MaybeObject) -> bool:
     return value is not None and isinstance(value.get("apiVersion"), str) and isinstance(value.get("kind"), str)
 
 
+def _holds_objects(value: Any) -> bool:
+    """Tell whether a value is several objects at once: a `List`, as kubectl writes it, or the items alone."""
+    if isinstance(value, dict) and _is_kubernetes(value) and value["kind"].endswith("List"):
+        value = value.get("items")
+    return isinstance(value, list) and any(_is_kubernetes(_object(item)) for item in value)
+
+
 def _broken(problem: str) -> Facts:
     return Facts("", "", "", "", "", "", "", "", None, None, None, None, {}, problem)
 
@@ -136,6 +147,11 @@ def _derived(
     if part is not None:
         target, subresource = part
         resource_group, resource_version, resource, namespaced, called = _target(target, inputs["resource"]["type"])
+    action = inputs["action"]["name"].lower()
+    if not subresource and action in _CONNECTING:
+        if action not in _CONNECTED:
+            return _broken(f"the action is `{action}`, and nothing says to which part of the object")
+        subresource = _CONNECTED[action]
     # A manifest may leave out what the object that is there says: they are one object.
     name = _said(after, "name") or _said(before, "name")
     namespace = _said(after, "namespace") or _said(before, "namespace")

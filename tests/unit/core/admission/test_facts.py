@@ -75,12 +75,23 @@ class TestDerived:
             ("frobnicate", False, True, "CREATE"),
             ("frobnicate", True, True, "UPDATE"),
             ("exec", False, True, "CONNECT"),
-            ("Connect", False, True, "CONNECT"),
+            ("Port-Forward", False, True, "CONNECT"),
         ],
     )
     def test_the_operation(self, action, before, after, operation):
         found = facts_of(inputs(action=action, before=thing() if before else None, after=thing() if after else None))
         assert found.operation == operation
+
+    @pytest.mark.parametrize(
+        ("action", "subresource"), [("exec", "exec"), ("Port-Forward", "portforward"), ("attach", "attach")]
+    )
+    def test_who_connects_says_to_what(self, action, subresource):
+        found = facts_of(inputs(action=action, after=thing("v1", "Pod"), resource="core/Pod"))
+        assert (found.resource, found.subresource, found.problem) == ("pods", subresource, None)
+        assert found.request["subResource"] == subresource
+        # A rule about `pods/exec` is not one about `pods`, so a connection to nobody knows what is judged by all.
+        unclear = facts_of(inputs(action="Connect", after=thing("v1", "Pod"), resource="core/Pod"))
+        assert "nothing says to which part" in unclear.problem
 
     @pytest.mark.parametrize(
         ("kind", "resource"),
@@ -157,7 +168,11 @@ class TestDerived:
         [
             ({"action": "delete", "before": thing(), "after": thing()}, "says that the object stays"),
             ({"action": "DeleteCollection", "after": thing()}, "says that the object stays"),
-            ({"action": "update", "before": thing(), "after": [thing()]}, "`change.after` is not an object"),
+            ({"action": "update", "before": thing(), "after": [thing()]}, "send each by itself"),
+            ({"after": [{}, thing()]}, "send each by itself"),
+            ({"after": thing("v1", "List") | {"items": [thing()]}}, "send each by itself"),
+            ({"before": thing("apps/v1", "DeploymentList") | {"items": [thing()]}}, "send each by itself"),
+            ({"action": "update", "before": thing(), "after": ["text"]}, "`change.after` is not an object"),
             ({"action": "create", "before": "text", "after": thing()}, "`change.before` is not an object"),
             ({"before": thing(), "after": thing("v1", "ConfigMap")}, "are not of one kind"),
             ({"before": thing(namespace="shop"), "after": thing(namespace="dev")}, "`metadata.namespace` of"),
