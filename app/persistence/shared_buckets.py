@@ -67,6 +67,7 @@ class SharedBucketStore:
         from redis.backoff import NoBackoff
 
         self._timeout = timeout_seconds
+        self._calls: set[asyncio.Future[Any]] = set()
         self._prefix = prefix
         self._redis: Redis = Redis.from_url(
             url,
@@ -98,16 +99,26 @@ class SharedBucketStore:
         return count
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, after what still waits for an answer."""
+        if self._calls:
+            await asyncio.wait(self._calls)
         await self._redis.aclose()
+
+    def _ended(self, call: "asyncio.Future[Any]") -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # whoever waited has been told, or has left
 
     async def _run(self, script: "AsyncScript", key: bytes, arguments: tuple[int | str, ...]) -> Any:
         from redis.exceptions import RedisError
 
+        # The client's own timeouts are per read; this one is for the whole of connecting, asking and reading. A call
+        # that takes longer is left to end by itself: cancelled in the middle, it would leave its connection open.
+        call = asyncio.ensure_future(script(keys=[key], args=arguments))
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
         try:
-            # The client's own timeouts are per read; this one is for the whole of connecting, asking and reading.
-            async with asyncio.timeout(self._timeout):
-                answer: Any = await script(keys=[key], args=arguments)
+            answer: Any = await asyncio.wait_for(asyncio.shield(call), self._timeout)
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             # Never the error's text: it can hold the server's address with its password.
             raise FirewallError(
