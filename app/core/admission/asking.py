@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from app.core.admission.facts import Facts, MaybeObject
 from app.core.admission.policy import Action, AdmissionPolicy, FailurePolicy, NotFound, Validation
-from app.core.cel import EvaluationError, Program, RequestBindings, bind_params, facts_in, metered, one_line
+from app.core.cel import EvaluationError, Program, RequestBindings, bind_params, facts_in, metered, one_line, truth
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.types import Clause, Effect, JsonObject, Mode, Outcome, Reason
 
@@ -147,7 +147,7 @@ class _Asked:
             return
         for position, validation in enumerate(self.policy.validations):
             place = _Place(validation.name, validation.program, f"{validation.name}.expression", position)
-            holds = _evaluate(validation.program, bindings)
+            holds = truth(validation.program, bindings)
             if holds is False:
                 self._act(place, bindings, _message(validation, bindings), failure=None)
             elif holds is not True:
@@ -166,7 +166,7 @@ class _Asked:
         """Step 3."""
         failures: list[tuple[_Place, str]] = []
         for position, condition in enumerate(self.policy.conditions):
-            holds = _evaluate(condition.program, bindings)
+            holds = truth(condition.program, bindings)
             if holds is False:
                 return False
             if holds is not True:
@@ -220,17 +220,6 @@ class _Asked:
 
 def _failure(text: str) -> str:
     return one_line(f"{RULE_ERROR}{text}", MESSAGE_MAX_CHARS)
-
-
-def _evaluate(program: Program, bindings: RequestBindings) -> bool | str:
-    """Give the truth, or the text of the failure. INVARIANT: nothing but `True` itself counts as true."""
-    try:
-        value = program.evaluate(bindings)
-    except EvaluationError as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - one broken validation must not silence the others
-        return f"`{type(error).__name__}`"
-    return value if isinstance(value, bool) else "gave no bool"
 
 
 def _text_or_null(program: Program, bindings: RequestBindings) -> str | EvaluationError | None:
