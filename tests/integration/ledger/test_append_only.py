@@ -64,7 +64,7 @@ async def test_it_is_refused(database, statement, role):
         await database.execute("SET LOCAL session_replication_role = replica")
     elif role == "owner":
         await database.execute("CREATE ROLE plain_owner")
-        for table in TABLES:
+        for table in (*TABLES, "ledger_records_rest", "ledger_erasures"):
             await database.execute(f"ALTER TABLE {table} OWNER TO plain_owner")
         await database.execute("SET LOCAL ROLE plain_owner")
     with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
