@@ -60,6 +60,8 @@ class EntryKind(StrEnum):
     SNAPSHOT = "snapshot"
     ROLLBACK = "rollback"
     KEY = "key"
+    ERASURE = "erasure"
+    ARCHIVE = "archive"
 
 
 class SealedEntry(NamedTuple):
