@@ -643,6 +643,13 @@ class LedgerSettings(_Section):
         float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
     ] = 5.0
     max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+    public: Annotated[
+        bool,
+        Field(
+            description="everybody may read `/ledger/`: receipts and hashes, no records; else the scope `ledger:read` "
+            "is needed"
+        ),
+    ] = False
 
 
 class LoggingSettings(_Section):
