@@ -121,7 +121,7 @@ class BatchExchange(Protocol):
     def limit(self, principal: Principal, count: int) -> Coroutine[Any, Any, None]:
         """Step 3: whether they may ask about so many more now, and ask this at all."""
 
-    def parse(self, body: bytes) -> Batch:
+    def parse(self, body: bytes) -> Coroutine[Any, Any, Batch]:
         """Step 4; what is wrong with one mutation alone stands in its place."""
 
     def claim(self, principal: Principal, body: bytes) -> Claim | None:
@@ -248,7 +248,7 @@ class DecisionService:
         await exchange.limit(principal, 1)  # (3)
         body = await exchange.read()  # (1)
         claim = exchange.claim(principal, body)
-        batch = exchange.parse(body)  # (4)
+        batch = await exchange.parse(body)  # (4)
         count = len(batch.items)
         await exchange.limit(principal, count - 1)  # (3)
 
