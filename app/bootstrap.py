@@ -72,7 +72,7 @@ from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decision
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
-from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem
+from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem, problem
 from app.surfaces.reference.routes import reference_router
 from app.surfaces.switches.routes import SwitchEndpoints, switches_router
 
@@ -426,13 +426,22 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 "Tracestate",
                 "X-API-Key",
                 "X-Request-Id",
+                "X-Request-Timeout-Ms",
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
-    around = ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
+    around = ContextMiddleware(
+        app,
+        metrics=metrics,
+        problem=problem,
+        internal_problem=unforeseen,
+        log=access_log,
+        longest=settings.http.request_timeout_seconds,
+        least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
+    )
     if shedder is None:
         return around
     return SheddingMiddleware(

@@ -38,6 +38,9 @@ MEMORY_EXHAUSTED: Final = 0.97
 # Seconds, whole: who was refused together shall not come back together.
 RETRY_SECONDS: Final = (1, 2, 3)
 
+# Statuses of decisions that say how long decisions take.
+_TELLING: Final = (200, 504)
+
 _LAG_INTERVAL: Final = 0.05
 # A look that was late weighs this much: one pause of the collector is no overload.
 _LAG_WEIGHT: Final = 0.2
@@ -240,8 +243,10 @@ class SheddingMiddleware:
             await self._app(scope, receive, send)
         finally:
             now = self._clock()
-            # What was refused further in took no time, and would make every decision look slow.
-            took = now - started if priority is Priority.DECISION and context_of(scope).status == 200 else None
+            # What was refused further in took no time, and would make every decision look fast; what ran out of time
+            # took at least that much, and were it left out, a service that is late for everybody would never know.
+            tells = priority is Priority.DECISION and context_of(scope).status in _TELLING
+            took = now - started if tells else None
             shedder.leave(priority, seconds=took, now=now)
 
     async def _refuse(self, send: Send) -> None:

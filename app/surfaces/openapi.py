@@ -40,6 +40,15 @@ ONCE: Final[dict[str, Any]] = {
         }
     ]
 }
+# Of every route that can be late.
+_TIMEOUT: Final[dict[str, Any]] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "how long the caller waits, in milliseconds; what is not done by then is given up and answered 504",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
+    "example": 10_000,
+}
 REPLAYED_HEADER: Final[dict[str, Any]] = {
     "Idempotency-Replayed": {
         "description": "`true` where this answer was given before, and nothing was decided now",
@@ -138,6 +147,10 @@ def install_openapi(app: FastAPI) -> None:
             components = document.setdefault("components", {})
             components["securitySchemes"] = _SCHEMES
             components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    if "504" in operation["responses"]:
+                        operation["parameters"] = [*operation.get("parameters", ()), _TIMEOUT]
             app.openapi_schema = document
         return app.openapi_schema
 

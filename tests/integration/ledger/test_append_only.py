@@ -25,12 +25,17 @@ REFUSED = [
     "UPDATE ledger_records SET record = ''",
     "DELETE FROM ledger_records",
     "TRUNCATE ledger_records",
+    "UPDATE ledger_records_rest SET record = ''",
+    "DELETE FROM ledger_records_rest",
+    "TRUNCATE ledger_records_rest",
     "UPDATE ledger_head SET next_index = 0",
     "UPDATE ledger_head SET next_index = next_index",
     "DELETE FROM ledger_head",
     "TRUNCATE ledger_head",
     "INSERT INTO ledger_head (singleton, next_index) VALUES (true, 0)",
 ]
+
+TABLES = ("ledger_head", "ledger_entries", "ledger_records")
 
 
 @pytest.fixture
@@ -45,10 +50,7 @@ async def database(database_dsn, entry):
 
 
 async def state(database):
-    return [
-        await database.fetch(f"SELECT * FROM {table} ORDER BY 1")
-        for table in ("ledger_head", "ledger_entries", "ledger_records")
-    ]
+    return [await database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in TABLES]
 
 
 @pytest.mark.parametrize("role", ["superuser", "replica", "owner"])
@@ -62,7 +64,7 @@ async def test_it_is_refused(database, statement, role):
         await database.execute("SET LOCAL session_replication_role = replica")
     elif role == "owner":
         await database.execute("CREATE ROLE plain_owner")
-        for table in ("ledger_head", "ledger_entries", "ledger_records"):
+        for table in (*TABLES, "ledger_records_rest", "ledger_erasures"):
             await database.execute(f"ALTER TABLE {table} OWNER TO plain_owner")
         await database.execute("SET LOCAL ROLE plain_owner")
     with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):

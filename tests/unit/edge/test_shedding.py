@@ -253,6 +253,14 @@ async def test_only_answered_decisions_say_how_long_decisions_take():
     assert set(held.under_way.values()) == {0}
 
 
+async def test_who_ran_out_of_time_says_how_long_decisions_take():
+    held = shedder()
+    served = Served(held)
+    for _ in range(50):
+        await served.ask("/v1/decisions", answer=504)
+    assert held.limit.base == pytest.approx(0.25)
+
+
 async def test_who_fails_gives_the_place_back_all_the_same():
     async def broken(scope, receive, send):
         raise LookupError
