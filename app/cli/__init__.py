@@ -12,6 +12,7 @@ import typer
 
 from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
+from app.cli.ledger.commands import ledger
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
@@ -33,6 +34,7 @@ app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
 app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
+app.add_typer(ledger, name="ledger")
 
 
 def _version(*, wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their name, brought to the disk, then renamed; the owner's alone."""
+"""Files that are whole or not there: written beside their name, brought to the disk, renamed; for the owner alone."""
 
 import os
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """Entries with their records in a file: a JSON object on each line, compressed by zstd.
 
-    {"idx": 0, "id": "...", "kind": "decision", "recorded_at": "...", "receipt": "{...}", "salt": "...", "record": "{...}"}
+    {"idx": 0, "id": "...", "kind": "decision", "recorded_at": "...",
+     "receipt": "{...}", "salt": "...", "record": "{...}"}
 
 Receipt and record are texts, not objects: what their digests are of is bytes. `salt` is hex; without a record both are
 null. Bytes that are no UTF-8, which nothing of ours writes, stand as `receipt_base64` and `record_base64`.

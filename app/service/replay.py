@@ -15,7 +15,7 @@ Entries of other kinds end after (2).
 import re
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -48,7 +48,7 @@ from app.policies.store import documents_of
 
 # Compiled sets that are kept: a ledger goes back and forth between a few at most.
 SETS_MAX: Final = 8
-# A replica that is further behind than 30 s is unready (MFW_POLICIES__MAX_LAG_SECONDS), and an append takes 5 s at most.
+# A replica that is 30 s behind turns unready (MFW_POLICIES__MAX_LAG_SECONDS), and an append takes 5 s at most.
 LAG_MAX: Final = timedelta(seconds=60)
 # A report is for a person; the counts are complete, the list is not.
 DIFFERENCES_SHOWN: Final = 20
@@ -265,12 +265,11 @@ class _Differs(Exception):  # noqa: N818 - no error: it ends the replay of one e
 class Replayer:
     """Replays entries one after the other into a tally. Has no clock, and reads nothing."""
 
-    def __init__(
-        self, *, sets: PolicySets, timeline: Timeline, absent: Absent, lag_max: timedelta = LAG_MAX
-    ) -> None:
+    def __init__(self, *, sets: PolicySets, timeline: Timeline, absent: Absent, lag_max: timedelta = LAG_MAX) -> None:
         self._sets = sets
         self._timeline = timeline
-        self._absent = absent
+        # Replaced by whoever reads, where records went meanwhile.
+        self.absent = absent
         self._lag_max = lag_max
         self.tally = Tally()
 
@@ -287,9 +286,7 @@ class Replayer:
                 return str(digest)
             self.tally.results[self._replayed(row, receipt)] += 1
         except _Differs as found:
-            self.tally.note(
-                Difference(row.idx, str(row.id), found.fault, found.detail, found.members, found.flip)
-            )
+            self.tally.note(Difference(row.idx, str(row.id), found.fault, found.detail, found.members, found.flip))
         return None
 
     def _replayed(self, row: LedgerRow, receipt: JsonObject) -> Result:
@@ -310,9 +307,9 @@ class Replayer:
             raise _Differs(Fault.RECORD, f"the record cannot be read (`{type(error).__name__}`)") from error
 
     def _gone(self, row: LedgerRow) -> Result:
-        if row.idx in self._absent.erased:
+        if row.idx in self.absent.erased:
             return Result.ERASED
-        if self._absent.is_archived(row.idx):
+        if self.absent.is_archived(row.idx):
             return Result.ARCHIVED
         raise _Differs(Fault.RECORD_MISSING, "the record is gone, and nothing says that it was erased or archived")
 
@@ -384,9 +381,7 @@ def _record(row: LedgerRow, receipt: JsonObject, *, salt: bytes, content: bytes)
     except orjson.JSONDecodeError as error:
         raise _Differs(Fault.RECORD, "the record is not json") from error
     if not isinstance(record, dict) or record.get("version") != RECORD_VERSION or record.get("id") != str(row.id):
-        raise _Differs(
-            Fault.RECORD, "the record is of a form that this release does not know, or of another entry"
-        )
+        raise _Differs(Fault.RECORD, "the record is of a form that this release does not know, or of another entry")
     return record
 
 
@@ -492,5 +487,3 @@ def _text(value: Any) -> str:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else _text(value)
     return text if len(text) <= _SHOWN_MAX_CHARS else f"{text[: _SHOWN_MAX_CHARS - 1]}…"
-
-
