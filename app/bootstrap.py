@@ -242,6 +242,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         counted=counted,
         exhausted=lambda mode: metrics.budgets_exhausted[mode].inc(),
         switches=board.concerning,
+        mask_key=None if settings.ledger.mask_key is None else settings.ledger.mask_key.get_secret_value().encode(),
     )
 
     async def check_database() -> CheckResult:

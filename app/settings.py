@@ -49,6 +49,8 @@ _SERVICE_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)(://.*)?|\d{1,5}|[0-9a-f
 SECRET_FILE_BYTES_MAX: Final = 65_536
 # What a generated password has at the least; NIST SP 800-63B rev. 4 asks for 15 where it is the only factor.
 PASSWORD_CHARACTERS_MIN: Final = 16
+# As many as HMAC-SHA-256 has bytes (RFC 2104 section 3).
+MASK_KEY_CHARACTERS_MIN: Final = 32
 # RFC 7518 section 3.2: a key of the size of the hash output or larger MUST be used with HMAC.
 HMAC_SECRET_BYTES_MIN: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 # RFC 7518 section 3.3: a key of size 2048 bits or larger MUST be used with RSA.
@@ -643,6 +645,13 @@ class LedgerSettings(_Section):
         float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
     ] = 5.0
     max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+    mask_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="32 random characters or more: who has them can show a single value that a `RecordMask` with "
+            "`hash` hid; without them nobody ever can"
+        ),
+    ] = None
 
 
 class LoggingSettings(_Section):
@@ -1057,6 +1066,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _endpoint_rules(settings)
     yield from _policy_rules(settings.policies)
     yield from _signer_rules(settings.policies)
+    yield from _mask_rules(settings.ledger.mask_key)
     yield from _limit_rules(settings.limits, production=production)
     yield from _error_rules(settings, production=production)
     if not production:
@@ -1093,6 +1103,11 @@ def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
             )
         case _:
             pass
+
+
+def _mask_rules(key: SecretStr | None) -> Iterator[SettingsProblem]:
+    if key is not None and (why := weakness(key.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)) is not None:
+        yield SettingsProblem("MFW_LEDGER__MASK_KEY", f"the key {why}", "make one: `openssl rand -hex 32`")
 
 
 def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
