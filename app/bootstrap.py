@@ -43,6 +43,7 @@ from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.published import PublishedLedger
 from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
@@ -66,6 +67,7 @@ from app.service.switch import SwitchService
 from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
+from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
@@ -412,6 +414,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    published = LedgerEndpoints(
+        PublishedLedger(desk, observer=observer),
+        gate=gate,
+        public=settings.ledger.public,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(ledger_router(published))
     api.include_router(health_router(health, gate=gate))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
