@@ -40,7 +40,7 @@ from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
-from app.edge.shedding import AdaptiveLimit, Memory, Priority, Shedder, SheddingMiddleware, Watch
+from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.published import PublishedLedger
@@ -272,8 +272,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
     shedder = _shedder(settings.shedding, metrics) if settings.shedding.enabled else None
+    door: Door | None = None
     if shedder is not None:
         checks.append(NamedCheck("load", partial(_check_load, shedder)))
+        door = Door(
+            shedder,
+            priorities=PRIORITIES,
+            health="/health",
+            shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
+            problem_type=TYPE_PREFIX,
+        )
     health = Health(checks, version=VERSION, changed=metrics.ready.set)
 
     traces: Traces | None = None
@@ -287,9 +295,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         metrics.ready.set(0)
         source.release()
         around.drain()
+        if door is not None:
+            door.closing = True
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain"]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | None"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -322,13 +332,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
-            if shedder is not None:
-                watch = Watch(shedder.feel, memory=Memory().share)
+            if shedder is not None and door is not None:
+                watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
-            yield {"drain": Drain(begin_draining, settings.http.drain_seconds)}
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
             health.draining = True
 
     api = FastAPI(
@@ -451,16 +461,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
     )
-    if shedder is None:
-        return around
-    return SheddingMiddleware(
-        around,
-        shedder,
-        priorities=PRIORITIES,
-        health="/health",
-        shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
-        problem_type=TYPE_PREFIX,
-    )
+    return around if door is None else SheddingMiddleware(around, door)
 
 
 @contextlib.contextmanager
