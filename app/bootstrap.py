@@ -40,9 +40,10 @@ from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
-from app.edge.shedding import AdaptiveLimit, Memory, Priority, Shedder, SheddingMiddleware, Watch
+from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.published import PublishedLedger
 from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
@@ -67,13 +68,14 @@ from app.service.switch import SwitchService
 from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
+from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
 from app.surfaces.ops.health import CheckResult, Health, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
-from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem
+from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem, problem
 from app.surfaces.reference.routes import reference_router
 from app.surfaces.switches.routes import SwitchEndpoints, switches_router
 
@@ -272,8 +274,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
     shedder = _shedder(settings.shedding, metrics) if settings.shedding.enabled else None
+    door: Door | None = None
     if shedder is not None:
         checks.append(NamedCheck("load", partial(_check_load, shedder)))
+        door = Door(
+            shedder,
+            priorities=PRIORITIES,
+            health="/health",
+            shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
+            problem_type=TYPE_PREFIX,
+        )
     health = Health(checks, version=VERSION, changed=metrics.ready.set)
 
     traces: Traces | None = None
@@ -287,9 +297,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         metrics.ready.set(0)
         source.release()
         around.drain()
+        if door is not None:
+            door.closing = True
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain"]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | None"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -322,13 +334,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
-            if shedder is not None:
-                watch = Watch(shedder.feel, memory=Memory().share)
+            if shedder is not None and door is not None:
+                watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
-            yield {"drain": Drain(begin_draining, settings.http.drain_seconds)}
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
             health.draining = True
 
     api = FastAPI(
@@ -404,6 +416,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    published = LedgerEndpoints(
+        PublishedLedger(desk, observer=observer),
+        gate=gate,
+        public=settings.ledger.public,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(ledger_router(published))
     api.include_router(health_router(health, gate=gate))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
@@ -428,23 +447,23 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 "Tracestate",
                 "X-API-Key",
                 "X-Request-Id",
+                "X-Request-Timeout-Ms",
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
-    around = ContextMiddleware(app, metrics=metrics, internal_problem=unforeseen, log=access_log)
-    if shedder is None:
-        return around
-    return SheddingMiddleware(
-        around,
-        shedder,
-        priorities=PRIORITIES,
-        health="/health",
-        shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
-        problem_type=TYPE_PREFIX,
+    around = ContextMiddleware(
+        app,
+        metrics=metrics,
+        problem=problem,
+        internal_problem=unforeseen,
+        log=access_log,
+        longest=settings.http.request_timeout_seconds,
+        least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
     )
+    return around if door is None else SheddingMiddleware(around, door)
 
 
 @contextlib.contextmanager

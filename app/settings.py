@@ -273,7 +273,7 @@ class HttpSettings(_Section):
     max_batch_body_bytes: Annotated[
         int,
         Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
-    ] = 16_777_216
+    ] = 8_388_608
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -689,6 +689,13 @@ class LedgerSettings(_Section):
         float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
     ] = 5.0
     max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+    public: Annotated[
+        bool,
+        Field(
+            description="everybody may read `/ledger/`: receipts and hashes, no records; else the scope `ledger:read` "
+            "is needed"
+        ),
+    ] = False
 
 
 class LoggingSettings(_Section):

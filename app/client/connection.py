@@ -84,10 +84,12 @@ def options(url: str, api_key: str | None, *, ca_file: str | Path | None, transp
     return made
 
 
-def headers_of(call_headers: Mapping[str, str], *, body: bytes | None) -> dict[str, str]:
-    """The headers of one request: its own, its type, and the trace that it belongs to."""
+def headers_of(call_headers: Mapping[str, str], *, body: bytes | None, seconds: float) -> dict[str, str]:
+    """The headers of one request: its own, its type, the trace that it belongs to, and how long its answer is waited
+    for, so that nothing is done for somebody who has left.
+    """
     typed = {} if body is None else {"Content-Type": "application/json"}
-    return {**_trace(), **typed, **call_headers}
+    return {**_trace(), **typed, "X-Request-Timeout-Ms": str(max(1, int(seconds * 1000))), **call_headers}
 
 
 def _trace() -> dict[str, str]:

@@ -174,10 +174,9 @@ class Firewall:
         return operation.read(self.call(operation.call))
 
     def _send(self, call: Call, patience: Patience) -> tuple[int, str, float | None, bytes]:
-        headers = connection.headers_of(call.headers, body=call.body)
-        request = self._http.build_request(
-            call.method, call.path, content=call.body, headers=headers, timeout=patience.left
-        )
+        left = patience.left
+        headers = connection.headers_of(call.headers, body=call.body, seconds=left)
+        request = self._http.build_request(call.method, call.path, content=call.body, headers=headers, timeout=left)
         response = self._http.send(request, stream=True)
         try:
             body = bytearray()
@@ -309,10 +308,9 @@ class AsyncFirewall:
         return operation.read(await self.call(operation.call))
 
     async def _send(self, call: Call, patience: Patience) -> tuple[int, str, float | None, bytes]:
-        headers = connection.headers_of(call.headers, body=call.body)
-        request = self._http.build_request(
-            call.method, call.path, content=call.body, headers=headers, timeout=patience.left
-        )
+        left = patience.left
+        headers = connection.headers_of(call.headers, body=call.body, seconds=left)
+        request = self._http.build_request(call.method, call.path, content=call.body, headers=headers, timeout=left)
         response = await self._http.send(request, stream=True)
         try:
             body = bytearray()

@@ -1,17 +1,22 @@
 """Around everything: a request gets an id, a log line, metrics, safe headers, and an answer whatever breaks."""
 
+import asyncio
 import logging
+import math
 import os
 import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.principal import Principal
 from app.edge.body import ClientDisconnectedError
+from app.edge.deadline import TIMEOUT_HEADERS, caller_gone, caller_seconds, too_little
+from app.errors import FirewallError
 from app.observability.logs import current_request
 from app.observability.metrics import OTHER, Metrics
 
@@ -19,6 +24,12 @@ _KEY: Final = "mfw.context"
 
 # Where the protocol leaves the peer's address: `client` of the scope is what a proxy says once one is trusted.
 PEER: Final = "mfw.peer"
+
+# What is read here of the headers of a request.
+_READ: Final = frozenset({b"x-request-id", b"traceparent"}) | TIMEOUT_HEADERS
+
+# Health says how the service does, whatever else a caller says.
+_TIMED: Final = "/v1/"
 
 # Longer or stranger ids than these would only serve to write into other people's logs.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -28,7 +39,7 @@ _TRACEPARENT: Final = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
 
-# No answer of ours may be kept by a cache or taken for another type than it says.
+# No answer of ours may be kept by a cache, unless it says so itself, or taken for another type than it says.
 SAFE_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 # nginx's number for "the client closed the request": there was nobody to send a status to.
@@ -58,15 +69,26 @@ class _RendersUnforeseen(Protocol):
     def __call__(self, request_id: str, *, error: Exception) -> _Rendered: ...
 
 
-class RequestContext:
-    """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end."""
+class _Renders(Protocol):
+    def __call__(self, error: FirewallError, request_id: str, /) -> _Rendered: ...
 
-    __slots__ = ("principal", "request_id", "status", "trace_id")
+
+Header = tuple[bytes, bytes]
+
+
+class RequestContext:
+    """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end.
+
+    `keep` is the `Cache-Control` of an answer that never changes: nothing else may be kept by a cache.
+    """
+
+    __slots__ = ("keep", "principal", "request_id", "status", "trace_id")
 
     def __init__(self, request_id: str, trace_id: str | None) -> None:
         self.request_id = request_id
         self.trace_id = trace_id
         self.principal: Principal | None = None
+        self.keep: bytes | None = None
         self.status = 0
 
 
@@ -108,7 +130,9 @@ def fresh_request_id() -> str:
 class ContextMiddleware:
     """The outermost ASGI callable: pure, since one `BaseHTTPMiddleware` costs 300 us.
 
-    `internal_problem` renders an error nobody foresaw. `log` takes one event per request, None for no access log.
+    `problem` renders what is wrong with the time that a caller gives, `internal_problem` an error nobody foresaw. `log`
+    takes one event per request, None for no access log. `longest` is the time in seconds from which on a caller's is
+    none of its own; `least` tells how long an answer of a path takes at the least just now, as far as that is known.
     """
 
     def __init__(
@@ -116,12 +140,18 @@ class ContextMiddleware:
         app: ASGIApp,
         *,
         metrics: Metrics,
+        problem: _Renders,
         internal_problem: _RendersUnforeseen,
         log: Callable[[dict[str, Any]], None] | None,
+        longest: float = math.inf,
+        least: Callable[[str], float | None] = lambda _path: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._problem = problem
+        self._longest = longest
+        self._least = least
         self._internal_problem = internal_problem
         self._log = log
         self._clock = clock
@@ -137,7 +167,7 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         started = self._clock()
-        request_id, trace_id = _ids(scope)
+        request_id, trace_id, timeouts = _read(scope["headers"])
         context = scope[_KEY] = RequestContext(request_id, trace_id)
         # The server gives each request a task of its own, and the value ends with it.
         current_request.set((request_id, trace_id))
@@ -149,15 +179,26 @@ class ContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = (b"x-request-id", request_id.encode())
-                message["headers"] = [*message.get("headers", ()), own, *self._own]
+                safe = self._own
+                if context.keep is not None and status == HTTPStatus.OK:
+                    safe = ((b"cache-control", context.keep), *safe[1:])
+                message["headers"] = [*message.get("headers", ()), own, *safe]
             else:
                 complete = not message.get("more_body", False)
             return send(message)
 
         try:
-            await self._app(scope, receive, send_on)
+            if timeouts is None:
+                await self._app(scope, receive, send_on)
+            else:
+                await self._in_time(timeouts, scope, receive, send_on)
         except ClientDisconnectedError:
             status = status or CLIENT_CLOSED_REQUEST
+        except FirewallError as error:
+            if status == 0:
+                await deliver(self._problem(error, request_id), send_on)
+            elif not complete:
+                raise
         except Exception as error:
             _log.exception("request failed", extra={"fields": {"error": type(error).__name__}})
             if status == 0:
@@ -167,6 +208,27 @@ class ContextMiddleware:
                 raise
         finally:
             self._record(scope, context, status or CLIENT_CLOSED_REQUEST, self._clock() - started)
+
+    async def _in_time(self, timeouts: Sequence[Header], scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask the application for as long as the caller waits. Raises FirewallError: MALFORMED, OVERLOADED, TIMEOUT."""
+        if not scope["path"].startswith(_TIMED):
+            await self._app(scope, receive, send)
+            return
+        seconds = caller_seconds(timeouts)
+        if seconds >= self._longest:
+            await self._app(scope, receive, send)
+            return
+        least = self._least(scope["path"])
+        if least is not None and seconds < least:
+            raise too_little(least)
+        patience = asyncio.timeout(seconds)
+        try:
+            async with patience:
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise caller_gone() from None
 
     def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         metrics = self._metrics
@@ -208,18 +270,25 @@ async def deliver(answer: _Rendered, send: Send, extra: Sequence[tuple[bytes, by
         _log.debug("the client left before its answer")
 
 
-def _ids(scope: Scope) -> tuple[str, str | None]:
-    """The caller's request id if it is a harmless one, else a fresh one; the trace id of a valid `traceparent`.
+def _read(headers: Sequence[Header]) -> tuple[str, str | None, Sequence[Header] | None]:
+    """The caller's request id if it is a harmless one, else a fresh one; the trace id of a valid `traceparent`; and the
+    headers that say how long the caller waits, None where there are none.
 
     A header given twice says two things, so it says nothing (W3C Trace Context, section 4.3).
     """
     request_ids: list[bytes] = []
     parents: list[bytes] = []
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            request_ids.append(value)
-        elif name == b"traceparent":
-            parents.append(value)
+    timeouts: list[Header] | None = None
+    for name, value in headers:
+        # One look for all of them: most headers are none of these.
+        if name in _READ:
+            if name == b"x-request-id":
+                request_ids.append(value)
+            elif name == b"traceparent":
+                parents.append(value)
+            else:
+                timeouts = timeouts or []
+                timeouts.append((name, value))
     request_id: str | None = None
     if len(request_ids) == 1 and _REQUEST_ID.fullmatch(request_ids[0]):
         request_id = request_ids[0].decode()
@@ -228,4 +297,4 @@ def _ids(scope: Scope) -> tuple[str, str | None]:
         valid = _TRACEPARENT.fullmatch(parents[0])
         if valid:
             trace_id = valid[1].decode()
-    return request_id or fresh_request_id(), trace_id
+    return request_id or fresh_request_id(), trace_id, timeouts

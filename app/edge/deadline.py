@@ -1,10 +1,65 @@
-"""The deadline of a whole request, at the price of an entry in a dictionary."""
+"""The deadline of a whole request, at the price of an entry in a dictionary; and the one that its caller sets."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+from app.errors import FirewallError, Kind
 
 _T = TypeVar("_T")
+
+# How long the caller waits, in milliseconds: a duration, since clocks differ (ADR 0033).
+TIMEOUT_HEADER: Final = b"x-request-timeout-ms"
+# The same as Envoy says it to what is behind it.
+ENVOY_TIMEOUT_HEADER: Final = b"x-envoy-expected-rq-timeout-ms"
+TIMEOUT_HEADERS: Final = frozenset({TIMEOUT_HEADER, ENVOY_TIMEOUT_HEADER})
+
+# Some thirty years: more digits than that are no duration, and turning very many of them into a number takes time.
+_MAX_DIGITS: Final = 12
+
+
+def caller_seconds(sent: Iterable[tuple[bytes, bytes]]) -> float:
+    """The least time that headers of `TIMEOUT_HEADERS` give, in seconds.
+
+    Raises FirewallError(MALFORMED) for what is no whole number above 0, and for a header that is given twice.
+    """
+    least: dict[bytes, int] = {}
+    for name, value in sent:
+        milliseconds = int(value) if value.isdigit() and len(value) <= _MAX_DIGITS else 0
+        if milliseconds == 0 or name in least:
+            raise FirewallError(
+                Kind.MALFORMED,
+                f"`{_SHOWN[name]}` is not one whole number of milliseconds above 0",
+                fix=f"send `{_SHOWN[name]}: 1000` for a second, or leave it out",
+            )
+        least[name] = milliseconds
+    return min(least.values()) / 1000
+
+
+_SHOWN: Final = {
+    TIMEOUT_HEADER: "X-Request-Timeout-Ms",
+    ENVOY_TIMEOUT_HEADER: "X-Envoy-Expected-Rq-Timeout-Ms",
+}
+
+
+def caller_gone() -> FirewallError:
+    """Say that the time which the caller gave is over."""
+    return FirewallError(
+        Kind.TIMEOUT,
+        "the request took longer than its caller waits",
+        retry_after=1,
+        fix="give it more time; what was recorded meanwhile was not given to anybody",
+    )
+
+
+def too_little(least: float) -> FirewallError:
+    """Say that no answer can come in the time that the caller gives; `least` is in seconds."""
+    return FirewallError(
+        Kind.OVERLOADED,
+        f"an answer takes {least * 1000:.1f} ms at least just now, and its caller waits for less",
+        retry_after=1,
+        fix="give it more time",
+    )
 
 
 class Deadline:

@@ -113,7 +113,14 @@ class LedgerReader:
         )
 
     async def _entries(self, condition: "sa.ColumnElement[bool]") -> list[LedgerEntry]:
-        joined = ledger_entries.outerjoin(ledger_records, ledger_records.c.idx == ledger_entries.c.idx)
+        # By both, so that one partition is looked into.
+        joined = ledger_entries.outerjoin(
+            ledger_records,
+            sa.and_(
+                ledger_records.c.idx == ledger_entries.c.idx,
+                ledger_records.c.recorded_at == ledger_entries.c.recorded_at,
+            ),
+        )
         rows = await self._rows(
             sa.select(ledger_entries, ledger_records.c.salt, ledger_records.c.record)
             .select_from(joined)

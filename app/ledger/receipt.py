@@ -17,6 +17,7 @@ from uuid import UUID
 
 import orjson
 
+from app.core import merkle
 from app.core.budgets import to_record
 from app.core.canonical import canonical
 from app.core.principal import Principal
@@ -34,8 +35,6 @@ SALT_BYTES = 32
 # A policy's or a rule's name is at most 253 characters when it is loaded; longer ones (in bytes of JSON) are digested.
 NAME_BYTES_MAX = 512
 
-# RFC 9162 section 2.1.1: a leaf is hashed with 0x00 before it, an inner node with 0x01.
-LEAF_PREFIX = b"\x00"
 # Each digest names what it is of, so that a digest of one thing can never pass for a digest of another.
 RECORD_PREFIX = b"mutationfirewall.io/record/v1\x00"
 PRINCIPAL_PREFIX = b"mutationfirewall.io/principal/v1\x00"
@@ -61,6 +60,8 @@ class EntryKind(StrEnum):
     SNAPSHOT = "snapshot"
     ROLLBACK = "rollback"
     KEY = "key"
+    ERASURE = "erasure"
+    ARCHIVE = "archive"
 
 
 class SealedEntry(NamedTuple):
@@ -144,8 +145,8 @@ def timestamp(moment: datetime) -> str:
 
 
 def leaf_hash(receipt: bytes) -> bytes:
-    """The hash of a leaf (RFC 9162 section 2.1.1), 32 bytes."""
-    return sha256(LEAF_PREFIX + receipt).digest()
+    """The hash of a receipt as a leaf of the Merkle tree, 32 bytes."""
+    return merkle.leaf_hash(receipt)
 
 
 def record_digest(salt: bytes, record: bytes) -> str:

@@ -13,12 +13,13 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -51,7 +52,8 @@ ledger_entries = Table(
     Column("receipt", LargeBinary, nullable=False),
     CheckConstraint("idx >= 0", name="idx"),
     CheckConstraint(
-        "kind IN ('decision', 'request', 'vote', 'permit', 'activation', 'break-glass', 'snapshot', 'rollback', 'key')",
+        "kind IN ('decision', 'request', 'vote', 'permit', 'activation', 'break-glass', 'snapshot', 'rollback', 'key',"
+        " 'erasure', 'archive')",
         name="kind",
     ),
     # The receipt is the leaf of the Merkle tree: what stands here is what is hashed (app/ledger/receipt.py).
@@ -60,14 +62,121 @@ ledger_entries = Table(
 )
 
 # Apart from the entries, so that a record can be erased by law without touching what the log is made of. No foreign
-# key: it would cost a lookup per row, and one statement writes both.
+# key: it would cost a lookup per row, and one statement writes both. Partitions by month: `mfw ledger partitions` makes
+# them ahead, and what no partition was made for goes into `ledger_records_rest`. INVARIANT: rows are inserted and never
+# changed (a trigger); one goes after its erasure was written down, or with its whole partition once that is archived.
 ledger_records = Table(
     "ledger_records",
     metadata,
-    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, nullable=False, autoincrement=False),
+    # The transaction's time, as in `ledger_entries`: equal for one index, so that a join looks into one partition.
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("salt", LargeBinary, nullable=False),
     Column("record", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("idx", "recorded_at", name="ledger_records_pkey"),
     CheckConstraint("octet_length(salt) = 32", name="salt"),
+    postgresql_partition_by="RANGE (recorded_at)",
+)
+
+# The tables that lie in partitions by the month of `recorded_at`, each with one more that is called `..._rest`.
+PARTITIONED = ("ledger_records",)
+
+# Which records were erased, and why; each has its entry in the ledger, written by the same transaction. Append-only.
+ledger_erasures = Table(
+    "ledger_erasures",
+    metadata,
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("reason", Text, nullable=False),
+    Column("erased_by", Text, nullable=False),
+    Column("erased_at", DateTime(timezone=True), nullable=False),
+    Column("ledger_id", Uuid, nullable=False),
+    Column("ledger_index", BigInteger, nullable=False),
+    CheckConstraint("reason <> '' AND length(reason) <= 1000", name="reason"),
+)
+
+# The Merkle tree over the receipts, in tiles of 256 hashes (C2SP tlog-tiles). INVARIANT: a tile only grows (a trigger);
+# the last one of a level may have fewer, and what a smaller tree had of it is its beginning.
+ledger_tiles = Table(
+    "ledger_tiles",
+    metadata,
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("idx", BigInteger, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary, nullable=False),
+    CheckConstraint("level BETWEEN 0 AND 7 AND idx >= 0", name="place"),
+    CheckConstraint("octet_length(hashes) BETWEEN 32 AND 8192 AND octet_length(hashes) % 32 = 0", name="hashes"),
+)
+
+# INVARIANT: one row, of what is integrated into tiles. Who integrates holds its lock until the commit that writes
+# tiles, tree and checkpoint, so no two trees are ever made of one ledger. The size only grows (a trigger).
+ledger_tree = Table(
+    "ledger_tree",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    CheckConstraint("size >= 0", name="size"),
+    CheckConstraint("octet_length(root) = 32", name="root"),
+)
+
+# What was signed (C2SP tlog-checkpoint). `note` is the signed note as it is served, `cosignatures` the lines that
+# witnesses added. Older ones are thinned out: whoever needs one has saved it.
+ledger_checkpoints = Table(
+    "ledger_checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("signed_at", DateTime(timezone=True), nullable=False),
+    Column("note", LargeBinary, nullable=False),
+    Column("cosignatures", LargeBinary, nullable=False, server_default=text("''::bytea")),
+    CheckConstraint("size > 0", name="size"),
+    CheckConstraint("octet_length(root) = 32", name="root"),
+)
+
+# What was written to files and may be gone from here: a month's records at a time. Each row has its entry in the
+# ledger, written by the same transaction. INVARIANT: append-only (a trigger); no partition is dropped without a row.
+ledger_archives = Table(
+    "ledger_archives",
+    metadata,
+    Column("ledger_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("ledger_id", Uuid, nullable=False),
+    Column("partition", Text, nullable=False),
+    # From the first moment to the one after the last.
+    Column("starts_at", DateTime(timezone=True), nullable=False),
+    Column("ends_at", DateTime(timezone=True), nullable=False),
+    Column("first_index", BigInteger, nullable=False),
+    Column("last_index", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    # The file: its name, its size in bytes and its SHA-256.
+    Column("file", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("archived_by", Text, nullable=False),
+    Column("archived_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("ends_at > starts_at", name="ends_at"),
+    CheckConstraint("records > 0 AND first_index >= 0 AND last_index >= first_index", name="records"),
+    CheckConstraint("octet_length(digest) = 32", name="digest"),
+)
+
+# What jobs found and did: each run of the integrity check and of the backup. The service shows the latest as metrics.
+operation_runs = Table(
+    "operation_runs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("operation", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("outcome", Text),
+    # The index to go on from, where a run was interrupted.
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    # How many of each check, and what else is to be known of the run.
+    Column("issues", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    CheckConstraint("operation IN ('integrity', 'backup')", name="operation"),
+    CheckConstraint("outcome IN ('ok', 'findings', 'failed')", name="outcome"),
+    CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="finished_at"),
+    Index("operation_runs_operation_idx", "operation", "id"),
 )
 
 api_keys = Table(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.core.quota import RouteClass
+from app.edge.encoding import ACCEPTED
 from app.edge.gate import Gate
 from app.surfaces.problems import CONTENT_TYPE
 
@@ -39,6 +40,15 @@ ONCE: Final[dict[str, Any]] = {
         }
     ]
 }
+# Of every route that can be late.
+_TIMEOUT: Final[dict[str, Any]] = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "how long the caller waits, in milliseconds; what is not done by then is given up and answered 504",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
+    "example": 10_000,
+}
 REPLAYED_HEADER: Final[dict[str, Any]] = {
     "Idempotency-Replayed": {
         "description": "`true` where this answer was given before, and nothing was decided now",
@@ -64,6 +74,13 @@ _WHEN: Final = {
 
 _RETRY: Final = {
     "Retry-After": {"description": "seconds to wait (RFC 9110)", "schema": {"type": "integer", "minimum": 1}}
+}
+_CODINGS: Final = {
+    "Accept-Encoding": {
+        "required": False,
+        "description": "there if the content encoding was at fault (RFC 9110 section 12.5.3)",
+        "schema": {"type": "string", "enum": [ACCEPTED.decode()]},
+    }
 }
 _CHALLENGE: Final = {
     "WWW-Authenticate": {"description": "RFC 6750", "schema": {"type": "string"}},
@@ -97,6 +114,8 @@ def _problem_response(status: int) -> dict[str, Any]:
         response["headers"] = _CHALLENGE
     elif status in {429, 503, 504}:
         response["headers"] = _RETRY
+    elif status == 415:
+        response["headers"] = _CODINGS
     return response
 
 
@@ -128,6 +147,10 @@ def install_openapi(app: FastAPI) -> None:
             components = document.setdefault("components", {})
             components["securitySchemes"] = _SCHEMES
             components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    if "504" in operation["responses"]:
+                        operation["parameters"] = [*operation.get("parameters", ()), _TIMEOUT]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -1,6 +1,8 @@
 """The schema moves forward and back, one mover at a time, and never drops the ledger."""
 
 import asyncio
+import re
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import asyncpg
@@ -14,10 +16,13 @@ from app.persistence import revision
 from app.persistence.engine import create_engine
 from app.persistence.tables import metadata
 
+PARTITION = re.compile(r"ledger_records_(rest|\d{4}_\d\d)")
+MONTH = re.compile(r"ledger_records_\d{4}_\d\d")
 # What `compare_metadata` does not look at.
 CONSTRAINTS = """
 SELECT conrelid::regclass::text AS on_table, conname AS name, pg_get_constraintdef(oid) AS definition
-FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'p') ORDER BY 1, 2
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'p')
+AND NOT EXISTS (SELECT FROM pg_class WHERE pg_class.oid = conrelid AND relispartition) ORDER BY 1, 2
 """
 TRIGGERS = """
 SELECT tgrelid::regclass::text AS on_table, tgname AS name, tgenabled = 'A' AS always
@@ -51,7 +56,16 @@ async def test_models_match_migrations(database_dsn):
     async with engine.connect() as connection:
         differences = await connection.run_sync(
             lambda sync: compare_metadata(
-                MigrationContext.configure(sync, opts={"compare_type": True, "compare_server_default": True}), metadata
+                MigrationContext.configure(
+                    sync,
+                    opts={
+                        "compare_type": True,
+                        "compare_server_default": True,
+                        # Partitions are made by a job, not by a migration.
+                        "include_name": lambda name, kind, _: kind != "table" or not PARTITION.fullmatch(name),
+                    },
+                ),
+                metadata,
             )
         )
     await engine.dispose()
@@ -73,13 +87,27 @@ async def test_every_trigger_of_the_ledger_fires_always(database_dsn):
     connection = await asyncpg.connect(database_dsn)
     triggers = await connection.fetch(TRIGGERS)
     await connection.close()
-    assert [(row["on_table"], row["name"], row["always"]) for row in triggers] == [
+    months = [row["name"] for row in triggers if MONTH.fullmatch(row["on_table"])]
+    assert months == ["append_only", "never_emptied"] * 4
+    assert all(row["always"] for row in triggers)
+    assert [
+        (row["on_table"], row["name"], row["always"]) for row in triggers if not MONTH.fullmatch(row["on_table"])
+    ] == [
         ("kill_switches", "ends_once", True),
         ("kill_switches", "never_emptied", True),
+        ("ledger_archives", "append_only", True),
         ("ledger_entries", "append_only", True),
+        ("ledger_erasures", "append_only", True),
         ("ledger_head", "append_only", True),
         ("ledger_head", "grows", True),
         ("ledger_records", "append_only", True),
+        ("ledger_records", "never_emptied", True),
+        ("ledger_records_rest", "append_only", True),
+        ("ledger_records_rest", "never_emptied", True),
+        ("ledger_tiles", "grows", True),
+        ("ledger_tiles", "never_emptied", True),
+        ("ledger_tree", "grows", True),
+        ("ledger_tree", "one_row", True),
         ("policy_set_activations", "append_only", True),
         ("policy_set_signatures", "append_only", True),
         ("policy_sets", "append_only", True),
@@ -90,7 +118,7 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
     assert (before.current, before.pending, before.served) == (
         None,
-        ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"),
+        ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"),
         False,
     )
     after = await schema.apply(empty_database_dsn)
@@ -104,7 +132,7 @@ async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
     assert (step.current, step.pending, step.served) == (
         "0001",
-        ("0002", "0003", "0004", "0005", "0006", "0007", "0008"),
+        ("0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"),
         False,
     )
     at_0001 = await shape(database)
@@ -112,7 +140,7 @@ async def test_forward_back_and_forward_again(empty_database_dsn, database):
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0008"
+    assert (await schema.apply(empty_database_dsn)).current == "0010"
     assert await shape(database) == newest
 
 
@@ -205,6 +233,127 @@ async def test_a_switch_in_force_is_never_dropped(empty_database_dsn, database):
     assert "mfw switch off" in str(error.fix)
 
 
+# Entry and record as the release before writes them, at a moment.
+ENTRY = """
+WITH entry AS (
+    INSERT INTO ledger_entries (idx, id, kind, receipt, recorded_at)
+    VALUES ($1, gen_random_uuid(), 'decision', '{}', $2)
+)
+INSERT INTO ledger_records (idx, salt, record) VALUES ($1, sha256('salt'), $3)
+"""
+
+
+async def test_records_move_into_partitions_and_back(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn, revision="0008")
+    moments = [datetime(2026, 1, 31, 23, 59, 59, 999_999, UTC), datetime(2026, 2, 1, tzinfo=UTC)]
+    for idx, moment in enumerate(moments):
+        await database.execute(ENTRY, idx, moment, b"record %d" % idx)
+    before = await database.fetch("SELECT * FROM ledger_records ORDER BY idx")
+    await schema.apply(empty_database_dsn)
+    rows = await database.fetch(
+        "SELECT tableoid::regclass::text AS place, recorded_at FROM ledger_records ORDER BY idx"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("ledger_records_2026_01", moments[0]),
+        ("ledger_records_2026_02", moments[1]),
+    ]
+    for statement in ("DELETE FROM ledger_records_2026_01", "TRUNCATE ledger_records_2026_01", "TRUNCATE ledger_tiles"):
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await database.execute(statement)
+    await schema.rollback(empty_database_dsn, "0008")
+    assert await database.fetch("SELECT * FROM ledger_records ORDER BY idx") == before
+
+
+async def test_the_release_before_appends_on_the_new_schema(database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    async with connection.transaction():
+        await connection.execute(ENTRY, 0, await connection.fetchval("SELECT now()"), b"{}")
+        assert (
+            await connection.fetchval(
+                "SELECT count(*) FROM ledger_entries JOIN ledger_records USING (idx, recorded_at)"
+            )
+            == 1
+        )
+    await connection.close()
+
+
+async def test_a_record_goes_only_after_its_erasure(database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    for idx in (0, 1):
+        await connection.execute(ENTRY, idx, datetime(2026, 1, 1, tzinfo=UTC), b"{}")
+    await connection.execute("INSERT INTO ledger_erasures VALUES (1, 'asked for', 'me', now(), gen_random_uuid(), 2)")
+    await connection.execute("DELETE FROM ledger_records WHERE idx = 1")
+    with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+        await connection.execute("DELETE FROM ledger_records WHERE idx = 0")
+    for statement in ("DELETE FROM ledger_erasures", "UPDATE ledger_erasures SET reason = 'x'"):
+        with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
+            await connection.execute(statement)
+    await connection.close()
+
+
+async def test_the_tree_only_grows(database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute("INSERT INTO ledger_tiles VALUES (0, 0, sha256('a'))")
+    await connection.execute("UPDATE ledger_tiles SET hashes = hashes || sha256('b')")
+    await connection.execute("UPDATE ledger_tree SET size = 2")
+    for statement in (
+        "UPDATE ledger_tiles SET hashes = sha256('a')",
+        "UPDATE ledger_tiles SET hashes = sha256('x') || sha256('b')",
+        "UPDATE ledger_tiles SET level = 1",
+        "DELETE FROM ledger_tiles",
+        "UPDATE ledger_tree SET root = sha256('x')",
+        "UPDATE ledger_tree SET size = 1",
+        "DELETE FROM ledger_tree",
+        "INSERT INTO ledger_tree (size, root) VALUES (0, sha256(''))",
+        "TRUNCATE ledger_tree",
+    ):
+        with pytest.raises(asyncpg.RestrictViolationError, match="only grows"):
+            await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("INSERT INTO ledger_erasures VALUES (0, 'why', 'me', now(), gen_random_uuid(), 1)", "erasures"),
+        (
+            "INSERT INTO ledger_checkpoints VALUES (1, sha256(''), 'log', now(), 'note')",
+            "signed checkpoints",
+        ),
+        (
+            "INSERT INTO ledger_entries (idx, id, kind, receipt) VALUES (0, gen_random_uuid(), 'archive', '{}')",
+            "kinds",
+        ),
+    ],
+)
+async def test_what_was_erased_or_signed_is_never_forgotten(empty_database_dsn, database, statement, why):
+    await schema.apply(empty_database_dsn)
+    await database.execute(statement)
+    error = await refused(schema.rollback(empty_database_dsn, "0008"))
+    assert error.kind is Kind.CONFLICT
+    assert why in error.detail
+    assert (await schema.status(empty_database_dsn)).current == "0009"
+
+
+async def test_where_archives_are_is_never_forgotten(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    await database.execute(
+        "INSERT INTO ledger_archives VALUES (5, gen_random_uuid(), 'ledger_records_2026_01', '2026-01-01', '2026-02-01',"
+        " 0, 4, 5, 'f', 1, sha256(''), 'me', now())"
+    )
+    for statement in (
+        "UPDATE ledger_archives SET file = 'g'",
+        "DELETE FROM ledger_archives",
+        "TRUNCATE ledger_archives",
+    ):
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await database.execute(statement)
+    error = await refused(schema.rollback(empty_database_dsn, "0009"))
+    assert error.kind is Kind.CONFLICT
+    assert "archived" in error.detail
+    assert (await schema.status(empty_database_dsn)).current == "0010"
+
+
 async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
     await schema.apply(empty_database_dsn)
     error = await refused(schema.rollback(empty_database_dsn, "base"))
@@ -218,7 +367,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0008"}
+    assert {outcome.current for outcome in outcomes} == {"0010"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -283,7 +432,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0008")).current == "0008"
+    assert (await schema.rollback(database_dsn, "0010")).current == "0010"
 
 
 async def test_a_database_that_is_away_is_told():

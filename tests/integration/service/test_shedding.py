@@ -69,3 +69,22 @@ def test_long_polls_use_up_their_own_room_only(serve, database_dsn):
         assert client.get("/v1/policy-sets").status_code == 200
         load = client.get("/health/detailed").json()["components"]["load"]
     assert load["status"] == "healthy"
+
+
+def test_the_time_that_a_caller_gives(serve, database_dsn):
+    def within(client, milliseconds):
+        return client.post("/v1/decisions", content=BODY, headers=TYPED | {"X-Request-Timeout-Ms": milliseconds})
+
+    with serve(database_dsn, **SHEDDING) as service, service.client() as client:
+        answered = [within(client, "60000") for _ in range(20)]
+        wrong = within(client, "soon")
+        too_little = [within(client, "1") for _ in range(20)]
+    assert {answer.status_code for answer in answered} == {200}
+    assert (wrong.status_code, wrong.json()["type"].rpartition("/")[2]) == (400, "malformed")
+    assert "`X-Request-Timeout-Ms`" in wrong.json()["detail"]
+    # A machine may be fast enough for some; who is not answered in time gets no allow, and is told when to come back.
+    assert {answer.status_code for answer in too_little} <= {200, 503, 504}
+    for answer in too_little:
+        if answer.status_code != 200:
+            assert "decision" not in answer.json()
+            assert int(answer.headers["retry-after"]) >= 1

@@ -125,6 +125,7 @@ def test_a_decision(ask):
     assert request.headers["content-type"] == "application/json"
     assert request.headers["accept-encoding"] == "identity"
     assert len(request.headers["idempotency-key"]) == 38
+    assert 9_000 < int(request.headers["x-request-timeout-ms"]) <= 10_000
 
 
 def test_bytes_go_as_they_are_below_the_path_of_the_address(ask):
@@ -141,6 +142,8 @@ def test_a_try_that_is_repeated_is_the_same_request(ask):
     assert both("decide", MUTATION).allowed
     assert len({(request.content, request.headers["idempotency-key"]) for request in both.service.seen}) == 1
     assert len(both.service.seen) == 3
+    left = [int(request.headers["x-request-timeout-ms"]) for request in both.service.seen]
+    assert left == sorted(left, reverse=True)
 
 
 def test_each_call_has_a_key_of_its_own_unless_one_is_given(ask):

@@ -1,5 +1,7 @@
 """Around everything: ids, safe headers, metrics, one log line, and an answer whatever breaks."""
 
+import asyncio
+import json
 import logging
 import re
 from typing import Any
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from app.core.principal import AuthMethod, Principal, PrincipalKind
 from app.edge.body import ClientDisconnectedError
 from app.edge.context import ContextMiddleware, client_address, context_of, deliver, request_id_of
+from app.errors import FirewallError
 from app.observability.logs import current_request
 from app.observability.metrics import Metrics
-from app.surfaces.problems import internal_problem
+from app.surfaces.problems import internal_problem, problem
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -30,7 +33,7 @@ async def receive() -> Any:
 class Around:
     """The middleware around an application, and what came out of it."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, **options: Any) -> None:
         self.sent: list[Any] = []
         self.events: list[dict[str, Any]] = []
         self.metrics = SHARED
@@ -38,9 +41,11 @@ class Around:
         self.app = ContextMiddleware(
             app,
             metrics=self.metrics,
+            problem=problem,
             internal_problem=internal_problem,
             log=self.events.append,
             clock=lambda: next(ticks),
+            **options,
         )
 
     async def send(self, message: Any) -> None:
@@ -49,6 +54,10 @@ class Around:
     async def __call__(self, asked: dict[str, Any]) -> "Around":
         await self.app(asked, receive, self.send)
         return self
+
+    @property
+    def problem(self) -> Any:
+        return json.loads(self.sent[1]["body"])
 
     @property
     def headers(self) -> dict[bytes, bytes]:
@@ -71,6 +80,20 @@ async def test_an_answer_gets_the_safe_headers_and_the_request_id() -> None:
         b"cache-control": b"no-store",
         b"x-content-type-options": b"nosniff",
     }
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, b"max-age=60"), (404, b"no-store"), (304, b"no-store")])
+async def test_only_a_good_answer_that_says_so_is_kept(status: int, kept: bytes) -> None:
+    async def never_changes(asked: Any, _receive: Any, send: Any) -> None:
+        context_of(asked).keep = b"max-age=60"
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    around = Around(never_changes)
+    around.app.drain()
+    sent = (await around(scope())).sent[0]["headers"]
+    assert [name for name, _ in sent] == [b"x-request-id", b"cache-control", b"x-content-type-options", b"connection"]
+    assert around.headers[b"cache-control"] == kept
 
 
 @pytest.mark.parametrize(
@@ -174,7 +197,7 @@ async def test_without_a_log_nothing_is_logged() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    app = ContextMiddleware(answers, metrics=SHARED, internal_problem=internal_problem, log=None)
+    app = ContextMiddleware(answers, metrics=SHARED, problem=problem, internal_problem=internal_problem, log=None)
     await app(scope(), receive, send)
     assert sent[0]["status"] == 200
 
@@ -260,3 +283,101 @@ def test_an_address_may_be_unknown() -> None:
 def test_a_context_is_made_where_nobody_made_one() -> None:
     asked: dict[str, Any] = {"type": "http"}
     assert request_id_of(asked) == request_id_of(asked)
+
+
+async def hangs(_asked: Any, _receive: Any, _send: Any) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("name", [b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"])
+async def test_who_waits_no_longer_is_told_so(name: bytes) -> None:
+    around = await Around(hangs)(scope((name, b"1")))
+    assert around.sent[0]["status"] == around.events[0]["status"] == 504
+    assert around.headers[b"retry-after"] == b"1"
+    assert around.problem["type"].endswith("/timeout")
+    assert around.problem["detail"] == "the request took longer than its caller waits"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_an_answer_in_time_is_an_answer() -> None:
+    assert (await Around(answers)(scope((b"x-request-timeout-ms", b"60000")))).sent[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[b""], [b"0"], [b"000"], [b"-1"], [b"1.5"], [b"1s"], [b" 1"], ["²".encode()], [b"9" * 13], [b"1", b"1"]],
+)
+async def test_a_time_that_is_none_is_refused_by_its_name(values: list[bytes]) -> None:
+    around = await Around(hangs)(scope(*((b"x-request-timeout-ms", value) for value in values)))
+    assert around.sent[0]["status"] == 400
+    assert around.problem["detail"] == "`X-Request-Timeout-Ms` is not one whole number of milliseconds above 0"
+    assert around.problem["request_id"].encode() == around.headers[b"x-request-id"]
+
+
+async def test_the_shorter_of_two_times_counts() -> None:
+    asked = scope((b"x-request-timeout-ms", b"600000"), (b"x-envoy-expected-rq-timeout-ms", b"1"))
+    assert (await Around(hangs)(asked)).sent[0]["status"] == 504
+
+
+async def test_a_time_beyond_the_longest_is_none_of_its_own() -> None:
+    async def app(_asked: Any, _receive: Any, send: Any) -> None:
+        # Longer than the caller says, were it to count.
+        await asyncio.sleep(0.01)
+        await answers(_asked, _receive, send)
+
+    asked = scope((b"x-request-timeout-ms", b"5"))
+    assert (await Around(app, longest=0.005)(asked)).sent[0]["status"] == 200
+
+
+async def test_what_would_certainly_be_late_is_not_begun() -> None:
+    began: list[str] = []
+
+    async def app(asked: Any, _receive: Any, send: Any) -> None:
+        began.append(asked["path"])
+        await answers(asked, _receive, send)
+
+    def least(path: str) -> float | None:
+        return 0.002 if path == "/v1/decisions" else None
+
+    around = await Around(app, least=least)(scope((b"x-request-timeout-ms", b"1")))
+    assert around.sent[0]["status"] == 503
+    assert around.headers[b"retry-after"] == b"1"
+    assert around.problem["type"].endswith("/overloaded")
+    assert around.problem["detail"] == "an answer takes 2.0 ms at least just now, and its caller waits for less"
+    await Around(app, least=least)(scope((b"x-request-timeout-ms", b"1000")))
+    await Around(app, least=least)(scope((b"x-request-timeout-ms", b"1000"), path="/v1/version"))
+    assert began == ["/v1/decisions", "/v1/version"]
+
+
+async def test_health_answers_whatever_its_caller_says_of_time() -> None:
+    for value in (b"1", b"soon"):
+        around = await Around(answers, least=lambda _: 9)(scope((b"x-request-timeout-ms", value), path="/health/live"))
+        assert around.sent[0]["status"] == 200
+
+
+async def test_a_timeout_that_is_not_the_callers_is_a_defect() -> None:
+    async def app(*_: Any) -> None:
+        raise TimeoutError
+
+    around = await Around(app)(scope((b"x-request-timeout-ms", b"60000")))
+    assert around.sent[0]["status"] == 500
+
+
+async def test_half_an_answer_that_is_late_is_left_to_the_server_to_end() -> None:
+    async def app(_asked: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await hangs(_asked, _receive, send)
+
+    with pytest.raises(FirewallError):
+        await Around(app)(scope((b"x-request-timeout-ms", b"1")))
+
+
+async def test_a_whole_answer_is_one_however_long_its_end_takes() -> None:
+    async def app(_asked: Any, _receive: Any, send: Any) -> None:
+        await answers(_asked, _receive, send)
+        await hangs(_asked, _receive, send)
+
+    around = await Around(app)(scope((b"x-request-timeout-ms", b"1")))
+    assert [message["type"] for message in around.sent] == ["http.response.start", "http.response.body"]

@@ -17,7 +17,7 @@ from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 from app.service.decide import BatchExchange
 from app.surfaces.native.batch import AT_ONCE, PATH, BatchEndpoint, batch_router
-from app.surfaces.problems import install_problem_handlers, internal_problem
+from app.surfaces.problems import install_problem_handlers, internal_problem, problem
 
 METRICS = Metrics(version="0")
 WHO = Principal("ci", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
@@ -45,7 +45,7 @@ class Steps:
             await self.hold.wait()
         if self.error is not None:
             raise self.error
-        batch = exchange.parse(body)
+        batch = await exchange.parse(body)
         await exchange.limit(principal, len(batch.items) - 1)
         return exchange.render([item for item in batch.items if isinstance(item, FirewallError)])
 
@@ -67,7 +67,9 @@ class Service:
         install_problem_handlers(self.api)
 
     async def ask(self, count: int = 2) -> httpx.Response:
-        around = ContextMiddleware(self.api, metrics=METRICS, internal_problem=internal_problem, log=None)
+        around = ContextMiddleware(
+            self.api, metrics=METRICS, problem=problem, internal_problem=internal_problem, log=None
+        )
         transport = httpx.ASGITransport(around, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://firewall") as client:
             return await client.post(PATH, json={"mutations": [{}] * count})

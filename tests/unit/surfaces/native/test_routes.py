@@ -25,7 +25,7 @@ from app.service.decide import Decision, Exchange
 from app.surfaces.native.models import EXAMPLE_REQUEST
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi
-from app.surfaces.problems import install_problem_handlers, internal_problem
+from app.surfaces.problems import install_problem_handlers, internal_problem, problem
 
 KEY = generate(b"\x01" * 32)
 VIEWER_KEY = generate(b"\x02" * 32)
@@ -106,7 +106,9 @@ class Service:
         return self.hot if way == "hot" else self.api
 
     async def ask(self, way: str, **options: Any) -> httpx.Response:
-        around = ContextMiddleware(self.app(way), metrics=METRICS, internal_problem=internal_problem, log=None)
+        around = ContextMiddleware(
+            self.app(way), metrics=METRICS, problem=problem, internal_problem=internal_problem, log=None
+        )
         options = {"method": "POST", "url": PATH, "headers": {"authorization": f"Bearer {KEY}"}} | options
         if "content" not in options:
             options["json"] = options.get("json", EXAMPLE_REQUEST)
