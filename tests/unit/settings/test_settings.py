@@ -748,6 +748,7 @@ class TestReference:
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
             "MFW_LEDGER__MASK_KEY",
+            "MFW_DATABASE__DIRECT_URL",
             "MFW_AUTH__API_KEYS__BOOTSTRAP",
             "MFW_AUTH__JWT__SECRET",
             "MFW_AUTH__JWT__PREVIOUS_SECRET",
