@@ -16,6 +16,7 @@ from app.cli.ledger_commands import ledger
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
+from app.cli.witness_commands import witnessing
 from app.core.principal import AccessScope, Role
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
+app.add_typer(witnessing, name="witness")
 
 
 def _version(*, wanted: bool) -> None:
