@@ -158,7 +158,7 @@ def test_a_link_leads_somewhere(target):
 def test_the_index_has_every_page_and_no_other():
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert {target for target in re.findall(r"\]\(([^)]+\.md)\)", index)} == pages
+    assert set(re.findall(r"\]\(([^)]+\.md)\)", index)) == pages
 
 
 def test_it_fits_on_a_screen_or_two():
