@@ -1,14 +1,13 @@
-"""The commands `mfw ledger ...`: taking the ledger out, and finding out whether it is what it was."""
+"""The commands `mfw ledger ...` of whoever trusts nobody: export, verify, replay."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.ledger_commands import ledger
 from app.cli.options import Json
 from app.cli.output import reporting
-
-ledger = typer.Typer(no_args_is_help=True, help="Export, verify and replay the ledger.")
 
 _Export = Annotated[
     Path | None,
@@ -54,9 +53,9 @@ def ledger_replay(
     """
     from datetime import timedelta
 
+    from app.cli.auditing.replaying import read_shard, run_replay
+    from app.cli.auditing.sources import Place
     from app.cli.keys import named_database
-    from app.cli.ledger.replaying import read_shard, run_replay
-    from app.cli.ledger.sources import Place
 
     def run(place: Place) -> int:
         return run_replay(

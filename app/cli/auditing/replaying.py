@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from app.cli.auditing.progress import progress
+from app.cli.auditing.sources import Place, check_schema, open_source
 from app.cli.exits import ExitCode
-from app.cli.ledger.progress import progress
-from app.cli.ledger.sources import Place, check_schema, open_source
 from app.cli.output import Refused, console, plain, table, write_json
 from app.core.index import CompiledPolicySet
 from app.errors import FirewallError, Kind
