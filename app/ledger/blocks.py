@@ -5,8 +5,9 @@ the entries, that of the tiles, and one that takes in each block what the tile a
 root says what every block has to be.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from app.core.merkle import Frontier, root_of
@@ -40,51 +41,63 @@ class Block:
         return None if None in found else tuple(one for one in found if one is not None)
 
 
-class Tree:
-    """A tree that grows by blocks, all of which are full but the last."""
+class Leaves:
+    """The hashes of one block; the root of a full one is computed once, whoever asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, hashes: tuple[bytes, ...]) -> None:
+        self.hashes = hashes
+
+    @cached_property
+    def root(self) -> bytes:
+        """The root over them."""
+        return root_of(self.hashes)
+
+    @property
+    def full(self) -> bool:
+        """Whether the block is one that a tile above has a hash of."""
+        return len(self.hashes) == TILE_WIDTH
+
+
+class Tree:
+    """A tree that grows by blocks, all of which are full but the last; `roots` has those at the wanted sizes."""
+
+    def __init__(self, sizes: Collection[int]) -> None:
+        self._sizes = sizes
         self._blocks = Frontier()
         self._edge = Frontier()
-        self.known = True
+        self._known = True
+        self.roots: dict[int, bytes] = {}
 
-    def add(self, hashes: tuple[bytes, ...] | None) -> None:
+    def add(self, leaves: Leaves | None) -> None:
         """Take the next block; None where nobody knows it, and then nobody knows the tree."""
-        if hashes is None:
-            self.known = False
-        elif len(hashes) == TILE_WIDTH:
-            self._blocks.append(root_of(hashes))
+        if leaves is None:
+            self._known = False
+        if leaves is None or not self._known:
+            return
+        start = self._blocks.size * TILE_WIDTH
+        for size in self._sizes:
+            if start <= size < start + len(leaves.hashes):
+                self.roots[size] = self._root_with(leaves.hashes[: size - start])
+        if leaves.full:
+            self._blocks.append(leaves.root)
         else:
-            self._edge.extend(hashes)
+            self._edge.extend(leaves.hashes)
 
-    def root_with(self, hashes: Iterable[bytes] = ()) -> bytes:
-        """The root if these leaves came next."""
-        edge = Frontier(self._edge.size, self._edge.nodes)
-        edge.extend(hashes)
-        if edge.size == TILE_WIDTH:
-            raise ValueError("a full block is added as one")
-        return Frontier(self._blocks.size * TILE_WIDTH + edge.size, (*self._blocks.nodes, *edge.nodes)).root
+    def finish(self) -> None:
+        """Look at the size of all that there is."""
+        if self._known:
+            self.roots[self._blocks.size * TILE_WIDTH + self._edge.size] = self._root_with()
 
     @property
     def root(self) -> bytes | None:
         """The root, None where nobody knows it."""
-        return self.root_with() if self.known else None
+        return self._root_with() if self._known else None
 
-
-class Roots:
-    """The roots of both trees at the sizes that somebody kept a checkpoint of."""
-
-    def __init__(self, sizes: Iterable[int]) -> None:
-        self._sizes = sorted(set(sizes))
-        self.found: dict[int, set[bytes]] = {size: set() for size in self._sizes}
-
-    def pass_by(self, trees: Iterable[tuple[Tree, tuple[bytes, ...] | None]], *, start: int, width: int) -> None:
-        """Note the roots at sizes within the block that comes next."""
-        for size in self._sizes:
-            if start <= size < start + width:
-                for tree, hashes in trees:
-                    if tree.known and hashes is not None:
-                        self.found[size].add(tree.root_with(hashes[: size - start]))
+    def _root_with(self, hashes: Iterable[bytes] = ()) -> bytes:
+        """The root if these leaves came next."""
+        edge = Frontier(self._edge.size, self._edge.nodes)
+        edge.extend(hashes)
+        return Frontier(self._blocks.size * TILE_WIDTH + edge.size, (*self._blocks.nodes, *edge.nodes)).root
 
 
 class Levels:
@@ -129,24 +142,26 @@ class Levels:
 
 
 class Blocks:
-    """Takes entries in their order, and says in the end which are not those that were signed."""
+    """Takes entries in their order, and says in the end which are not those that were signed.
+
+    `kept` are the sizes of which somebody kept a checkpoint.
+    """
 
     def __init__(self, fetch: Fetch, *, size: int, kept: Iterable[int]) -> None:
         self._fetch = fetch
         self._size = size
         self._index = 0
         self._entries: dict[int, bytes] = {}
-        self._by_entries = Tree()
-        self._by_tiles = Tree()
+        sizes = sorted(set(kept))
+        self._by_entries, self._by_tiles = Tree(sizes), Tree(sizes)
         # With the partial block, which has no tile above it, by its tile and by its entries.
-        self._by_parents = (Tree(), Tree())
+        self._by_parents = (Tree(sizes), Tree(sizes))
         self._parent: tuple[int, bytes | None] = (-1, None)
         self._levels = Levels(fetch, size=size)
         self._suspects: list[Block] = []
-        self._suspect_count = 0
         # The block after a suspect, in which what was moved may stand.
         self._after: dict[int, Block] = {}
-        self.roots = Roots(kept)
+        self._believed: Tree | None = None
 
     def add(self, idx: int, leaf: bytes) -> None:
         """Take the hash of an entry. Indexes rise."""
@@ -159,36 +174,45 @@ class Blocks:
         while self._index * TILE_WIDTH < self._size:
             self._close()
         self._levels.finish()
-        # A checkpoint may have been of all that there is.
-        trees = ((self._by_entries, ()), (self._by_tiles, ()))
-        self.roots.pass_by(trees, start=self._size, width=1)
+        for tree in self._trees:
+            tree.finish()
+
+    @property
+    def _trees(self) -> tuple[Tree, ...]:
+        return (self._by_entries, self._by_tiles, *self._by_parents)
 
     @property
     def root(self) -> bytes | None:
         """The root that the entries give, None where one is missing."""
         return self._by_entries.root
 
+    def roots(self, size: int) -> frozenset[bytes]:
+        """The root of the first `size` entries: the one that was signed, or all that it may be where nobody knows."""
+        trees = self._trees if self._believed is None else (self._believed,)
+        return frozenset(tree.roots[size] for tree in trees if size in tree.roots)
+
     def _close(self) -> None:
         index = self._index
         width = min(self._size - index * TILE_WIDTH, TILE_WIDTH)
         block = Block(index, width, self._entries, self._tile(TileId(0, index, width)))
-        entries, tile = block.whole, block.tile
-        trees = ((self._by_entries, entries), (self._by_tiles, tile))
-        self.roots.pass_by(trees, start=block.start, width=width)
-        chosen = tile if entries != tile and self._is_of_parent(index, tile) else entries or tile
-        edge = chosen if width == TILE_WIDTH else entries
-        if entries != tile:
-            self._suspect_count += 1
-            if len(self._suspects) < SUSPECTS_MAX:
-                self._suspects.append(block)
         if self._suspects and self._suspects[-1].index == index - 1:
             self._after[index - 1] = block
-        self._by_entries.add(entries)
-        self._by_tiles.add(tile)
-        for tree, hashes in zip(self._by_parents, (chosen, edge), strict=True):
-            tree.add(hashes)
-        if chosen is not None and width == TILE_WIDTH:
-            self._levels.add(root_of(chosen))
+        whole = block.whole
+        entries = None if whole is None else Leaves(whole)
+        if whole is not None and whole == block.tile:
+            for tree in self._trees:
+                tree.add(entries)
+            chosen = entries
+        else:
+            if len(self._suspects) < SUSPECTS_MAX:
+                self._suspects.append(block)
+            tile = None if block.tile is None else Leaves(block.tile)
+            chosen = tile if self._is_of_parent(index, tile) else entries or tile
+            edge = chosen if width == TILE_WIDTH else entries
+            for tree, leaves in zip(self._trees, (entries, tile, chosen, edge), strict=True):
+                tree.add(leaves)
+        if chosen is not None and chosen.full:
+            self._levels.add(chosen.root)
         self._entries = {}
         self._index += 1
 
@@ -198,36 +222,27 @@ class Blocks:
             return None
         return tuple(content[at : at + HASH_BYTES] for at in range(0, len(content), HASH_BYTES))
 
-    def _is_of_parent(self, index: int, hashes: tuple[bytes, ...] | None) -> bool:
+    def _is_of_parent(self, index: int, leaves: Leaves | None) -> bool:
         """Whether the tile above has the root of these hashes in their place; a partial block has none above it."""
-        if hashes is None:
+        if leaves is None:
             return False
-        if len(hashes) < TILE_WIDTH:
+        if not leaves.full:
             return True
         above, at = divmod(index, TILE_WIDTH)
         if self._parent[0] != above:
             width = min(hashes_at(1, size=self._size) - above * TILE_WIDTH, TILE_WIDTH)
             self._parent = (above, self._fetch(TileId(1, above, width)))
         content = self._parent[1]
-        return content is not None and content[at * HASH_BYTES : (at + 1) * HASH_BYTES] == root_of(hashes)
+        return content is not None and content[at * HASH_BYTES : (at + 1) * HASH_BYTES] == leaves.root
 
     def judge(self, signed: bytes, findings: Findings) -> bool:
         """Say what is not what was signed; false where nobody can say what that was."""
-        trusts_tile: Callable[[Block], bool]
-        if self._by_entries.root == signed:
-            trusts_tile = lambda _: False  # noqa: E731 - three rules of one shape
-        elif self._by_tiles.root == signed:
-            trusts_tile = lambda _: True  # noqa: E731
-        elif signed in {tree.root for tree in self._by_parents}:
-            by_tile = self._by_parents[0].root == signed
-            trusts_tile = lambda block: (  # noqa: E731
-                by_tile if block.width < TILE_WIDTH else self._is_of_parent(block.index, block.tile)
-            )
-        else:
+        self._believed = next((tree for tree in self._trees if tree.root == signed), None)
+        if self._believed is None:
             return False
         moved = False
         for block in self._suspects:
-            if not trusts_tile(block):
+            if not self._believes_tile(block, self._believed):
                 _tile_at_fault(block, findings)
             elif self._entries_at_fault(block, findings):
                 # Everything behind it is somewhere else, and no finding of its own.
@@ -238,6 +253,15 @@ class Blocks:
                 code = Code.TILE_MISSING if missing else Code.TILE_ALTERED
                 findings.add(code, f"`{tile.path}` is not that of the tree")
         return True
+
+    def _believes_tile(self, block: Block, believed: Tree) -> bool:
+        """Whether the tree that was signed takes this block from its tile."""
+        by_tile_edge, by_entries_edge = self._by_parents
+        if believed in {by_tile_edge, by_entries_edge}:
+            if block.width < TILE_WIDTH:
+                return believed is by_tile_edge
+            return block.tile is not None and self._is_of_parent(block.index, Leaves(block.tile))
+        return believed is self._by_tiles
 
     def _entries_at_fault(self, block: Block, findings: Findings) -> bool:
         """Name what is wrong with the entries of a block; true where all that follow it moved."""
@@ -258,10 +282,11 @@ class Blocks:
             if leaf is None:
                 # Said already, by the numbers alone.
                 continue
-            if leaf == expected.get(idx + 1):
+            following = found.get(idx + 1)
+            if leaf == expected.get(idx + 1) and following == expected.get(idx + 2):
                 _add(findings, Code.ENTRY_MISSING, "the entry is missing, and those behind it moved up", told)
                 return True
-            if found.get(idx + 1) == expected[idx]:
+            if following == expected[idx] and leaf not in places:
                 _add(findings, Code.ENTRY_INSERTED, "an entry was put in here, and those behind it moved on", told)
                 return True
             if leaf in places:

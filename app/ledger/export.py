@@ -7,7 +7,7 @@
     (5) manifest   last; from here on the export is that of the new size, and what it replaced is taken away
 
 Every file is whole or not there, so the same command goes on where it was interrupted, and a later one takes only what
-is new. INVARIANT: until (5) the directory is the export that it was.
+is new. INVARIANT: until (5) the directory is the export that it was, but for records that were erased meanwhile.
 """
 
 import fcntl
@@ -40,15 +40,17 @@ from app.ledger.exported import (
     CHECKPOINT,
     CHECKPOINTS,
     CHUNK,
+    LISTS,
     MANIFEST,
     Chunk,
     Export,
     Manifest,
     chunks_of,
+    list_path,
     policy_set_path,
     read_manifest,
 )
-from app.ledger.files import FileDigest, digest_file, new_file, read_file, write_file
+from app.ledger.files import FileDigest, digest_file, make_directory, new_file, read_file, write_file
 from app.ledger.records import RecordsWriter
 from app.ledger.rows import Absent, LedgerRow, LedgerSource, Published
 
@@ -150,6 +152,8 @@ class _Writer:
             files=self._files,
         )
         write_file(self._directory / MANIFEST, manifest.encode())
+        if published.note is not None:
+            write_file(self._directory / CHECKPOINT, published.note)
         if before is not None:
             self._sweep(before, manifest)
         (self._directory / BEGUN).unlink(missing_ok=True)
@@ -240,9 +244,9 @@ class _Writer:
             for one in await self._source.activations()
             if one.index < published.size
         ]
-        self._put(ACTIVATIONS, orjson.dumps(activations, option=orjson.OPT_INDENT_2))
+        self._put(list_path(ACTIVATIONS, published.size), orjson.dumps(activations, option=orjson.OPT_INDENT_2))
         gone = {"erased": sorted(absent.erased.items()), "archived": absent.archived}
-        self._put(ABSENT, orjson.dumps(gone))
+        self._put(list_path(ABSENT, published.size), orjson.dumps(gone))
         if before is not None:
             self._files |= {path: before.files[path] for path in before.checkpoints}
         for size, note in await self._source.checkpoints():
@@ -250,7 +254,7 @@ class _Writer:
             if size <= published.size and path not in self._files:
                 self._put(path, note)
         if published.note is not None:
-            self._put(CHECKPOINT, published.note)
+            self._put(f"{CHECKPOINTS}/{published.size}", published.note)
 
     def _put(self, path: str, content: bytes) -> None:
         self._files[path] = write_file(self._directory / path, content)
@@ -318,7 +322,7 @@ def _batches(tiles: Iterable[TileId]) -> Iterator[list[TileId]]:
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the directory, made if it is missing, for the owner alone. Raises FirewallError (CONFLICT, UNAVAILABLE)."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
@@ -349,4 +353,4 @@ def _begun(directory: Path) -> bool:
     return {entry.name for entry in os.scandir(directory)} <= _OURS
 
 
-_OURS: Final = frozenset({"records", "tile", "policy-sets", CHECKPOINTS, CHECKPOINT, ACTIVATIONS, ABSENT, BEGUN})
+_OURS: Final = frozenset({"records", "tile", "policy-sets", CHECKPOINTS, CHECKPOINT, LISTS, BEGUN})

@@ -1,12 +1,13 @@
 """What lies in the directory of an export, and how it is read: one layout, for who writes it and who verifies it.
 
-manifest.json                      what there is: size, root, and the digest of every file but tiles and bundles
-checkpoint                         the newest signed note, with its cosignatures
-checkpoints/<SIZE>                 every checkpoint that was seen on the way
-tile/<L>/..., tile/entries/...     hashes and receipts, as C2SP tlog-tiles names them; the root is their digest
-records/<START>-<END>.ndjson.zst   entries with their records (app/ledger/records.py)
-policy-sets/<HEX>.json             the very bytes that a set's digest is of
-activations.json, absent.json      what the database says: which set from where on, which records are gone
+- `manifest.json`: what there is: size, root, and the digest of every file but tiles and bundles
+- `checkpoints/<SIZE>`: the newest signed note, with its cosignatures, and those that were seen before
+- `checkpoint`: the newest once more, where readers of tlog-tiles look for it
+- `tile/<L>/...`, `tile/entries/...`: hashes and receipts, as C2SP tlog-tiles names them; the root is their digest
+- `records/<START>-<END>.ndjson.zst`: entries with their records (app/ledger/records.py)
+- `policy-sets/<HEX>.json`: the very bytes that a set's digest is of
+- `lists/activations-<SIZE>.json`: what the database says: which set was in force from where on
+- `lists/absent-<SIZE>.json`: and which records are gone
 """
 
 import re
@@ -30,8 +31,9 @@ CHECKPOINT: Final = "checkpoint"
 CHECKPOINTS: Final = "checkpoints"
 RECORDS: Final = "records"
 POLICY_SETS: Final = "policy-sets"
-ACTIVATIONS: Final = "activations.json"
-ABSENT: Final = "absent.json"
+LISTS: Final = "lists"
+ACTIVATIONS: Final = "activations"
+ABSENT: Final = "absent"
 # There while somebody exports, or after they were interrupted.
 BEGUN: Final = "begun.json"
 # Entries in one file of records: some ten megabytes, and 256 bundles.
@@ -66,6 +68,11 @@ def chunks_of(size: int, *, since: int = 0) -> Iterator[Chunk]:
     """The files of a ledger of `size` entries that one of `since` entries does not have."""
     for start in range(since - since % CHUNK, size, CHUNK):
         yield Chunk(start, min(start + CHUNK, size))
+
+
+def list_path(name: str, size: int) -> str:
+    """Where a list of an export of this size lies."""
+    return f"{LISTS}/{name}-{size}.json"
 
 
 def policy_set_path(digest: str) -> str:
@@ -105,7 +112,7 @@ class Manifest:
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """The paths of older checkpoints."""
+        """The paths of all checkpoints, the newest among them."""
         return tuple(path for path in sorted(self.files) if path.startswith(f"{CHECKPOINTS}/"))
 
     def encode(self) -> bytes:
@@ -196,9 +203,9 @@ class Export:
             )
         return cls(directory, manifest)
 
-    def note(self, path: str = CHECKPOINT) -> bytes | None:
-        """A signed note, None where there is none."""
-        return read_file(self.directory / path, max_bytes=_NOTE_BYTES_MAX)
+    def note(self, path: str | None = None) -> bytes | None:
+        """A signed note, the newest unless another is named; None where there is none."""
+        return read_file(self.directory / (path or f"{CHECKPOINTS}/{self.manifest.size}"), max_bytes=_NOTE_BYTES_MAX)
 
     def tile(self, tile: TileId) -> bytes | None:
         """The hashes of a tile, None where it is not there."""
@@ -282,11 +289,12 @@ class Export:
         """Nothing is open."""
 
     def _json(self, name: str) -> Any:
-        content = read_file(self.directory / name, max_bytes=_MANIFEST_BYTES_MAX)
+        path = list_path(name, self.manifest.size)
+        content = read_file(self.directory / path, max_bytes=_MANIFEST_BYTES_MAX)
         try:
             return orjson.loads(content or b"")
         except orjson.JSONDecodeError as error:
-            raise _damaged(name) from error
+            raise _damaged(path) from error
 
 
 def _damaged(name: str) -> FirewallError:

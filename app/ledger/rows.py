@@ -33,7 +33,7 @@ class Activated:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Which records are gone rightly, says the database: single ones, each with the index of the entry that says so too,
+    """Which records are gone rightly, says the database: single ones, each with the index of the entry that says so,
     and ranges from the first to after the last.
     """
 

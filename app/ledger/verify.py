@@ -20,12 +20,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from app.core.merkle import EMPTY_ROOT, leaf_hash
+from app.core.merkle import leaf_hash
 from app.core.notes import Checkpoint, Note, VerifierKey, parse_note, verify_note
 from app.core.tiles import TILE_WIDTH, BundleId, decode_bundle
 from app.errors import FirewallError, Kind
 from app.ledger.blocks import Blocks, Fetch, first_difference
-from app.ledger.exported import Chunk, Export, policy_set_path
+from app.ledger.exported import CHECKPOINT, Chunk, Export, policy_set_path
 from app.ledger.files import digest_file, read_file
 from app.ledger.findings import Code, Findings
 from app.ledger.inspect import Inspector
@@ -132,7 +132,7 @@ def verify(
                 found="nobody knows" if blocks.root is None else blocks.root.hex(),
             )
         _beside(export, inspector, findings)  # (5)
-    _history(kept, export=export, size=size, roots=blocks.roots.found, findings=findings)  # (6)
+    _history(kept, export=export, signed=(size, root), roots=blocks.roots, findings=findings)  # (6)
     _only_first(findings)
     return Verified(
         size=size,
@@ -177,6 +177,8 @@ def _signed(
             findings.add(Code.WITNESS_MISSING, f"`{witness.name}` did not cosign: {error.detail}")
         else:
             cosigned.append(witness.name)
+    if export.note(CHECKPOINT) != content:
+        findings.add(Code.FILE_ALTERED, f"`{CHECKPOINT}` is not the newest of the export's own")
     if checkpoint.size != export.manifest.size:
         findings.add(
             Code.LIST_ALTERED,
@@ -355,9 +357,15 @@ def _own(export: Export, trust: Trust, findings: Findings) -> Iterator[Saved]:
 
 
 def _history(
-    kept: Sequence[Saved], *, export: Export, size: int, roots: dict[int, set[bytes]], findings: Findings
+    kept: Sequence[Saved],
+    *,
+    export: Export,
+    signed: tuple[int, bytes],
+    roots: Callable[[int], Collection[bytes]],
+    findings: Findings,
 ) -> None:
     """Compare with every checkpoint that was kept, and say where the two logs part as exactly as they tell."""
+    size = signed[0]
     fits = {0}
     for one in sorted(kept, key=lambda one: one.checkpoint.size):
         there = one.checkpoint
@@ -370,10 +378,10 @@ def _history(
                 **told,
             )
             continue
-        if there.root in roots[there.size] or (there.size == 0 and there.root == EMPTY_ROOT):
+        if (there.size, there.root) == signed or there.root in roots(there.size):
             fits.add(there.size)
             continue
-        found = sorted(root.hex() for root in roots[there.size])
+        found = sorted(root.hex() for root in roots(there.size))
         told["found"] = " or ".join(found) or "nothing"
         parts = None if one.fetch is None else first_difference(export.tile, one.fetch, size=there.size)
         last = max(fits)
