@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
@@ -63,10 +64,20 @@ from app.service.activate import ActivateService
 from app.service.decide import DecisionService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
+from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
+from app.settings import Environment, JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
+from app.surfaces.authzen.entities import read_entities
+from app.surfaces.authzen.routes import (
+    EVALUATION,
+    EVALUATIONS,
+    AuthzenEndpoints,
+    EvaluationEndpoint,
+    EvaluationsEndpoint,
+    authzen_router,
+)
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -98,7 +109,12 @@ _BOOTSTRAPPED: Final = {
 _log: Final = logging.getLogger("mfw.keys")
 
 # What a path is worth under load; what is not here is worth least.
-PRIORITIES: Final = {PATH: Priority.DECISION, f"{PATH}:batch": Priority.BATCH}
+PRIORITIES: Final = {
+    PATH: Priority.DECISION,
+    EVALUATION: Priority.DECISION,
+    f"{PATH}:batch": Priority.BATCH,
+    EVALUATIONS: Priority.BATCH,
+}
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -376,6 +392,34 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    api.include_router(
+        authzen_router(
+            AuthzenEndpoints(
+                EvaluationEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                EvaluationsEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_batch_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                searching=SearchService(
+                    source.current,
+                    clock=partial(datetime.now, UTC),
+                    entities=_entities(settings.authzen.entities),
+                    switches=board.concerning,
+                ),
+                gate=gate,
+                identifier=settings.authzen.identifier,
+                derived=settings.environment is not Environment.PRODUCTION,
+                timeout_seconds=settings.http.request_timeout_seconds,
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -482,6 +526,10 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _entities(file: Path | None) -> Entities:
+    return Entities() if file is None else read_entities(file)
 
 
 def _policy_source(

@@ -27,6 +27,12 @@ OTHER: Final = "other"
 ROUTES: Final = (
     ("POST", "/v1/decisions"),
     ("POST", "/v1/decisions:batch"),
+    ("POST", "/access/v1/evaluation"),
+    ("POST", "/access/v1/evaluations"),
+    ("POST", "/access/v1/search/subject"),
+    ("POST", "/access/v1/search/resource"),
+    ("POST", "/access/v1/search/action"),
+    ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets/active"),
