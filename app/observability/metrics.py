@@ -35,6 +35,8 @@ ROUTES: Final = (
     ("POST", "/v1/policy-sets/{digest}/activate"),
     ("GET", "/v1/policy-sets/{digest}/signatures"),
     ("POST", "/v1/policy-sets/{digest}/signatures"),
+    ("GET", "/ledger/checkpoint"),
+    ("GET", "/ledger/tile/{path:path}"),
     ("GET", "/v1/switches"),
     ("POST", "/v1/switches"),
     ("DELETE", "/v1/switches/{id}"),
@@ -98,6 +100,7 @@ class DbOperation(StrEnum):
     POLICY_SETS = "policy_sets"
     BUDGETS = "budgets"
     SWITCHES = "switches"
+    LEDGER_READ = "ledger_read"
     OTHER = "other"
 
 

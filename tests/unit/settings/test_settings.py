@@ -351,6 +351,17 @@ class TestLimits:
         Settings.load(GOOD | {"MFW_ENVIRONMENT": "development", "MFW_LIMITS__REPLICAS": "3"})
 
 
+class TestMaskKey:
+    @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
+    def test_what_could_be_guessed_is_refused(self, key):
+        assert problems(GOOD | {"MFW_LEDGER__MASK_KEY": key}).keys() == {"MFW_LEDGER__MASK_KEY"}
+
+    def test_a_random_one_is_taken_and_never_shown(self):
+        key = "9f2c64b18e7a0d35c1f84b7e62a90d53"
+        settings = Settings.load(GOOD | {"MFW_LEDGER__MASK_KEY": key})
+        assert key not in repr(settings)
+
+
 class TestDatabase:
     @pytest.mark.parametrize(
         "url",
@@ -736,6 +747,8 @@ class TestReference:
         assert len(names) == len(set(names))
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
+            "MFW_LEDGER__MASK_KEY",
+            "MFW_DATABASE__DIRECT_URL",
             "MFW_AUTH__API_KEYS__BOOTSTRAP",
             "MFW_AUTH__JWT__SECRET",
             "MFW_AUTH__JWT__PREVIOUS_SECRET",
