@@ -508,6 +508,13 @@ class MtlsSettings(_Section):
             'a JSON array where a subject has commas: `["operator=CN=ops,*"]`'
         ),
     ] = ()
+    subject_condition: Annotated[
+        str | None,
+        Field(
+            description="CEL: whom a certificate may speak for, such as "
+            "`context.claims.identity.endsWith('/sa/' + subject.id)`; without it it may speak for every subject"
+        ),
+    ] = None
 
 
 class AuthSettings(_Section):
