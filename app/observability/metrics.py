@@ -27,6 +27,10 @@ OTHER: Final = "other"
 ROUTES: Final = (
     ("POST", "/v1/decisions"),
     ("POST", "/v1/decisions:batch"),
+    ("GET", "/v1/decisions"),
+    ("GET", "/v1/decisions/{id}"),
+    ("GET", "/v1/ledger/entries/{index}"),
+    ("POST", "/v1/ledger/erasures"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets/active"),
@@ -54,7 +58,7 @@ ROUTES: Final = (
 )
 
 # Every status that the API document names; 499 stands for a client that left before it could be answered.
-CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 499, 500, 503, 504)
+CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)
 
 # Seconds. A decision takes 0.7 ms alone and about 5 ms under load; 30 s is the longest that a request may take.
 REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -98,6 +102,8 @@ class DbOperation(StrEnum):
     POLICY_SETS = "policy_sets"
     BUDGETS = "budgets"
     SWITCHES = "switches"
+    SEARCH = "search"
+    ERASE = "erase"
     OTHER = "other"
 
 
@@ -354,6 +360,10 @@ class Metrics:
         for kind, gauge in self._switches.items():
             gauge.set_function(partial(count, kind))
         self._switches_age.set_function(age)
+
+    def watch_search(self, *, lag: Callable[[], float]) -> None:
+        """Ask this at each scrape: how many entries of the ledger no search finds yet."""
+        self._search_lag.set_function(lag)
 
     def external(self, dependency: str) -> Callable[[bool], None]:
         """Give what counts the calls of one service outside, by whether they worked."""
