@@ -40,10 +40,11 @@ from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
 from app.edge.shared_limits import SharedBuckets, StoreLink
-from app.edge.shedding import AdaptiveLimit, Memory, Priority, Shedder, SheddingMiddleware, Watch
+from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.erase import RecordEraser
+from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
 from app.ledger.spend import BudgetLedger
@@ -54,6 +55,7 @@ from app.persistence import revision
 from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
+from app.persistence.listening import Opens
 from app.persistence.shared_buckets import SharedBucketStore
 from app.persistence.switchboard import STALE_SECONDS, Switchboard
 from app.persistence.switches import SwitchStore
@@ -72,6 +74,7 @@ from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Set
 from app.settings import PolicySource as Source
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
+from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
@@ -196,7 +199,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         connect_timeout=database.connect_timeout_seconds,
         statement_timeout=database.statement_timeout_seconds,
         lock_timeout=database.lock_timeout_seconds,
+        pooled=database.pooled,
     )
+    listening = _listening(settings)
     # Two pools: who reads and administers can use up one of them, and not the one that decisions and followers have.
     desk_connections = max(1, database.pool_size // 3)
     engine = make_engine(pool_size=database.pool_size - desk_connections)
@@ -212,6 +217,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         batch_max=settings.ledger.max_batch,
         connect_timeout=database.connect_timeout_seconds,
         statement_timeout=database.statement_timeout_seconds,
+        pooled=database.pooled,
         observer=observer,
     )
     key_store = ApiKeyStore(engine, observer=observer)
@@ -220,12 +226,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     authenticator = _authenticator(settings, keys, token_keys, metrics)
     store = PolicySetStore(engine, observer=observer)
     signers = RequiredSigners.of(settings.policies.signers, required=settings.policies.signatures_required)
-    source = _policy_source(settings, store, dsn, metrics, signers)
+    source = _policy_source(settings, store, listening, metrics, signers)
     metrics.watch_policy_set(age=lambda: source.age, lag=lambda: source.lag, stale=lambda: float(source.stale))
     switch_store = SwitchStore(engine, observer=observer)
-    board = Switchboard(
-        switch_store.in_force, connect=partial(connect, dsn, connect_timeout=database.connect_timeout_seconds)
-    )
+    board = Switchboard(switch_store.in_force, connect=listening)
     metrics.watch_switches(board.count, age=lambda: board.age)
     entropy, counted = EntropyPool(), _counter(metrics)
     # What is secret for good comes from the kernel each time, not from a page that lies in memory.
@@ -280,8 +284,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
     shedder = _shedder(settings.shedding, metrics) if settings.shedding.enabled else None
+    door: Door | None = None
     if shedder is not None:
         checks.append(NamedCheck("load", partial(_check_load, shedder)))
+        door = Door(
+            shedder,
+            priorities=PRIORITIES,
+            health="/health",
+            shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
+            problem_type=TYPE_PREFIX,
+        )
     health = Health(checks, version=VERSION, changed=metrics.ready.set)
 
     traces: Traces | None = None
@@ -295,9 +307,11 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         metrics.ready.set(0)
         source.release()
         around.drain()
+        if door is not None:
+            door.closing = True
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain"]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | None"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -333,13 +347,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
-            if shedder is not None:
-                watch = Watch(shedder.feel, memory=Memory().share)
+            if shedder is not None and door is not None:
+                watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
-            yield {"drain": Drain(begin_draining, settings.http.drain_seconds)}
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
             health.draining = True
 
     api = FastAPI(
@@ -427,6 +441,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         timeout_seconds=settings.http.request_timeout_seconds,
     )
     api.include_router(decisions_read_router(reading))
+    published = LedgerEndpoints(
+        PublishedLedger(desk, observer=observer),
+        gate=gate,
+        public=settings.ledger.public,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(ledger_router(published))
     api.include_router(health_router(health, gate=gate))
     install_problem_handlers(api, debug=settings.debug)
     install_openapi(api)
@@ -467,16 +488,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
     )
-    if shedder is None:
-        return around
-    return SheddingMiddleware(
-        around,
-        shedder,
-        priorities=PRIORITIES,
-        health="/health",
-        shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
-        problem_type=TYPE_PREFIX,
-    )
+    return around if door is None else SheddingMiddleware(around, door)
 
 
 @contextlib.contextmanager
@@ -497,9 +509,9 @@ def _settled_heap() -> Iterator[None]:
 
 
 def _policy_source(
-    settings: Settings, store: PolicySetStore, dsn: str, metrics: Metrics, signers: RequiredSigners
+    settings: Settings, store: PolicySetStore, listening: Opens, metrics: Metrics, signers: RequiredSigners
 ) -> PolicySource:
-    policies, database = settings.policies, settings.database
+    policies = settings.policies
 
     def changed(taken: SetInForce) -> None:
         compiled = taken.policy_set
@@ -512,7 +524,7 @@ def _policy_source(
         case Source.DATABASE, _:
             return DatabaseSource(
                 store,
-                connect=partial(connect, dsn, connect_timeout=database.connect_timeout_seconds),
+                connect=listening,
                 copies=policies.cache_directory,
                 poll_seconds=policies.poll_seconds,
                 max_lag_seconds=policies.max_lag_seconds,
@@ -554,6 +566,14 @@ def _database_url(settings: Settings) -> str:
             fix="set MFW_DATABASE__URL, or start `mfw dev`, which brings a database of its own",
         )
     return settings.database.url.get_secret_value()
+
+
+def _listening(settings: Settings) -> Opens:
+    """How to open a connection that hears notifications; None behind a pooler that would give it to somebody else."""
+    url = settings.database.session_url
+    if url is None:
+        return None
+    return partial(connect, url, connect_timeout=settings.database.connect_timeout_seconds)
 
 
 def _key_ring(settings: Settings, store: ApiKeyStore) -> ApiKeyRing | None:

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     CONFLICT = "conflict"
     TOO_LARGE = "too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    UNSUPPORTED_ENCODING = "unsupported-encoding"
     RATE_LIMITED = "rate-limited"
     UNAVAILABLE = "unavailable"  # a dependency is away: try again
     OVERLOADED = "overloaded"  # we are too busy: try again

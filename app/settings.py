@@ -91,6 +91,13 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
+class Pooler(StrEnum):
+    """What stands between the service and PostgreSQL."""
+
+    NONE = "none"  # nothing, or a pooler in session mode
+    TRANSACTION = "transaction"  # each transaction may get another connection of the server: PgBouncer's usual mode
+
+
 class LogFormat(StrEnum):
     """`json` is one object per line; `text` is for a person at a terminal."""
 
@@ -266,7 +273,7 @@ class HttpSettings(_Section):
     max_batch_body_bytes: Annotated[
         int,
         Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
-    ] = 16_777_216
+    ] = 8_388_608
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -328,6 +335,21 @@ class DatabaseSettings(_Section):
         _DefaultText("`true` in development when no URL is set"),
         Field(description="start the PostgreSQL that comes with this package, with its data under the state directory"),
     ] = None
+    pooler: Annotated[
+        Pooler,
+        Field(
+            description="`transaction` when the URL leads to a pooler in transaction mode, such as PgBouncer with "
+            "`pool_mode = transaction`; `none` for PostgreSQL itself or a pooler in session mode"
+        ),
+    ] = Pooler.NONE
+    direct_url: Annotated[
+        SecretStr | None,
+        _Production("as the URL"),
+        Field(
+            description="PostgreSQL itself, past a pooler in transaction mode: for migrations and other commands, and "
+            "for hearing of changes at once; without it the service asks for them instead, and commands refuse",
+        ),
+    ] = None
     pool_size: Annotated[int, Field(ge=2, le=200, description="connections that one process keeps at most")] = 10
     connect_timeout_seconds: Annotated[
         float, Field(gt=0, le=60, description="longest wait for a connection to open")
@@ -338,6 +360,30 @@ class DatabaseSettings(_Section):
     lock_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest wait for a lock held by somebody else")
     ] = 5.0
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the URL leads to a pooler in transaction mode."""
+        return self.pooler is Pooler.TRANSACTION
+
+    @property
+    def session_url(self) -> str | None:
+        """Where a session of one's own is to be had; None when there is no database, or none but behind a pooler."""
+        url = self.direct_url or (None if self.pooled else self.url)
+        return None if url is None else url.get_secret_value()
+
+    def command_url(self) -> str | None:
+        """Give the URL for a command, None when there is no database.
+
+        Raises FirewallError (INVALID_SETTINGS) when there is none but behind a pooler in transaction mode.
+        """
+        if self.url is not None and self.session_url is None:
+            raise FirewallError(
+                Kind.INVALID_SETTINGS,
+                "this needs a session of its own, which a pooler in transaction mode does not give",
+                fix="set MFW_DATABASE__DIRECT_URL to PostgreSQL itself",
+            )
+        return None if self.url is None else self.session_url
 
 
 class ApiKeySettings(_Section):
@@ -643,6 +689,13 @@ class LedgerSettings(_Section):
         float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
     ] = 5.0
     max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+    public: Annotated[
+        bool,
+        Field(
+            description="everybody may read `/ledger/`: receipts and hashes, no records; else the scope `ledger:read` "
+            "is needed"
+        ),
+    ] = False
 
 
 class LoggingSettings(_Section):
@@ -1242,6 +1295,12 @@ def _database_rules(settings: Settings, *, production: bool) -> Iterator[Setting
         hint = "; to try the firewall out: `mfw dev`" if production else ""
         yield SettingsProblem(name, "there is no database to write the ledger to", fix + hint)
         return
+    yield from _database_url_rules(name, url, production=production)
+    if settings.database.direct_url is not None:
+        yield from _database_url_rules("MFW_DATABASE__DIRECT_URL", settings.database.direct_url, production=production)
+
+
+def _database_url_rules(name: str, url: SecretStr, *, production: bool) -> Iterator[SettingsProblem]:
     example = "write it as `postgresql://user:password@host:5432/name`, with `%40` for an `@` in the password"
     parts = _database_parts(url.get_secret_value())
     if parts is None:
@@ -1253,7 +1312,7 @@ def _database_rules(settings: Settings, *, production: bool) -> Iterator[Setting
             name, "names several hosts", "name one: the address that your PostgreSQL keeps for its primary"
         )
     elif production:
-        yield from _database_strength(parts)
+        yield from _database_strength(name, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1297,8 +1356,8 @@ def _database_parts(text: str) -> _DatabaseParts | None:
     )
 
 
-def _database_strength(parts: _DatabaseParts) -> Iterator[SettingsProblem]:
-    name, user, password = "MFW_DATABASE__URL", parts.user, parts.password
+def _database_strength(name: str, parts: _DatabaseParts) -> Iterator[SettingsProblem]:
+    user, password = parts.user, parts.password
     generate = "generate one: `openssl rand -hex 24`"
     if not password:
         # Over a socket PostgreSQL asks the kernel who we are (peer); with a client certificate the key is the secret.

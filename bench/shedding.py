@@ -1,30 +1,46 @@
 """`python -m bench.shedding`: what is left of a service that is asked four times as often as it can answer.
 
-First one caller, then as many as saturate it, then an open loop: requests leave at their time whether or not the ones
-before were answered, on as many connections as it takes.
+Each round: one caller, as many as saturate it, a moderate open loop, and the overload. In an open loop requests leave
+at their time whether or not the ones before were answered, on as many connections as it takes, up to a number; what
+finds none of them idle was not asked, and is counted. Ratios are taken within a round, because a machine's speed
+drifts; the median round is printed.
+
+The service has the first core, the generator the second; `--database` says which of them PostgreSQL has.
 """
 
 import argparse
 import asyncio
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
 
 from app.migrations.schema import apply
 from bench import load, service
-from bench.load import Result
+from bench.service import Started
 from bench.stores import agent_key, started_postgres
 
 CONNECTIONS = 512
 TICK_SECONDS = 0.002
+# As many as saturate it.
+CALLERS = 16
+# Of the peak, for the moderate load.
+MODERATE = 0.5
+
+T = TypeVar("T")
 
 
 class _Connection(asyncio.Protocol):
     """One connection of the open loop: idle, or waiting for one answer."""
 
     def __init__(self, idle: list["_Connection"], latencies: dict[bytes, list[float]]) -> None:
-        self._idle = idle
+        self.idle = idle
         self._latencies = latencies
         self._buffer = b""
         self._need = 0
@@ -32,9 +48,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._idle.append(self)
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio's
+        self.idle.append(self)
 
     def ask(self, request: bytes) -> None:
         assert self._transport is not None
@@ -58,78 +73,223 @@ class _Connection(asyncio.Protocol):
         if len(self._buffer) >= self._need:
             self._latencies.setdefault(self._buffer[9:12], []).append(time.perf_counter() - self._sent)
             self._buffer, self._need = b"", 0
-            self._idle.append(self)
+            self.idle.append(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load: latencies in seconds by status, requests that found no connection, seconds it took, and the
+    seconds of processor time that the service and the generator used meanwhile.
+    """
+
+    latencies: dict[bytes, list[float]]
+    unsent: int
+    seconds: float
+    served: float
+    generated: float
+
+    def rate(self, status: bytes = b"200") -> float:
+        """Answers with a status in a second."""
+        return len(self.latencies.get(status, ())) / self.seconds
+
+    def quantile(self, fraction: float, status: bytes = b"200") -> float:
+        """Milliseconds that this share of the answers did not exceed."""
+        ordered = sorted(self.latencies.get(status, ()))
+        return ordered[min(len(ordered) - 1, int(len(ordered) * fraction))] * 1e3 if ordered else 0.0
+
+
+class _Schedule(list[_Connection]):
+    """Idle connections; one that becomes idle takes what became due since the last tick."""
+
+    def __init__(self, request: bytes, rate: float, began: float) -> None:
+        super().__init__()
+        self.unsent = 0
+        self._request = request
+        self._rate = rate
+        self._began = began
+        self._asked = 0
+
+    def append(self, connection: _Connection) -> None:
+        if (time.perf_counter() - self._began) * self._rate > self._asked:
+            self._asked += 1
+            connection.ask(self._request)
+        else:
+            super().append(connection)
+
+    def tick(self) -> float:
+        """Ask what is due, and give up what finds no connection; seconds since the beginning."""
+        passed = time.perf_counter() - self._began
+        due = int(passed * self._rate)
+        while self and self._asked < due:
+            self._asked += 1
+            self.pop().ask(self._request)
+        self.unsent += max(0, due - self._asked)
+        self._asked = max(due, self._asked)
+        return passed
 
 
 async def open_loop(
-    request: bytes, *, port: int, rate: float, seconds: float
+    request: bytes, *, port: int, rate: float, seconds: float, connections: int
 ) -> tuple[dict[bytes, list[float]], int, float]:
     """Latencies by status, how many requests found no connection, and how long it took."""
-    loop = asyncio.get_running_loop()
-    idle: list[_Connection] = []
     latencies: dict[bytes, list[float]] = {}
-    for _ in range(CONNECTIONS):
-        await loop.create_connection(lambda: _Connection(idle, latencies), "127.0.0.1", port)
-    everybody = tuple(idle)
-    began = time.perf_counter()
-    due, unsent = 0.0, 0
-    while (passed := time.perf_counter() - began) < seconds:
-        while due < passed * rate:
-            due += 1
-            if idle:
-                idle.pop().ask(request)
-            else:
-                unsent += 1
+    everybody = await _connected(latencies, port=port, connections=connections)
+    schedule = _Schedule(request, rate, time.perf_counter())
+    for connection in everybody:
+        connection.idle = schedule
+    list.extend(schedule, everybody)
+    while (passed := schedule.tick()) < seconds:
         await asyncio.sleep(TICK_SECONDS)
     for connection in everybody:
         connection.close()
-    return latencies, unsent, time.perf_counter() - began
+    return latencies, schedule.unsent, passed
 
 
-def _quantile(values: list[float], fraction: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * fraction))] * 1e3 if values else 0.0
+async def _connected(latencies: dict[bytes, list[float]], *, port: int, connections: int) -> list[_Connection]:
+    loop = asyncio.get_running_loop()
+    made: list[_Connection] = []
+    for _ in range(connections):
+        await loop.create_connection(lambda: _Connection(made, latencies), "127.0.0.1", port)
+    return list(made)
 
 
-def _closed(request: bytes, port: int, callers: int, seconds: float) -> Result:
-    return asyncio.run(load.run(request, port=port, callers=callers, seconds=seconds))
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A service, and what it is asked."""
+
+    target: Started
+    request: bytes
+    connections: int
+
+    def closed(self, *, callers: int, seconds: float) -> Load:
+        """Callers who ask again as soon as they are answered."""
+        served, generated = service.cpu_seconds(self.target.pid), time.process_time()
+        by_status: dict[bytes, list[float]] = {}
+        took = _run(_closed(self.request, by_status, port=self.target.port, callers=callers, seconds=seconds))
+        return self._load(by_status, 0, took, served, generated)
+
+    def opened(self, *, rate: float, seconds: float) -> Load:
+        """Requests that leave at their time."""
+        served, generated = service.cpu_seconds(self.target.pid), time.process_time()
+        by_status, unsent, took = _run(
+            open_loop(self.request, port=self.target.port, rate=rate, seconds=seconds, connections=self.connections)
+        )
+        return self._load(by_status, unsent, took, served, generated)
+
+    def _load(
+        self, by_status: dict[bytes, list[float]], unsent: int, took: float, served: float, generated: float
+    ) -> Load:
+        return Load(
+            by_status,
+            unsent,
+            took,
+            service.cpu_seconds(self.target.pid) - served,
+            time.process_time() - generated,
+        )
+
+
+async def _closed(
+    request: bytes, latencies: dict[bytes, list[float]], *, port: int, callers: int, seconds: float
+) -> float:
+    everybody = await _connected(latencies, port=port, connections=callers)
+    asking = _Asking(request, time.perf_counter() + seconds)
+    for connection in everybody:
+        connection.idle = asking
+        connection.ask(request)
+    await asyncio.sleep(seconds)
+    for connection in everybody:
+        connection.close()
+    return seconds
+
+
+class _Asking(list[_Connection]):
+    """Whoever is idle asks again at once, until it is over."""
+
+    def __init__(self, request: bytes, stop_at: float) -> None:
+        super().__init__()
+        self._request = request
+        self._stop_at = stop_at
+
+    def append(self, connection: _Connection) -> None:
+        if time.perf_counter() < self._stop_at:
+            connection.ask(self._request)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One of each."""
+
+    one: Load
+    peak: Load
+    moderate: Load
+    overload: Load
+
+
+def _round(asked: Asked, *, seconds: float, times: float) -> Round:
+    one = asked.closed(callers=1, seconds=seconds / 2)
+    peak = asked.closed(callers=CALLERS, seconds=seconds)
+    moderate = asked.opened(rate=peak.rate() * MODERATE, seconds=seconds)
+    overload = asked.opened(rate=peak.rate() * times, seconds=seconds)
+    return Round(one, peak, moderate, overload)
+
+
+def _row(name: str, one: Load) -> None:
+    refused = one.rate(b"503")
+    print(
+        f"{name:<22}{one.rate():>8,.0f}/s{refused:>9,.0f}/s{one.unsent / one.seconds:>9,.0f}/s"
+        f"{one.quantile(0.5):>8.1f}{one.quantile(0.99):>8.1f} ms"
+        f"{one.served / one.seconds:>9.0%}{one.generated / one.seconds:>10.0%}"
+    )
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.shedding", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of load per measurement (default 5)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load per measurement (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
     parser.add_argument("--times", type=float, default=4.0, help="the overload (default 4)")
+    parser.add_argument(
+        "--connections", type=int, default=CONNECTIONS, help=f"of the open loop (default {CONNECTIONS})"
+    )
+    parser.add_argument(
+        "--database", choices=("generator", "service"), default="generator", help="whose core PostgreSQL shares"
+    )
     options = parser.parse_args()
-    service.pin({1})
     body = json.dumps(json.loads((service.ROOT / "bench" / "mutation.json").read_bytes())).encode()
+    service.pin({1} if options.database == "generator" else {0})
     with tempfile.TemporaryDirectory() as scratch, started_postgres(Path(scratch)) as database_url:
+        service.pin({1})
         asyncio.run(apply(database_url))
         key = agent_key(database_url)
         request = load.http_post("/v1/decisions", body, headers={"Authorization": f"Bearer {key}"})
         with service.firewall(database_url, cores={0}, shedding=True) as guarded:
-            _closed(request, guarded.port, 4, 1)
-            alone = _closed(request, guarded.port, 1, options.seconds)
-            one = alone.quantile(0.99) * 1e3
-            print(f"1 caller: {alone.per_second:,.0f}/s, p50 {alone.quantile(0.5) * 1e3:.1f} ms, p99 {one:.1f} ms")
-            peak = 0.0
-            for callers in (8, 16, 32):
-                found = _closed(request, guarded.port, callers, options.seconds)
-                good = found.statuses.get(b"200", 0) / found.seconds
-                peak = max(peak, good)
-                print(f"{callers} callers: {good:,.0f}/s, p99 {found.quantile(0.99) * 1e3:.1f} ms, {found.statuses}")
-            rate = peak * options.times
-            latencies, unsent, took = asyncio.run(
-                open_loop(request, port=guarded.port, rate=rate, seconds=options.seconds)
-            )
-            good = len(latencies.get(b"200", [])) / took
-            admitted = latencies.get(b"200", [])
-            print(
-                f"open loop, {rate:,.0f}/s wanted, {unsent / took:,.0f}/s found no connection:\n"
-                f"  answered {good:,.0f}/s ({good / peak:.0%} of the peak), p50 {_quantile(admitted, 0.5):.1f} ms, "
-                f"p99 {_quantile(admitted, 0.99):.1f} ms ({_quantile(admitted, 0.99) / one:.1f} times one caller's)"
-            )
-            for status, took_each in sorted(latencies.items()):
-                print(f"  {status.decode()}: {len(took_each) / took:,.0f}/s, p50 {_quantile(took_each, 0.5):.1f} ms")
+            asked = Asked(guarded, request, options.connections)
+            asked.closed(callers=4, seconds=1)
+            rounds = [_round(asked, seconds=options.seconds, times=options.times) for _ in range(options.rounds)]
+    print(f"{'':<22}{'answered':>10}{'refused':>11}{'unsent':>11}{'p50':>8}{'p99':>11}{'service':>9}{'generator':>10}")
+    for each in rounds:
+        _row("1 caller", each.one)
+        _row(f"{CALLERS} callers", each.peak)
+        _row(f"{MODERATE:g} times the peak", each.moderate)
+        _row(f"{options.times:g} times the peak", each.overload)
+        print()
+
+    def middle(name: str, values: list[float]) -> None:
+        print(f"{name:<44}{statistics.median(values):>8.2f}  (lowest {min(values):.2f}, highest {max(values):.2f})")
+
+    middle("goodput / peak", [each.overload.rate() / each.peak.rate() for each in rounds])
+    middle(
+        "p99 of admitted / p99 of 1 caller", [each.overload.quantile(0.99) / each.one.quantile(0.99) for each in rounds]
+    )
+    middle(
+        "p99 of admitted / p99 at moderate load",
+        [each.overload.quantile(0.99) / each.moderate.quantile(0.99) for each in rounds],
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import typer
 
 from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
+from app.cli.ledger_commands import ledger
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
@@ -31,6 +32,7 @@ tokens = typer.Typer(no_args_is_help=True, help="Rotate the secret that tokens a
 app.add_typer(policies, name="policies")
 app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
+app.add_typer(ledger, name="ledger")
 app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 

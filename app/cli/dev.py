@@ -159,7 +159,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from app.migrations.schema import apply
 
     assert settings.database.url is not None  # noqa: S101 - `_with_database` put it there; mypy cannot see it
-    dsn = settings.database.url.get_secret_value()
+    dsn = settings.database.command_url()
+    assert dsn is not None  # noqa: S101 - as above
     await apply(dsn)
     await ensure_key(dsn, key_file(settings.state_dir))
     options: dict[str, Any] = OPTIONS | {

@@ -55,7 +55,12 @@ def of_kind(kind: Kind) -> ExitCode:
     """The exit code of a failure that has a name."""
     match kind:
         case (
-            Kind.MALFORMED | Kind.TOO_LARGE | Kind.UNSUPPORTED_MEDIA_TYPE | Kind.INVALID_POLICY | Kind.INVALID_SIGNATURE
+            Kind.MALFORMED
+            | Kind.TOO_LARGE
+            | Kind.UNSUPPORTED_MEDIA_TYPE
+            | Kind.UNSUPPORTED_ENCODING
+            | Kind.INVALID_POLICY
+            | Kind.INVALID_SIGNATURE
         ):
             return ExitCode.BAD_DATA
         case Kind.UNAUTHENTICATED | Kind.TOKEN_EXPIRED | Kind.FORBIDDEN:

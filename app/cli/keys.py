@@ -168,8 +168,8 @@ def named_database() -> Iterator[str]:
         # Nothing but a development service can be meant, and only on this machine.
         environ["MFW_ENVIRONMENT"] = environ.get("MFW_ENVIRONMENT") or Environment.DEVELOPMENT.value
     settings = Settings.load(environ, rules_for={"database"})
-    if settings.database.url is not None:
-        yield settings.database.url.get_secret_value()
+    if (url := settings.database.command_url()) is not None:
+        yield url
         return
     from app.persistence.embedded import EmbeddedPostgres
 

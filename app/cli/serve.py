@@ -37,7 +37,7 @@ def run_serve() -> NoReturn:
         # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
         load_directory(settings.policies.directory)
     try:
-        asyncio.run(_check_schema(settings.database.url.get_secret_value()))
+        asyncio.run(_check_schema(settings.database.url.get_secret_value(), pooled=settings.database.pooled))
     except FirewallError as error:
         # With a policy set on the local disk the worker starts all the same, and waits for the database.
         if settings.policies.cache_directory is None or error.kind not in {Kind.UNAVAILABLE, Kind.TIMEOUT}:
@@ -45,11 +45,11 @@ def run_serve() -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *gunicorn_arguments(settings)])  # noqa: S606 - no shell
 
 
-async def _check_schema(dsn: str) -> None:
+async def _check_schema(dsn: str, *, pooled: bool) -> None:
     from app.persistence import revision
     from app.persistence.engine import create_engine
 
-    engine = create_engine(dsn, pool_size=1)
+    engine = create_engine(dsn, pool_size=1, pooled=pooled)
     try:
         await revision.check(engine)
     finally:

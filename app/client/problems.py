@@ -21,6 +21,7 @@ class ProblemKind(StrEnum):
     CONFLICT = "conflict"
     TOO_LARGE = "too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    UNSUPPORTED_ENCODING = "unsupported-encoding"
     RATE_LIMITED = "rate-limited"
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"

@@ -33,7 +33,8 @@ async def read_body(
     """Read a JSON request's body as bytes.
 
     Raises FirewallError: UNSUPPORTED_MEDIA_TYPE unless the content type is application/json (RFC 9110 section 8.3; a
-    charset must be utf-8, RFC 8259 section 8.1) in at most one content coding, gzip or zstd; TOO_LARGE by
+    charset must be utf-8, RFC 8259 section 8.1); UNSUPPORTED_ENCODING for a coding that is not gzip or zstd, or one
+    inside another; TOO_LARGE by
     Content-Length or as soon as more than `max_bytes` arrived or were decompressed; MALFORMED for an empty body, a bad
     Content-Length, a body that does not arrive in time or is not what its coding says. Raises ClientDisconnectedError
     when the client leaves.

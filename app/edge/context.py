@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,7 +39,7 @@ _TRACEPARENT: Final = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
 
-# No answer of ours may be kept by a cache or taken for another type than it says.
+# No answer of ours may be kept by a cache, unless it says so itself, or taken for another type than it says.
 SAFE_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 # nginx's number for "the client closed the request": there was nobody to send a status to.
@@ -76,14 +77,18 @@ Header = tuple[bytes, bytes]
 
 
 class RequestContext:
-    """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end."""
+    """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end.
 
-    __slots__ = ("principal", "request_id", "status", "trace_id")
+    `keep` is the `Cache-Control` of an answer that never changes: nothing else may be kept by a cache.
+    """
+
+    __slots__ = ("keep", "principal", "request_id", "status", "trace_id")
 
     def __init__(self, request_id: str, trace_id: str | None) -> None:
         self.request_id = request_id
         self.trace_id = trace_id
         self.principal: Principal | None = None
+        self.keep: bytes | None = None
         self.status = 0
 
 
@@ -174,7 +179,10 @@ class ContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = (b"x-request-id", request_id.encode())
-                message["headers"] = [*message.get("headers", ()), own, *self._own]
+                safe = self._own
+                if context.keep is not None and status == HTTPStatus.OK:
+                    safe = ((b"cache-control", context.keep), *safe[1:])
+                message["headers"] = [*message.get("headers", ()), own, *safe]
             else:
                 complete = not message.get("more_body", False)
             return send(message)

@@ -2,7 +2,7 @@
 
 from starlette.types import Scope
 
-from app.core.principal import AccessScope, Principal, require
+from app.core.principal import AccessScope, AuthMethod, Principal, PrincipalKind, require
 from app.core.quota import RouteClass
 from app.edge.authn import Authenticates
 from app.edge.context import client_address, context_of, peer_address
@@ -32,6 +32,11 @@ class Gate:
         if needed is not None:
             require(principal, needed)
         return principal
+
+    async def admit_anyone(self, scope: Scope, route: RouteClass) -> None:
+        """Count a caller who is not asked who it is, by its address. Raises FirewallError: RATE_LIMITED."""
+        address = client_address(scope)
+        await self.take(Principal(address, PrincipalKind.SERVICE, frozenset(), AuthMethod.NONE), route)
 
     async def take(self, principal: Principal, route: RouteClass, cost: int = 1) -> Allowance:
         """Take tokens from the caller's bucket. Raises FirewallError: RATE_LIMITED."""

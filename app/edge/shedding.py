@@ -9,6 +9,7 @@ An event loop that is late, or memory that runs out, closes (4), then (3), then 
 """
 
 import asyncio
+import logging
 import os
 import random
 import time
@@ -37,6 +38,18 @@ OTHER_SHARE: Final = 0.5
 MEMORY_EXHAUSTED: Final = 0.97
 # Seconds, whole: who was refused together shall not come back together.
 RETRY_SECONDS: Final = (1, 2, 3)
+# A refusal costs a tenth of a decision. So many of them in a second take a few hundredths of a core, and so many are
+# given at once before that counts; whoever else is refused is told so later. A connection that waits to be told asks
+# for nothing meanwhile, and that is the cheapest refusal there is.
+REFUSALS_PER_SECOND: Final = 1000
+REFUSALS_AT_ONCE: Final = 100
+# Longer than this nobody waits for a refusal.
+HELD_SECONDS: Final = 0.5
+
+# Under which name the lifespan gives the server the door, and where the server leaves, in the scope of a request, that
+# it was let in already: what it is worth, and when its head was read.
+DOOR: Final = "door"
+ENTERED: Final = "mfw.entered"
 
 # Statuses of decisions that say how long decisions take.
 _TELLING: Final = (200, 504)
@@ -46,6 +59,8 @@ _LAG_INTERVAL: Final = 0.05
 _LAG_WEIGHT: Final = 0.2
 # Many times the lag at which the least is refused, even decisions come too late to be of use.
 _LAG_EXHAUSTED: Final = 4.0
+
+_log: Final = logging.getLogger("mfw.load")
 
 # Of its own: tests that need the same chance twice seed the common one.
 _random: Final = random.Random()  # noqa: S311 - to spread retries, no secret
@@ -197,67 +212,161 @@ class Shedder:
             self.limit.observe(seconds, under_way=under_way, now=now)
 
 
-class SheddingMiddleware:
-    """The outermost ASGI callable. A refusal costs neither a look at the headers nor at the body.
+class Pace:
+    """When refusals are given: at once while they are few, one after the other where they are many.
+
+    The generic cell rate algorithm (ITU-T I.371), as the rate limits have it. Pure: `now` is brought.
+    """
+
+    __slots__ = ("_ahead", "_interval", "_longest", "_next")
+
+    def __init__(
+        self,
+        *,
+        per_second: float = REFUSALS_PER_SECOND,
+        at_once: int = REFUSALS_AT_ONCE,
+        longest: float = HELD_SECONDS,
+    ) -> None:
+        self._interval = 1 / per_second
+        self._ahead = at_once / per_second
+        self._longest = longest
+        self._next = float("-inf")
+
+    def delay(self, now: float) -> float:
+        """Seconds until the next refusal may be given, and count it."""
+        due = max(self._next, now)
+        wait = due - now - self._ahead
+        # Who would have to wait for longer does not push those behind back any further.
+        if wait > self._longest:
+            return self._longest
+        self._next = due + self._interval
+        return max(wait, 0.0)
+
+
+class Refusal(NamedTuple):
+    """What a refusal says, but for its request id: that stands behind `lines`, and between `before` and `after`."""
+
+    headers: list[tuple[bytes, bytes]]
+    lines: bytes
+    before: bytes
+    after: bytes
+
+
+class Door:
+    """The one rule for both ways in, the protocol's and the middleware's: who is let in, and what the others are told.
 
     `priorities` are by path, and `health` is how those begin that are always let in; `shed` counts refusals.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
         shedder: Shedder,
         *,
         priorities: Mapping[str, Priority],
         health: str,
         shed: Mapping[Priority, Callable[[], None]],
         problem_type: str,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
         chance: Callable[[], float] = _random.random,
     ) -> None:
-        self._app = app
+        self.clock = clock
+        # Each connection ends with its next refusal.
+        self.closing = False
+        # By the target of a request as it stands in its first line: most are looked up without being taken apart.
+        self.targets = {path.encode(): priority for path, priority in priorities.items()}
         self._shedder = shedder
         self._priorities = priorities
         self._health = health
         self._shed = shed
-        self._clock = clock
+        self._pace = pace or Pace()
         self._chance = chance
         self._refusals = [_refusal(seconds, problem_type) for seconds in RETRY_SECONDS]
+        self._untold = dict.fromkeys(Priority, 0)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or refuse it at once."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"]
+    def priority_of(self, path: str) -> Priority:
+        """What a path is worth."""
         priority = self._priorities.get(path)
         if priority is None:
             priority = Priority.HEALTH if path.startswith(self._health) else Priority.OTHER
-        shedder = self._shedder
-        if not shedder.enter(priority):
-            self._shed[priority]()
-            await self._refuse(send)
+        return priority
+
+    def enter(self, priority: Priority) -> bool:
+        """Let a request in, which then has to `leave`; or not, and count that."""
+        if self._shedder.enter(priority):
+            return True
+        self._shed[priority]()
+        self._untold[priority] += 1
+        return False
+
+    def leave(self, priority: Priority, *, started: float, status: int) -> None:
+        """Take note that a request is answered."""
+        now = self.clock()
+        # What was refused further in took no time, and would make every decision look fast; what ran out of time took
+        # at least that much, and were it left out, a service that is late for everybody would never know.
+        tells = priority is Priority.DECISION and status in _TELLING
+        self._shedder.leave(priority, seconds=now - started if tells else None, now=now)
+
+    def refusal(self) -> Refusal:
+        """What to tell the next one."""
+        return self._refusals[int(self._chance() * len(self._refusals))]
+
+    def delay(self) -> float:
+        """Seconds after which to tell it."""
+        return self._pace.delay(self.clock())
+
+    def tell(self) -> None:
+        """Log how many were refused since the last time, if any: a line for each would cost as much as the refusal."""
+        if any(self._untold.values()):
+            counts = {priority.name.lower(): count for priority, count in self._untold.items() if count}
+            _log.warning("requests refused: overloaded", extra={"fields": counts})
+            self._untold = dict.fromkeys(Priority, 0)
+
+
+class SheddingMiddleware:
+    """The outermost ASGI callable, for servers that do not ask the door themselves; and the way out for all.
+
+    A refusal costs neither a look at the headers nor at the body.
+    """
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
             return
-        started = self._clock()
+        door = self._door
+        entered: tuple[Priority, float] | None = scope.get(ENTERED)
+        if entered is None:
+            priority = door.priority_of(scope["path"])
+            if not door.enter(priority):
+                await self._refuse(send)
+                return
+            started = door.clock()
+        else:
+            priority, started = entered
         try:
             await self._app(scope, receive, send)
         finally:
-            now = self._clock()
-            # What was refused further in took no time, and would make every decision look fast; what ran out of time
-            # took at least that much, and were it left out, a service that is late for everybody would never know.
-            tells = priority is Priority.DECISION and context_of(scope).status in _TELLING
-            took = now - started if tells else None
-            shedder.leave(priority, seconds=took, now=now)
+            door.leave(priority, started=started, status=context_of(scope).status)
 
     async def _refuse(self, send: Send) -> None:
-        headers, before, after = self._refusals[int(self._chance() * len(self._refusals))]
+        door = self._door
+        delay = door.delay()
+        if delay:
+            await asyncio.sleep(delay)
+        headers, _, before, after = door.refusal()
         request_id = fresh_request_id().encode()
-        await send({"type": "http.response.start", "status": 503, "headers": [*headers, (b"x-request-id", request_id)]})
+        close = [(b"connection", b"close")] if door.closing else []
+        headers = [*headers, (b"x-request-id", request_id), *close]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": before + request_id + after})
 
 
-def _refusal(seconds: int, problem_type: str) -> tuple[list[tuple[bytes, bytes]], bytes, bytes]:
-    """Headers and body of a refusal, but for its request id."""
+def _refusal(seconds: int, problem_type: str) -> Refusal:
     mark = fresh_request_id()
     body = orjson.dumps(
         {
@@ -277,7 +386,8 @@ def _refusal(seconds: int, problem_type: str) -> tuple[list[tuple[bytes, bytes]]
         (b"content-length", b"%d" % len(body)),
         *SAFE_HEADERS,
     ]
-    return headers, before, after
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers]) + b"x-request-id: "
+    return Refusal(headers, lines, before, after)
 
 
 class Memory:
@@ -315,17 +425,19 @@ def _memory_limit(root: Path) -> int | None:
 
 
 class Watch:
-    """Looks every 50 ms how late the event loop is, and every second at the memory."""
+    """Looks every 50 ms how late the event loop is, and every second at the memory; `tell` is called as often."""
 
     def __init__(
         self,
         feel: Callable[[Pressure], None],
         *,
         memory: Callable[[], float],
+        tell: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feel = feel
         self._memory = memory
+        self._tell = tell
         self._clock = clock
         self._lag = 0.0
         self._used = 0.0
@@ -349,6 +461,7 @@ class Watch:
         self._lag += (max(0.0, late) - self._lag) * _LAG_WEIGHT
         if self._looks % round(1 / _LAG_INTERVAL) == 0:
             self._used = self._memory()
+            self._tell()
         self._looks += 1
         self._feel(Pressure(self._lag, self._used))
 

@@ -7,16 +7,21 @@ lone caller pays one commit and many callers share one.
     (2) connect    first retry at once, then 1, 2, 4 ... 30 s with jitter
     (3) settle     those whose commit was under way when the connection broke: look their ids up first
     (4) write      one statement: advance the head, insert entries and records; COMMIT
+        (4b)       where other processes wait for the head: give it to them before the disk has the commit, then wait
+                   for the disk together with them (docs/adr/0035-several-writers.md)
     (5) answer     index by index
 
-INVARIANT: an index is given out only after its commit was confirmed, and no id is ever in the ledger twice.
+INVARIANT: an index is given out only after its commit was confirmed and is on disk, and no id is ever in the ledger
+twice.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -50,14 +55,26 @@ DEADLINE = 5.0
 BACKOFF = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # Seconds that `stop` gives to what still waits.
 DRAIN_TIMEOUT = 10.0
+# Seconds that a connection has to have its statement cancelled.
+LEAVE_TIMEOUT = 2.0
+# Seconds. Who waited so long for the head, and finds that others wrote meanwhile, waited for their disk; a round trip
+# more costs less than that. After a while the shorter way is tried again.
+HEAD_WAIT = 0.0005
+CROWDED_SECONDS = 10.0
 
 OPERATION = "append"
 
 # The statement. `sent` numbers the entries from 1 in the order of the arrays; the head's row lock, held until the
-# commit, makes indexes gapless across processes.
+# commit, makes indexes gapless across processes. It sees to its own durability, whatever a role, a database or a pooler
+# has set, and never acknowledges what is not on disk: only `$6` commits without waiting, and HARDEN follows.
 WRITE = """
 WITH head AS (
     UPDATE ledger_head SET next_index = next_index + cardinality($1::uuid[])
+    WHERE CASE
+        WHEN $6::boolean THEN set_config('synchronous_commit', 'off', true)
+        WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true)
+        ELSE 'as it is'
+    END IS NOT NULL
     RETURNING next_index - cardinality($1::uuid[]) - 1 AS before
 ), entries AS (
     INSERT INTO ledger_entries (idx, id, kind, receipt)
@@ -68,19 +85,38 @@ WITH head AS (
     SELECT head.before + sent.number, sent.salt, sent.record
     FROM head, unnest($4::bytea[], $5::bytea[]) WITH ORDINALITY AS sent (salt, record, number)
 )
-SELECT before + 1 FROM head
+SELECT before + 1 AS first, extract(epoch FROM clock_timestamp() - statement_timestamp())::float8 AS waited FROM head
 """
-# Whoever holds the head's row may still commit the entries in question: wait for it, then look.
-AWAIT_WRITERS = "SELECT next_index FROM ledger_head FOR UPDATE"
+# (4b) What was committed before this one commits is on disk with it, here and where a synchronous standby is asked for.
+# The row proves that this server has the batch: behind a pooler another one may answer, which was promoted without it.
+HARDEN = """
+SELECT pg_logical_emit_message(true, 'mfw', ''), CASE
+    WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+FROM ledger_entries WHERE idx = $1 AND id = $2
+"""
+# Whoever holds the head's row may still commit the entries in question: wait for it, then look. The lock is written to
+# the log, so that what is found is on disk once this is committed.
+AWAIT_WRITERS = """
+SELECT next_index, CASE
+    WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+FROM ledger_head FOR UPDATE
+"""
 FIND = "SELECT id, idx, receipt FROM ledger_entries WHERE id = ANY($1::uuid[])"
-# A role or a database may have turned durability off; this writer never acknowledges what is not on disk.
-DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+
+# Asks one of the statements with its values, for its one row.
+Ask = Callable[..., Awaitable["asyncpg.Record | None"]]
+
+
+async def _not_connected(*_values: Any) -> "asyncpg.Record | None":
+    raise asyncpg.InterfaceError("not connected")
 
 
 class LedgerWriter:
     """Appends entries for one process. Belongs to the event loop that `start` ran in.
 
-    `dsn` must reach PostgreSQL itself, or a pooler in session mode: the statement is prepared once. Times are in
+    `dsn` reaches PostgreSQL itself, or a pooler in session mode; `pooled` says that it is a pooler in transaction mode:
+    then no statement is prepared, and the limit of time for one is kept by us and not by the server. Times are in
     seconds. `jitter` gives numbers from 0 to 1.
 
     Does not check: that the server's `fsync` is on.
@@ -97,6 +133,7 @@ class LedgerWriter:
         batch_bytes_max: int = BATCH_BYTES_MAX,
         connect_timeout: float = CONNECT_TIMEOUT,
         statement_timeout: float = STATEMENT_TIMEOUT,
+        pooled: bool = False,
         breaker: CircuitBreaker | None = None,
         observer: Observer | None = None,
         jitter: Callable[[], float] = random.random,
@@ -109,6 +146,7 @@ class LedgerWriter:
         self._connect_timeout = connect_timeout
         # Once everybody in a batch was told that it took too long there is nobody left to wait for it.
         self._statement_timeout = min(statement_timeout, 2 * deadline)
+        self._pooled = pooled
         self._breaker = breaker or CircuitBreaker(clock=time.monotonic)
         self._observer = observer or Unobserved()
         self._jitter = jitter
@@ -116,9 +154,15 @@ class LedgerWriter:
         self._line = WaitingLine(entries_max=queue_max, bytes_max=queue_bytes_max)
         self._in_flight: list[Waiter] = []
         self._connection: asyncpg.Connection[Any] | None = None
-        self._statement: Any = None
+        self._insert: Ask = _not_connected
+        self._harden: Ask = _not_connected
+        self._may_harden = True
+        self._crowded_until = -math.inf
+        # The index that comes next, unless others write.
+        self._next = 0
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._probe = asyncio.Event()
         self._open = asyncio.Event()
@@ -165,7 +209,7 @@ class LedgerWriter:
         if waiters := [*self._in_flight, *self._line]:
             await asyncio.wait([waiter.future for waiter in waiters], timeout=drain_timeout)
         task.cancel()
-        await asyncio.wait([task])
+        await asyncio.wait([task, *self._leaving])
         hanging, self._in_flight = self._in_flight, []
         for waiter in (*hanging, *self._line):
             _refuse(waiter, _stopping())
@@ -294,10 +338,10 @@ class LedgerWriter:
             # A role's default of a stricter isolation would turn waiting for the head's row into an error.
             settings={"default_transaction_isolation": "read committed"},
             writable=True,
+            pooled=self._pooled,
         )
         try:
-            await connection.execute(DURABLE)
-            self._statement = await connection.prepare(WRITE)
+            self._insert, self._harden = await self._asking(connection, WRITE), await self._asking(connection, HARDEN)
         except BaseException:
             connection.terminate()
             raise
@@ -307,6 +351,21 @@ class LedgerWriter:
         self._open.set()
         self._breaker.success()
         return connection
+
+    async def _asking(self, connection: "asyncpg.Connection[Any]", query: str) -> "Ask":
+        """How to ask for the one row of a query."""
+        if not self._pooled:
+            prepared: Ask = (await connection.prepare(query)).fetchrow
+            return prepared
+        if await connection.fetchval("SHOW transaction_isolation") == "read committed":
+            return partial(connection.fetchrow, query)
+
+        # What a role has by default cannot be changed for a session that we do not have.
+        async def ask(*values: Any) -> "asyncpg.Record | None":
+            async with connection.transaction(isolation="read_committed"):
+                return await connection.fetchrow(query, *values)
+
+        return ask
 
     async def _pause(self, seconds: float) -> None:
         """Wait from half of the time to all of it, unless a caller comes when the breaker is half open."""
@@ -320,7 +379,12 @@ class LedgerWriter:
         connection, self._connection = self._connection, None
         self._open.clear()
         if connection is not None:
-            connection.terminate()
+            if isinstance(error, TimeoutError):
+                leaving = asyncio.create_task(_leave(connection), name="ledger-writer-leaves")
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+            else:
+                connection.terminate()
         for waiter in self._in_flight:
             waiter.doubtful = True
         self._line.put_back(self._in_flight)
@@ -348,7 +412,9 @@ class LedgerWriter:
         Should the broken connection's statement still begin after this, the unique id makes one of the two fail.
         """
         async with connection.transaction(isolation="read_committed"):
-            await connection.execute(AWAIT_WRITERS)
+            if await connection.fetchrow(AWAIT_WRITERS) is None:
+                self._refuse_all(batch, _headless())
+                return
             rows = await connection.fetch(FIND, [waiter.entry.id for waiter in batch])
         found: dict[UUID, tuple[int, bytes]] = {row["id"]: (row["idx"], row["receipt"]) for row in rows}
         for waiter in batch:
@@ -366,8 +432,9 @@ class LedgerWriter:
     async def _write(self, batch: list[Waiter]) -> None:
         # One array for each member of an entry, in the order of the members, which is that of the statement.
         columns = zip(*[waiter.entry for waiter in batch], strict=True)
+        crowded = time.monotonic() < self._crowded_until
         try:
-            first = await self._statement.fetchval(*columns)
+            row = await self._insert(*columns, crowded)
         except asyncpg.TransactionRollbackError as error:
             self._observer.error(error_kind(error))
             self._line.put_back(batch)
@@ -378,11 +445,33 @@ class LedgerWriter:
                 raise
             await self._write_apart(batch, error)
         else:
-            if first is None:
-                self._refuse_all(batch, FirewallError(Kind.UNAVAILABLE, "the ledger has no head; restore the database"))
+            if row is None:
+                self._refuse_all(batch, _headless())
+                return
+            first, waited = row
+            if waited > HEAD_WAIT and first != self._next and self._may_harden:
+                self._crowded_until = time.monotonic() + CROWDED_SECONDS
+            self._next = first + len(batch)
+            # INVARIANT: whatever goes wrong in here leaves the batch in flight, to be settled.
+            if crowded and not await self._on_disk(batch, last=self._next - 1):
                 return
             for idx, waiter in enumerate(batch, start=first):
                 _answer(waiter, idx)
+
+    async def _on_disk(self, batch: list[Waiter], *, last: int) -> bool:
+        """(4b) Wait until the disk has what was written; tells whether the batch is still to be answered."""
+        try:
+            row = await self._harden(last, batch[-1].entry.id)
+        except asyncpg.InsufficientPrivilegeError:
+            # Everybody may, unless somebody took it away: then the head is held until the disk has the commit.
+            self._may_harden = False
+            self._crowded_until = -math.inf
+            if self._connection is not None:
+                await self._settle(self._connection, batch)
+            return False
+        if row is None:
+            raise ConnectionError("the server that answers now does not have what was written")
+        return True
 
     async def _write_apart(self, batch: list[Waiter], error: Exception) -> None:
         """The server refused a batch for something in it: halve it until who is at fault stands alone."""
@@ -401,6 +490,16 @@ class LedgerWriter:
             _refuse(waiter, translate(error))
 
 
+async def _leave(connection: "asyncpg.Connection[Any]") -> None:
+    """Let a statement that took too long be cancelled, if the server still hears us; then go.
+
+    A server's own limit may do it sooner. Behind a pooler in transaction mode there is none, and nobody else would.
+    """
+    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        await connection.close(timeout=LEAVE_TIMEOUT)
+    connection.terminate()
+
+
 def _answer(waiter: Waiter, idx: int) -> None:
     if not waiter.future.done():
         waiter.future.set_result(idx)
@@ -410,6 +509,10 @@ def _refuse(waiter: Waiter, error: FirewallError) -> None:
     # Each waiter gets an error of its own: a raised exception carries the traceback of who raised it.
     if not waiter.future.done():
         waiter.future.set_exception(error)
+
+
+def _headless() -> FirewallError:
+    return FirewallError(Kind.UNAVAILABLE, "the ledger has no head; restore the database")
 
 
 def _stopping() -> FirewallError:

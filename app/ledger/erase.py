@@ -73,9 +73,7 @@ class RecordEraser:
             self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock
         ) as connection:
             await connection.execute(_TURN)
-            entry = (
-                await connection.execute(sa.select(ledger_entries).where(ledger_entries.c.id == id))
-            ).one_or_none()
+            entry = (await connection.execute(sa.select(ledger_entries).where(ledger_entries.c.id == id))).one_or_none()
             if entry is None:
                 raise FirewallError(Kind.NOT_FOUND, f"the ledger has no entry `{id}`")
             if entry.kind not in ERASABLE:

@@ -149,9 +149,8 @@ class LedgerReader:
                 ledger_records.c.recorded_at == ledger_entries.c.recorded_at,
             ),
         ).outerjoin(ledger_erasures, ledger_erasures.c.idx == ledger_entries.c.idx)
-        erased = (
-            getattr(ledger_erasures.c, name) for name in ("erased_at", "erased_by", "reason", "ledger_id", "ledger_index")
-        )
+        gone = ledger_erasures.c
+        erased = (gone.erased_at, gone.erased_by, gone.reason, gone.ledger_id, gone.ledger_index)
         rows = await self._rows(
             sa.select(ledger_entries, ledger_records.c.salt, ledger_records.c.record, *erased)
             .select_from(joined)

@@ -8,8 +8,9 @@
     (6) append    to the ledger, its head last; COMMIT
 
 What has to be recorded in one commit with something else takes this way as well: an atomic batch, with (2) and (3) only
-where there are budgets, and an answer that is kept under an idempotency key, which is looked for before (2) and stored
-after (6).
+where there are budgets, and an answer that is kept under an idempotency key. That one is looked for first, before
+anybody works out what to ask: a retry costs one look. It is stored after (6). Only a request with a key that also uses
+budgets looks twice, since its place at the door is for the budgets too.
 
 INVARIANT: a use is there exactly if the decision that took it is in the ledger; both are one commit.
 """
@@ -17,10 +18,10 @@ INVARIANT: a use is there exactly if the decision that took it is in the ledger;
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -44,6 +45,8 @@ WAITING_PER_KEY_MAX: Final = 64
 
 OPERATION: Final = "budgets"
 
+T = TypeVar("T")
+
 # Makes the decision, and its entry, with what was counted.
 Judge: TypeAlias = Callable[[Counters], tuple[Verdict, SealedEntry]]
 
@@ -59,11 +62,17 @@ class Judged(NamedTuple):
 JudgeAll: TypeAlias = Callable[[Tally], Sequence[Judged]]
 
 
-class Keep(NamedTuple):
-    """An answer to be kept: under which claim, and how it is written once its entries have their indexes."""
+class Question(NamedTuple):
+    """What is asked under a claim: the budgets to count, and who judges by them; no entry where nothing is decided."""
 
-    claim: Claim
-    render: Callable[[Sequence[Judged], int], bytes]
+    uses: Sequence[BudgetUse]
+    judge: JudgeAll
+
+
+# Works out what is asked, when it is known that it was not answered before.
+Prepare: TypeAlias = Callable[[], Awaitable[Question]]
+# Writes the answer, once its entries have their indexes, of which the first is given.
+Write: TypeAlias = Callable[[Sequence[Judged], int], bytes]
 
 
 class Settled(NamedTuple):
@@ -132,27 +141,66 @@ class BudgetLedger:
         now: datetime,
         judge: JudgeAll,
         together: bool = False,
-        keep: Keep | None = None,
     ) -> Settled:
         """The verdicts with every budget counted, and the index of the first entry once they are committed.
 
         The index is None where no decision uses anything, unless they have to stand in the ledger `together`: their
-        entries still have to be appended. With `keep` the answer is kept in the same commit, or the one that is kept
-        already is given back and nothing is decided.
+        entries still have to be appended.
 
-        Raises FirewallError: CONFLICT where the claim is for another request; each with `retry_after`, OVERLOADED when
-        too many wait or it took too long to be let in, TIMEOUT when the database took too long, UNAVAILABLE when it is
-        away or its clock is another. After TIMEOUT and UNAVAILABLE the entries and their uses may be there all the
-        same, all of them, but nobody was told so.
+        Raises FirewallError, each with `retry_after`: OVERLOADED when too many wait or it took too long to be let in,
+        TIMEOUT when the database took too long, UNAVAILABLE when it is away or its clock is another. After TIMEOUT and
+        UNAVAILABLE the entries and their uses may be there all the same, all of them, but nobody was told so.
         """
-        keys = [use.key for use in uses]
-        if keep is not None:
-            keys.append(keep.claim.id)
+
+        async def settle(connection: AsyncConnection) -> Settled:
+            judged, took = await self._judged(connection, Question(uses, judge), now)
+            index = None
+            if took or together:
+                index = await append_within(connection, [one.entry for one in judged])
+            return Settled(judged, index)
+
+        return await self._enter([use.key for use in uses], settle)
+
+    async def settle_once(self, claim: Claim, *, now: datetime, prepare: Prepare, write: Write) -> Settled:
+        """The answer that is kept under the claim; else what `prepare` asks, decided, with its answer in one commit.
+
+        `prepare` runs only where no answer is kept. Where it leaves nothing to decide, nothing is kept either.
+
+        Raises FirewallError: CONFLICT where the claim is for another request, what `prepare` and `settle` raise.
+        """
+        question: Question | None = None
+
+        async def look(connection: AsyncConnection) -> Settled | None:
+            nonlocal question
+            if (kept := await claimed(connection, claim)) is not None:
+                return Settled((), None, kept, kept_before=True)
+            if question is None:
+                question = await prepare()
+                if question.uses:
+                    return None
+            judged, _ = await self._judged(connection, question, now)
+            if not judged:
+                return Settled((), None)
+            index = await append_within(connection, [one.entry for one in judged])
+            answer = write(judged, index)
+            await store(connection, claim, answer)
+            return Settled(judged, index, answer)
+
+        settled = await self._enter([claim.id], look)
+        if settled is None:
+            assert question is not None  # noqa: S101 - what it uses is why there is no answer yet
+            # Whoever waits for a budget holds no connection: so the place is given back, and taken again with all keys.
+            settled = await self._enter([claim.id, *(use.key for use in question.uses)], look)
+            assert settled is not None  # noqa: S101 - the question is there now
+        return settled
+
+    async def _enter(self, keys: Iterable[bytes], act: "Callable[[AsyncConnection], Awaitable[T]]") -> T:
+        """Step 1, then all that `act` does in one transaction."""
         admitted = False
         try:
             async with asyncio.timeout(self._deadline), self._door.entered(keys):
                 admitted = True
-                return await self._settle(uses, now=now, judge=judge, together=together, keep=keep)
+                return await self._commit(act)
         except TimeoutError:
             if not admitted:
                 raise _crowded() from None
@@ -161,9 +209,21 @@ class BudgetLedger:
                 Kind.TIMEOUT, "the decision was not recorded in time", retry_after=RETRY_AFTER
             ) from None
 
-    async def _settle(
-        self, uses: Sequence[BudgetUse], *, now: datetime, judge: JudgeAll, together: bool, keep: Keep | None
-    ) -> Settled:
+    async def _judged(
+        self, connection: AsyncConnection, question: Question, now: datetime
+    ) -> tuple[Sequence[Judged], bool]:
+        """Steps 2 to 5, and whether anything was used."""
+        tally = Tally()
+        if question.uses:
+            await lock(connection, question.uses)
+            tally = await count(connection, question.uses, now=now, skew_max=self._skew_max)
+        judged = question.judge(tally)
+        took = [(entry.id, use) for verdict, entry in judged for use in taken(verdict)]
+        if took:
+            await add(connection, took, now=now, skew_max=self._skew_max)
+        return judged, bool(took)
+
+    async def _commit(self, act: "Callable[[AsyncConnection], Awaitable[T]]") -> T:
         if not self._breaker.allow():
             self._observer.error(ErrorKind.BREAKER_OPEN)
             raise FirewallError(
@@ -171,27 +231,11 @@ class BudgetLedger:
                 "the database could not be reached, and is left alone for now",
                 retry_after=max(RETRY_AFTER, self._breaker.retry_after),
             )
-        index: int | None = None
-        answer = b""
         try:
             async with transaction(
                 self._engine, operation=OPERATION, observer=self._observer, clock=self._clock
             ) as connection:
-                if keep is not None and (kept := await claimed(connection, keep.claim)) is not None:
-                    self._breaker.success()
-                    return Settled((), None, kept, kept_before=True)
-                tally = Tally()
-                if uses:
-                    await lock(connection, uses)
-                    tally = await count(connection, uses, now=now, skew_max=self._skew_max)
-                judged = judge(tally)
-                if took := [(entry.id, use) for verdict, entry in judged for use in taken(verdict)]:
-                    await add(connection, took, now=now, skew_max=self._skew_max)
-                if took or together or keep is not None:
-                    index = await append_within(connection, [one.entry for one in judged])
-                    if keep is not None:
-                        answer = keep.render(judged, index)
-                        await store(connection, keep.claim, answer)
+                done = await act(connection)
         except FirewallError as error:
             if error.__cause__ is None:
                 self._breaker.success()  # refused by us: the database did answer
@@ -203,7 +247,7 @@ class BudgetLedger:
             self._breaker.failure()
             raise
         self._breaker.success()
-        return Settled(judged, index, answer)
+        return done
 
 
 @dataclass(slots=True)

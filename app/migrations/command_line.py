@@ -66,14 +66,14 @@ def database_url(given: str | None) -> str:
     if given:
         return given
     # A migration job has the database's settings and no others, so only their rules count here.
-    url = Settings.load(rules_for={"database"}).database.url
+    url = Settings.load(rules_for={"database"}).database.command_url()
     if url is None:
         raise FirewallError(
             Kind.INVALID_SETTINGS,
             "no database is named",
             fix=f"set {VARIABLE}, or give `--database-url postgresql://user:password@host/name`",
         )
-    return url.get_secret_value()
+    return url
 
 
 def run(work: "Callable[[str], Coroutine[Any, Any, Status]]", *, given: str | None) -> int:

@@ -23,6 +23,7 @@ from app.persistence.engine import (
     error_kind,
     translate,
 )
+from app.persistence.partitions import make_ahead
 from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION, current
 
 FOLDER = Path(__file__).resolve().parents[2] / "migrations"
@@ -64,13 +65,16 @@ async def apply(
     statement_timeout: float = STATEMENT_TIMEOUT,
     queue_timeout: float = QUEUE_TIMEOUT,
 ) -> Status:
-    """Bring the database forward to `revision`, by default the newest. Timeouts are in seconds.
+    """Bring the database forward to `revision`, by default the newest, with partitions made ahead. Timeouts in seconds.
 
     Safe to repeat and to run twice at the same time. Raises FirewallError: TIMEOUT when a lock was not to be had,
     SCHEMA_MISMATCH when the database is ahead of this release, UNAVAILABLE when it cannot be reached.
     """
     mover = partial(command.upgrade, revision=_known(revision))
-    return await _move(dsn, mover, lock_timeout, statement_timeout, queue_timeout)
+    moved = await _move(dsn, mover, lock_timeout, statement_timeout, queue_timeout)
+    if moved.served:
+        await make_ahead(dsn, lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+    return moved
 
 
 async def rollback(

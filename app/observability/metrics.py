@@ -39,6 +39,8 @@ ROUTES: Final = (
     ("POST", "/v1/policy-sets/{digest}/activate"),
     ("GET", "/v1/policy-sets/{digest}/signatures"),
     ("POST", "/v1/policy-sets/{digest}/signatures"),
+    ("GET", "/ledger/checkpoint"),
+    ("GET", "/ledger/tile/{path:path}"),
     ("GET", "/v1/switches"),
     ("POST", "/v1/switches"),
     ("DELETE", "/v1/switches/{id}"),
@@ -104,6 +106,7 @@ class DbOperation(StrEnum):
     SWITCHES = "switches"
     SEARCH = "search"
     ERASE = "erase"
+    LEDGER_READ = "ledger_read"
     OTHER = "other"
 
 
@@ -333,6 +336,9 @@ class Metrics:
         self._switches = {kind: switches.labels(kind.value) for kind in SwitchKind}
         self._switches_age = Gauge(
             "mfw_switches_age_seconds", "since when the kill switches are known", registry=registry
+        )
+        self._search_lag = Gauge(
+            "mfw_search_lag_entries", "entries of the ledger that no search of decisions finds yet", registry=registry
         )
         self._policy_set_stale = Gauge(
             "mfw_policy_set_stale",

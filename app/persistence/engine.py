@@ -26,6 +26,9 @@ POOL_OVERFLOW = 5
 # What a client should wait before it asks again, where nothing better is known.
 RETRY_AFTER = 1.0
 
+# SQLAlchemy prepares every statement; one without a name lives until the next one of the same transaction.
+_NAMELESS = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+
 _DRIVER = "postgresql+asyncpg"
 _SCHEMES = frozenset({"postgresql", "postgres", _DRIVER})
 
@@ -88,13 +91,14 @@ def raw_dsn(dsn: str) -> str:
     return parse_dsn(dsn).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _server_settings(statement_timeout: float, more: Mapping[str, str]) -> dict[str, str]:
-    return {
-        "application_name": APPLICATION_NAME,
-        "statement_timeout": str(int(statement_timeout * 1000)),
-        "timezone": "UTC",
-        **more,
-    }
+def _server_settings(statement_timeout: float, more: Mapping[str, str], *, pooled: bool) -> dict[str, str]:
+    # PgBouncer keeps these two for each client, and refuses to open a connection with any that it does not know.
+    kept = {"application_name": APPLICATION_NAME, "timezone": "UTC"}
+    return kept if pooled else {**kept, "statement_timeout": _milliseconds(statement_timeout), **more}
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
 
 
 async def connect(
@@ -104,17 +108,22 @@ async def connect(
     statement_timeout: float = STATEMENT_TIMEOUT,
     settings: Mapping[str, str] | None = None,
     writable: bool = False,
+    pooled: bool = False,
 ) -> "asyncpg.Connection[Any]":
-    """One raw asyncpg connection, outside any pool. Timeouts are in seconds.
+    """One raw asyncpg connection, outside any pool of ours. Timeouts are in seconds.
 
-    `writable` refuses a replica. Raises whatever asyncpg raises; `translate` turns it into a FirewallError.
+    `writable` refuses a replica. `pooled` is for a pooler that gives each transaction another connection of the server:
+    statements have no names, and nothing is set for the session (`settings` and the server's own limit of
+    `statement_timeout` are left out), for both would meet somebody else. Raises whatever asyncpg raises; `translate`
+    turns it into a FirewallError.
     """
     return await asyncpg.connect(
         raw_dsn(dsn),
         timeout=connect_timeout,
         command_timeout=statement_timeout + CLIENT_GRACE,
-        server_settings=_server_settings(statement_timeout, settings or {}),
+        server_settings=_server_settings(statement_timeout, settings or {}, pooled=pooled),
         target_session_attrs="read-write" if writable else "any",
+        **({"statement_cache_size": 0} if pooled else {}),
     )
 
 
@@ -125,15 +134,16 @@ def create_engine(
     connect_timeout: float = CONNECT_TIMEOUT,
     statement_timeout: float = STATEMENT_TIMEOUT,
     lock_timeout: float | None = None,
+    pooled: bool = False,
 ) -> AsyncEngine:
     """The engine for everything that is not on the hot path; it connects when first used. Timeouts are in seconds.
 
-    Raises as `parse_dsn`.
+    `pooled` as for `connect`; the timeouts are then set anew in each transaction. Raises as `parse_dsn`.
     """
-    settings = {} if lock_timeout is None else {"lock_timeout": str(int(lock_timeout * 1000))}
+    settings = {} if lock_timeout is None else {"lock_timeout": _milliseconds(lock_timeout)}
     # Checked now, so that a bad DSN is refused here and not by the first query.
     raw_dsn(dsn)
-    return create_async_engine(
+    engine = create_async_engine(
         f"{_DRIVER}://",
         # Not SQLAlchemy's own reading of the DSN: it hands `sslmode` on as an argument that asyncpg does not know.
         async_creator=partial(
@@ -142,12 +152,26 @@ def create_engine(
             connect_timeout=connect_timeout,
             statement_timeout=statement_timeout,
             settings=settings,
+            pooled=pooled,
         ),
+        connect_args=_NAMELESS if pooled else {},
         pool_size=pool_size,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=connect_timeout,
         pool_pre_ping=True,
     )
+    if pooled:
+        _set_in_each_transaction(engine, {"statement_timeout": _milliseconds(statement_timeout), **settings})
+    return engine
+
+
+def _set_in_each_transaction(engine: AsyncEngine, settings: Mapping[str, str]) -> None:
+    """Set these at each BEGIN, for that transaction alone."""
+    calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT {calls}")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

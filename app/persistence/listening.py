@@ -21,15 +21,24 @@ _log: Final = logging.getLogger("mfw.persistence")
 _random: Final = random.Random()  # noqa: S311 - to spread attempts, no secret
 
 
+# Opens a connection of its own; None where there is none to be had (a pooler in transaction mode).
+Opens = Callable[[], Awaitable["asyncpg.Connection[Any]"]] | None
+
+
 async def listen(
-    connect: "Callable[[], Awaitable[asyncpg.Connection[Any]]]",
+    connect: Opens,
     *,
     channel: str,
     wake: asyncio.Event,
     retry_seconds: float,
     jitter: Callable[[], float] = _random.random,
 ) -> None:
-    """Set `wake` at each notification, until cancelled; without a connection, try again after `retry_seconds`."""
+    """Set `wake` at each notification, until cancelled; without a connection, try again after `retry_seconds`.
+
+    Ends at once where there is nothing to `connect` to: who polls goes on polling.
+    """
+    if connect is None:
+        return
     while True:
         heard = False
         try:

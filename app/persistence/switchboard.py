@@ -12,11 +12,9 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import asyncpg
-
 from app.core.switches import Switch, SwitchKind, concerning
 from app.errors import FirewallError, Kind
-from app.persistence.listening import listen
+from app.persistence.listening import Opens, listen
 from app.persistence.switches import CHANNEL, StoredSwitch
 
 # Seconds. A switch acts on all replicas within two, with or without notifications.
@@ -31,7 +29,7 @@ _random: Final = random.Random()  # noqa: S311 - to spread polls, no secret
 
 
 class Switchboard:
-    """Follows the switches that `load` gives. `connect` opens a connection of its own for LISTEN.
+    """Follows the switches that `load` gives. `connect` opens a connection of its own for LISTEN, None for none.
 
     Belongs to the event loop that `start` ran in. Times are in seconds.
     """
@@ -40,7 +38,7 @@ class Switchboard:
         self,
         load: Callable[[], Awaitable[tuple[StoredSwitch, ...]]],
         *,
-        connect: "Callable[[], Awaitable[asyncpg.Connection[Any]]]",
+        connect: Opens,
         poll_seconds: float = POLL_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

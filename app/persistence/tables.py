@@ -19,7 +19,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -130,8 +130,8 @@ ledger_search_progress = Table(
     CheckConstraint("next_index >= 0", name="next_index"),
 )
 
-# Tables in partitions by the month of `recorded_at`: `TABLE_YYYY_MM`, and `TABLE_rest` for what no month was made for.
-PARTITIONED = (ledger_records.name, ledger_search.name)
+# The tables that lie in partitions by the month of `recorded_at`, each with one more that is called `..._rest`.
+PARTITIONED = ("ledger_records", "ledger_search")
 
 # Which records were erased, and why; each has its entry in the ledger, written by the same transaction. Append-only.
 ledger_erasures = Table(
@@ -184,6 +184,51 @@ ledger_checkpoints = Table(
     Column("cosignatures", LargeBinary, nullable=False, server_default=text("''::bytea")),
     CheckConstraint("size > 0", name="size"),
     CheckConstraint("octet_length(root) = 32", name="root"),
+)
+
+# What was written to files and may be gone from here: a month's records at a time. Each row has its entry in the
+# ledger, written by the same transaction. INVARIANT: append-only (a trigger); no partition is dropped without a row.
+ledger_archives = Table(
+    "ledger_archives",
+    metadata,
+    Column("ledger_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("ledger_id", Uuid, nullable=False),
+    Column("partition", Text, nullable=False),
+    # From the first moment to the one after the last.
+    Column("starts_at", DateTime(timezone=True), nullable=False),
+    Column("ends_at", DateTime(timezone=True), nullable=False),
+    Column("first_index", BigInteger, nullable=False),
+    Column("last_index", BigInteger, nullable=False),
+    Column("records", BigInteger, nullable=False),
+    # The file: its name, its size in bytes and its SHA-256.
+    Column("file", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("archived_by", Text, nullable=False),
+    Column("archived_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("ends_at > starts_at", name="ends_at"),
+    CheckConstraint("records > 0 AND first_index >= 0 AND last_index >= first_index", name="records"),
+    CheckConstraint("octet_length(digest) = 32", name="digest"),
+)
+
+# What jobs found and did: each run of the integrity check and of the backup. The service shows the latest as metrics.
+operation_runs = Table(
+    "operation_runs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("operation", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("outcome", Text),
+    # The index to go on from, where a run was interrupted.
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    # How many of each check, and what else is to be known of the run.
+    Column("issues", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    CheckConstraint("operation IN ('integrity', 'backup')", name="operation"),
+    CheckConstraint("outcome IN ('ok', 'findings', 'failed')", name="outcome"),
+    CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="finished_at"),
+    Index("operation_runs_operation_idx", "operation", "id"),
 )
 
 api_keys = Table(

@@ -18,20 +18,18 @@ import random
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import asyncpg
-
 from app.core import dsse
 from app.core.dsse import Envelope
 from app.core.index import CompiledPolicySet
 from app.errors import FirewallError, Kind
-from app.persistence.listening import listen
+from app.persistence.listening import Opens, listen
 from app.policies import last_good
 from app.policies.diagnostics import PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_documents, fingerprint
@@ -387,7 +385,7 @@ def _not_read(reason: str) -> FirewallError:
 class DatabaseSource(PolicySource):
     """Follows the activations in PostgreSQL, by LISTEN where it can and by asking in any case.
 
-    `connect` opens a connection of its own for LISTEN. `copies` is the directory of the last good copy, None for none.
+    `connect` opens a connection of its own for LISTEN, `copies` is the directory of the last good copy; None for none.
     """
 
     name = "database"
@@ -396,7 +394,7 @@ class DatabaseSource(PolicySource):
         self,
         store: PolicySetStore,
         *,
-        connect: "Callable[[], Awaitable[asyncpg.Connection[Any]]]",
+        connect: Opens,
         copies: Path | None = None,
         channel: str = CHANNEL,
         **options: Any,

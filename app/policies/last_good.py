@@ -74,7 +74,7 @@ def recall(directory: Path) -> Kept | None:
     if len(content) > FILE_BYTES_MAX:
         raise _unusable(directory, f"it has more than {FILE_BYTES_MAX} bytes")
     try:
-        tree = strict_json.parse(content).tree
+        tree = strict_json.parse(content, max_values=None).tree
         version, digest, sequence, documents = (tree[m] for m in ("version", "digest", "sequence", "documents"))
         signed = tree.get("signatures", [])
         if (

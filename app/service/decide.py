@@ -7,7 +7,7 @@
     (5) normalise      core/normalise.py                    (10) render     surfaces/*/wire.py
 
     (3b) claim        edge/idempotency.py, ledger/once.py, only where a request shall be answered once: the answer is
-                       stored under its key by the transaction of 9, and looked for by it before anything else
+                       stored under its key by the transaction of 9, which looks for it before 5 to 8 are done
     (8b) count         ledger/spend.py, only where a budget has a say: how much of it is used is counted under a lock,
                        7 and 8 are done again with that, and 9 is part of the same transaction
 
@@ -18,7 +18,7 @@ Doubt denies, and no answer leaves without a committed ledger entry, except a re
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
@@ -46,7 +46,7 @@ from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.ledger.receipt import SALT_BYTES, PendingDecision, SealedEntry, seal_decision, timestamp
-from app.ledger.spend import JudgeAll, Judged, Keep, Settled
+from app.ledger.spend import JudgeAll, Judged, Prepare, Question, Settled, Write
 from app.ledger.uses import taken
 
 # RFC 9562 section 5.7 leaves 74 bits of a UUIDv7 to chance.
@@ -106,8 +106,6 @@ class Exchange(Protocol):
 Outcome: TypeAlias = "Decision | FirewallError"
 
 
-NO_ERRORS: Final[Mapping[int, Outcome]] = {}
-
 _Render: TypeAlias = Callable[[Mapping[int, Outcome]], bytes]
 
 
@@ -123,7 +121,7 @@ class BatchExchange(Protocol):
     def limit(self, principal: Principal, count: int) -> Coroutine[Any, Any, None]:
         """Step 3: whether they may ask about so many more now, and ask this at all."""
 
-    def parse(self, body: bytes) -> Batch:
+    def parse(self, body: bytes) -> Coroutine[Any, Any, Batch]:
         """Step 4; what is wrong with one mutation alone stands in its place."""
 
     def claim(self, principal: Principal, body: bytes) -> Claim | None:
@@ -156,11 +154,16 @@ class Budgets(Protocol):
         now: datetime,
         judge: JudgeAll,
         together: bool = False,
-        keep: Keep | None = None,
     ) -> Coroutine[Any, Any, Settled]:
         """Return what `judge` makes of the counts, and the first index after COMMIT; None where it is to be appended.
 
-        Or the answer that is kept already under the claim of `keep`.
+        Raises `FirewallError`: then nothing was allowed.
+        """
+
+    def settle_once(
+        self, claim: Claim, *, now: datetime, prepare: Prepare, write: Write
+    ) -> Coroutine[Any, Any, Settled]:
+        """Return the answer that is kept under the claim; else what `prepare` asks, settled and kept in one commit.
 
         Raises `FirewallError`: then nothing was allowed.
         """
@@ -218,23 +221,23 @@ class DecisionService:
         await exchange.limit(principal)  # (3)
         claim = exchange.claim(principal, body)
         mutation = exchange.parse(body)  # (4)
+        if claim is not None:
+
+            def render(outcomes: Mapping[int, Outcome]) -> bytes:
+                return exchange.render(_decided(outcomes[0]))
+
+            told = await self._decide_once(claim, principal, Batch((mutation,)), render)
+            return self._answer(told, exchange, render)
         # Read once: a set that is activated meanwhile is for the next request.
         asked = self._asked(principal, mutation, self._policies(), self._clock())  # (5)
         verdict = decide(asked.policy_set, asked.normalised, asked.now, switches=asked.switches)  # (6) (7) (8)
-        if claim is None and not verdict.uncounted:
-            entry = self._seal(asked, verdict)
-            index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
-            self._count(verdict)
-            return exchange.render(_decision(asked, verdict, entry, index))  # (10)
-
-        def render(outcomes: Mapping[int, Outcome]) -> bytes:
-            outcome = outcomes[0]
-            if isinstance(outcome, FirewallError):
-                raise outcome
-            return exchange.render(outcome)
-
-        told = await self._record({0: asked}, {0: verdict}, claim=claim, render=render)
-        return self._answer(told, exchange, render)
+        if verdict.uncounted:
+            outcomes = await self._record(_Round({0: asked}, {0: verdict}, {}))
+            return exchange.render(_decided(outcomes[0]))
+        entry = self._seal(asked, verdict)
+        index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
+        self._count(verdict)
+        return exchange.render(_decision(asked, verdict, entry, index))  # (10)
 
     async def decide_batch(self, exchange: BatchExchange) -> bytes:
         """Decide many mutations, record each, and give the rendered answers.
@@ -245,94 +248,114 @@ class DecisionService:
         await exchange.limit(principal, 1)  # (3)
         body = await exchange.read()  # (1)
         claim = exchange.claim(principal, body)
-        batch = exchange.parse(body)  # (4)
+        batch = await exchange.parse(body)  # (4)
         count = len(batch.items)
         await exchange.limit(principal, count - 1)  # (3)
 
         def render(outcomes: Mapping[int, Outcome]) -> bytes:
             return exchange.render([outcomes[position] for position in range(count)])
 
-        return self._answer(await self._decide_all(principal, batch, claim=claim, render=render), exchange, render)
+        if claim is None:
+            return render(await self._decide_all(principal, batch))
+        return self._answer(await self._decide_once(claim, principal, batch, render), exchange, render)
 
     async def decide_all(self, principal: Principal, batch: Batch) -> list[Outcome]:
         """Steps 5 to 9 for mutations that somebody may ask about: what became of each, in their order.
 
         Raises `FirewallError` where the ledger takes none of them.
         """
-        told = await self._decide_all(principal, batch)
-        return [told.outcomes[position] for position in range(len(batch.items))]
+        outcomes = await self._decide_all(principal, batch)
+        return [outcomes[position] for position in range(len(batch.items))]
 
-    async def _decide_all(
-        self, principal: Principal, batch: Batch, *, claim: Claim | None = None, render: "_Render | None" = None
-    ) -> "_Told":
-        # INVARIANT: all of a batch is judged by one policy set at one moment.
-        policy_set, now = self._policies(), self._clock()
+    async def _decide_all(self, principal: Principal, batch: Batch) -> Mapping[int, Outcome]:
+        now = self._clock()
+        made = await self._evaluate(principal, *self._admit(principal, batch, now), batch.mode, now)
+        return await self._record(made) if made.asked else made.errors
+
+    async def _decide_once(self, claim: Claim, principal: Principal, batch: Batch, render: "_Render") -> "_Told":
+        """Steps 5 to 9 for a request that shall be answered once; a retry is not evaluated.
+
+        The answer is rendered before the COMMIT that it is part of, and given to nobody before.
+        """
+        now = self._clock()
+        admitted, errors = self._admit(principal, batch, now)
+        if not admitted:
+            return _Told(errors)
+        made = _Round({}, {}, errors)
+
+        async def prepare() -> Question:
+            nonlocal made
+            made = await self._evaluate(principal, admitted, errors, batch.mode, now)
+            return Question(made.uncounted, partial(self._judge, made))
+
+        settled = await self._budgets.settle_once(
+            claim,
+            now=now,
+            prepare=prepare,
+            write=lambda judged, first: render(_outcomes(made, judged, range(first, first + len(judged)))),
+        )
+        if settled.kept_before:
+            _refuse_denied(admitted.values(), now)
+            return _Told({}, settled.answer, kept_before=True)
+        if settled.first_index is None:
+            return _Told(made.errors)
+        for verdict, _ in settled.judged:
+            self._count(verdict)
+        return _Told({}, settled.answer)
+
+    def _admit(
+        self, principal: Principal, batch: Batch, now: datetime
+    ) -> "tuple[dict[int, _Admitted], dict[int, Outcome]]":
+        """What of a batch its caller may ask about, by position, and what is wrong with the rest."""
+        admitted: dict[int, _Admitted] = {}
         errors: dict[int, Outcome] = {}
-        asked: dict[int, _Asked] = {}
-        verdicts: dict[int, Verdict] = {}
         for position, item in enumerate(batch.items):
-            if position % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
             if isinstance(item, FirewallError):
                 errors[position] = item
                 continue
             try:
-                one = self._asked(principal, item, policy_set, now)  # (5)
+                admitted[position] = self._may_ask(principal, item, now)
             except FirewallError as error:
                 errors[position] = error
-                continue
-            asked[position] = one
-            verdicts[position] = decide(policy_set, one.normalised, now, switches=one.switches)  # (6) (7) (8)
-        if not asked:
-            return _Told(errors)
-        return await self._record(
-            asked, verdicts, errors=errors, atomic=batch.mode is BatchMode.ATOMIC, claim=claim, render=render
-        )
+        return admitted, errors
 
-    async def _record(
+    async def _evaluate(
         self,
-        asked: Mapping[int, "_Asked"],
-        verdicts: Mapping[int, Verdict],
-        *,
-        errors: Mapping[int, Outcome] = NO_ERRORS,
-        atomic: bool = False,
-        claim: Claim | None = None,
-        render: "_Render | None" = None,
-    ) -> "_Told":
-        """Steps 8b and 9 for what is decided, by position; `errors` are of what is not.
+        principal: Principal,
+        admitted: "Mapping[int, _Admitted]",
+        refused: Mapping[int, Outcome],
+        mode: BatchMode,
+        now: datetime,
+    ) -> "_Round":
+        """Steps 5 to 8, with no budget counted."""
+        # INVARIANT: all of a batch is judged by one policy set at one moment.
+        policy_set = self._policies()
+        made = _Round({}, {}, dict(refused), atomic=mode is BatchMode.ATOMIC)
+        for count, (position, one) in enumerate(admitted.items()):
+            if count % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            try:
+                normalised = normalise(one.mutation)  # (5)
+            except FirewallError as error:
+                made.errors[position] = error
+                continue
+            made.asked[position] = _Asked(principal, one.mutation, normalised, policy_set, now, one.switches)
+            made.verdicts[position] = decide(policy_set, normalised, now, switches=one.switches)  # (6) (7) (8)
+        return made
 
-        With a `claim` the answer is rendered before the COMMIT that it is part of, and given to nobody before.
-        """
-
-        def told(judged: Sequence[Judged], indexes: Iterable[int | FirewallError]) -> dict[int, Outcome]:
-            outcomes = dict(errors)
-            for (position, one), (verdict, entry), index in zip(asked.items(), judged, indexes, strict=True):
-                if isinstance(index, FirewallError):
-                    outcomes[position] = index
-                else:
-                    outcomes[position] = _decision(one, verdict, entry, index)
-            return outcomes
-
-        uses = {position: verdict.uncounted for position, verdict in verdicts.items()}
-        uncounted = [use for each in uses.values() for use in each]
+    async def _record(self, made: "_Round") -> Mapping[int, Outcome]:
+        """Steps 8b and 9 for what was evaluated."""
         settled = Settled((), None)
-        if uncounted or atomic or claim is not None:
-            keep: Keep | None = None
-            if claim is not None and render is not None:
-                keep = Keep(claim, lambda judged, first: render(told(judged, range(first, first + len(judged)))))
+        if made.uncounted or made.atomic:
             settled = await self._budgets.settle(  # (8b)
-                uncounted,
-                now=next(iter(asked.values())).now,
-                judge=partial(self._judge, asked, uses, barring=errors.keys() if atomic else None),
-                together=atomic,
-                keep=keep,
+                made.uncounted,
+                now=next(iter(made.asked.values())).now,
+                judge=partial(self._judge, made),
+                together=made.atomic,
             )
-            if settled.kept_before:
-                _refuse_denied(asked.values())
-                return _Told({}, settled.answer, kept_before=True)
             judged = settled.judged
         else:
-            judged = self._seal_all(asked, verdicts)
+            judged = self._seal_all(made.asked, made.verdicts)
         indexes: Sequence[int | FirewallError]
         if settled.first_index is None:
             indexes = await self._ledger.append_all([one.entry for one in judged])  # (9)
@@ -343,7 +366,7 @@ class DecisionService:
         for (verdict, _), index in zip(judged, indexes, strict=True):
             if not isinstance(index, FirewallError):
                 self._count(verdict)
-        return _Told(told(judged, indexes), settled.answer)
+        return _outcomes(made, judged, indexes)
 
     def _answer(self, told: "_Told", exchange: Exchange | BatchExchange, render: "_Render") -> bytes:
         """Step 10: what is kept under a claim goes out byte for byte."""
@@ -358,25 +381,19 @@ class DecisionService:
             if not use.has_room:
                 self._exhausted(use.mode)
 
-    def _judge(
-        self,
-        asked: Mapping[int, "_Asked"],
-        uses: Mapping[int, Sequence[BudgetUse]],
-        tally: Tally,
-        *,
-        barring: Collection[int] | None,
-    ) -> list[Judged]:
-        """(6) (7) (8) once more, with every budget counted: one mutation after the other, each with what is left.
-
-        `barring` are the positions in an atomic batch that hold no mutation; None where nothing is atomic.
-        """
-        decided: dict[int, Verdict] = {}
-        for position, one in asked.items():
-            verdict = decide(one.policy_set, one.normalised, one.now, tally.counters(uses[position]), one.switches)
-            tally.take(taken(verdict))
-            decided[position] = verdict
-        verdicts = decided if barring is None else all_or_none(decided, barring=barring)
-        return self._seal_all(asked, verdicts)
+    def _judge(self, made: "_Round", tally: Tally) -> list[Judged]:
+        """(6) (7) (8) once more where budgets are counted now: one mutation after the other, each with what is left."""
+        verdicts: Mapping[int, Verdict] = made.verdicts
+        if made.uncounted:
+            verdicts = counted = {}
+            for position, one in made.asked.items():
+                counters = tally.counters(made.verdicts[position].uncounted)
+                verdict = decide(one.policy_set, one.normalised, one.now, counters, one.switches)
+                tally.take(taken(verdict))
+                counted[position] = verdict
+        if made.atomic:
+            verdicts = all_or_none(verdicts, barring=made.errors.keys())
+        return self._seal_all(made.asked, verdicts)
 
     def _seal_all(self, asked: Mapping[int, "_Asked"], verdicts: Mapping[int, Verdict]) -> list[Judged]:
         """(9), first half, for what was decided together."""
@@ -386,9 +403,13 @@ class DecisionService:
         self, principal: Principal, mutation: Mutation, policy_set: CompiledPolicySet, now: datetime
     ) -> "_Asked":
         """Step 5, for a mutation that its caller may ask about."""
-        require_subject(principal, mutation.subject)
-        switches = self._switches(mutation.subject["id"], now)
+        _, switches = self._may_ask(principal, mutation, now)
         return _Asked(principal, mutation, normalise(mutation), policy_set, now, switches)
+
+    def _may_ask(self, principal: Principal, mutation: Mutation, now: datetime) -> "_Admitted":
+        """Whether its caller may ask about a mutation at all, and what is switched off for its subject."""
+        require_subject(principal, mutation.subject)
+        return _Admitted(mutation, self._switches(mutation.subject["id"], now))
 
     def _seal(self, asked: "_Asked", verdict: Verdict) -> SealedEntry:
         """(9), first half."""
@@ -407,13 +428,13 @@ class DecisionService:
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
 
 
-def _refuse_denied(asked: Iterable["_Asked"]) -> None:
+def _refuse_denied(admitted: Iterable["_Admitted"], now: datetime) -> None:
     """Keep back an answer of an earlier moment while a kill switch denies what it may have allowed.
 
     Raises FirewallError(FORBIDDEN).
     """
-    for one in asked:
-        switch = denying(one.switches, one.mutation.subject["id"], one.now)
+    for one in admitted:
+        switch = denying(one.switches, one.mutation.subject["id"], now)
         if switch is not None:
             raise FirewallError(
                 Kind.FORBIDDEN,
@@ -442,6 +463,21 @@ def _decision(asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int)
     )
 
 
+def _decided(outcome: Outcome) -> Decision:
+    """The decision on the one mutation that was asked about. Raises what refused it."""
+    if isinstance(outcome, FirewallError):
+        raise outcome
+    return outcome
+
+
+def _outcomes(made: "_Round", judged: Sequence[Judged], indexes: Iterable[int | FirewallError]) -> dict[int, Outcome]:
+    """What became of each mutation by its position, once those that were judged have their indexes."""
+    outcomes = dict(made.errors)
+    for (position, one), (verdict, entry), index in zip(made.asked.items(), judged, indexes, strict=True):
+        outcomes[position] = index if isinstance(index, FirewallError) else _decision(one, verdict, entry, index)
+    return outcomes
+
+
 class _Told(NamedTuple):
     """What became of each mutation by its position, or the answer that is kept."""
 
@@ -459,3 +495,24 @@ class _Asked(NamedTuple):
     policy_set: CompiledPolicySet
     now: datetime
     switches: tuple[Switch, ...]
+
+
+class _Admitted(NamedTuple):
+    """A mutation that its caller may ask about, and the kill switches for its subject."""
+
+    mutation: Mutation
+    switches: tuple[Switch, ...]
+
+
+class _Round(NamedTuple):
+    """Mutations that were evaluated together, by position: the verdicts with no budget counted, and the errors."""
+
+    asked: dict[int, _Asked]
+    verdicts: dict[int, Verdict]
+    errors: dict[int, Outcome]
+    atomic: bool = False
+
+    @property
+    def uncounted(self) -> list[BudgetUse]:
+        """The budgets that have to be counted before the verdicts are final."""
+        return [use for verdict in self.verdicts.values() for use in verdict.uncounted]

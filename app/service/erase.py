@@ -36,8 +36,8 @@ class EraseService:
     async def erase(self, id: UUID, *, reason: str, principal: Principal) -> Erased:  # noqa: A002 - the column's name
         """Erase the record of an entry; once more changes nothing, and gives what was recorded then.
 
-        Raises FirewallError: FORBIDDEN without the scope `ledger:erase`, MALFORMED for a bad reason, NOT_FOUND, CONFLICT
-        for a record that is not erased or not here.
+        Raises FirewallError: FORBIDDEN without the scope `ledger:erase`, MALFORMED for a bad reason, NOT_FOUND,
+        CONFLICT for a record that is not erased or not here.
         """
         require(principal, AccessScope.LEDGER_ERASE)
         check_text(reason, "reason", required=True)

@@ -49,7 +49,10 @@ class ReadService:
         self._index = index
 
     async def decision(self, id: UUID, *, principal: Principal) -> ReadDecision:  # noqa: A002 - the column's name
-        """One decision. Raises FirewallError: FORBIDDEN without a scope, NOT_FOUND also for what is not the caller's."""
+        """One decision.
+
+        Raises FirewallError: FORBIDDEN without a scope, NOT_FOUND also for what is not the caller's to see.
+        """
         if AccessScope.DECIDE not in principal.scopes:
             require(principal, AccessScope.READ)
         missing = FirewallError(Kind.NOT_FOUND, f"there is no decision `{id}`", fix="`GET /v1/decisions` finds them")
@@ -77,9 +80,7 @@ class ReadService:
         require(principal, AccessScope.READ)
         before = None if cursor is None else wanted.read_cursor(cursor)
         page = await self._index.page(wanted, limit=limit, before=before)
-        return Listing(
-            page.items, next=wanted.cursor(page.items[-1].idx) if page.more else None, indexed=page.indexed
-        )
+        return Listing(page.items, next=wanted.cursor(page.items[-1].idx) if page.more else None, indexed=page.indexed)
 
 
 def _is_own(record: JsonObject | None, principal: Principal) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.core.quota import RouteClass
+from app.edge.encoding import ACCEPTED
 from app.edge.gate import Gate
 from app.surfaces.problems import CONTENT_TYPE
 
@@ -75,6 +76,13 @@ _WHEN: Final = {
 _RETRY: Final = {
     "Retry-After": {"description": "seconds to wait (RFC 9110)", "schema": {"type": "integer", "minimum": 1}}
 }
+_CODINGS: Final = {
+    "Accept-Encoding": {
+        "required": False,
+        "description": "there if the content encoding was at fault (RFC 9110 section 12.5.3)",
+        "schema": {"type": "string", "enum": [ACCEPTED.decode()]},
+    }
+}
 _CHALLENGE: Final = {
     "WWW-Authenticate": {"description": "RFC 6750", "schema": {"type": "string"}},
 }
@@ -107,6 +115,8 @@ def _problem_response(status: int) -> dict[str, Any]:
         response["headers"] = _CHALLENGE
     elif status in {429, 503, 504}:
         response["headers"] = _RETRY
+    elif status == 415:
+        response["headers"] = _CODINGS
     return response
 
 

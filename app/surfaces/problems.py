@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from app.core.pointer import build
 from app.edge.context import request_id_of
+from app.edge.encoding import ACCEPTED
 from app.errors import FirewallError, Kind
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -55,6 +56,8 @@ def status_and_title(kind: Kind) -> tuple[int, str]:
             return 413, "the request is too large"
         case Kind.UNSUPPORTED_MEDIA_TYPE:
             return 415, "the media type is not supported"
+        case Kind.UNSUPPORTED_ENCODING:
+            return 415, "the content encoding is not supported"
         case Kind.RATE_LIMITED:
             return 429, "too many requests"
         case Kind.UNAVAILABLE:
@@ -84,6 +87,9 @@ def problem(error: FirewallError, request_id: str, *, allow: str | None = None) 
         headers.append((b"retry-after", b"%d" % whole_seconds(error.retry_after)))
     if status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", _challenge(error)))
+    if error.kind is Kind.UNSUPPORTED_ENCODING:
+        # RFC 9110 section 12.5.3: this header in a 415 says that the coding was at fault, and not the media type.
+        headers.append((b"accept-encoding", ACCEPTED))
     if allow is not None:
         headers.append((b"allow", allow.encode("latin-1")))
     return _sealed(status, headers, members)

@@ -5,9 +5,15 @@ schema. `server_dsn` is the server itself, for who needs to create databases. Al
 """
 
 import asyncio
+import contextlib
 import itertools
+import os
 import shutil
+import signal
+import socket
+import subprocess
 import tempfile
+import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +23,7 @@ import asyncpg
 import pytest
 
 from app.migrations import schema
-from app.persistence.embedded import EmbeddedPostgres
+from app.persistence.embedded import SERVER_UID, EmbeddedPostgres, free_port
 from app.persistence.engine import parse_dsn
 
 TEMPLATE = "template_migrated"
@@ -123,3 +129,81 @@ def state_directory() -> Iterator[Path]:
     above.chmod(0o711)
     yield above / "postgresql"
     shutil.rmtree(above, ignore_errors=True)
+
+
+class PgBouncer:
+    """A pooler in transaction mode on the loopback, in front of every database of one server.
+
+    It gives each transaction another connection than the one before, so that whoever relies on a session is found out.
+    """
+
+    def __init__(self, binary: str, directory: Path, server_dsn: str) -> None:
+        url = parse_dsn(server_dsn)
+        host = url.query.get("host", url.host)
+        self._binary, self._directory, self._url = binary, directory, url
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.settings = directory / "pgbouncer.ini"
+        self.settings.write_text(
+            "[databases]\n"
+            f"* = host={host} port={url.query.get('port', url.port or 5432)} user={url.username}"
+            f" password='{url.password or ''}'\n"
+            "[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\nserver_round_robin = 1\ndefault_pool_size = 8\nmax_client_conn = 200\n"
+        )
+
+    def dsn(self, database_dsn: str) -> str:
+        """The same database through the pooler."""
+        url = parse_dsn(database_dsn).set(drivername="postgresql", host="127.0.0.1", port=self.port, query={})
+        return url.render_as_string(hide_password=False)
+
+    def start(self) -> None:
+        """Start, and wait until it listens."""
+        # It refuses to be root.
+        account: dict[str, Any] = {"user": SERVER_UID, "group": SERVER_UID, "extra_groups": []}
+        self._process = subprocess.Popen(
+            [self._binary, "-q", str(self.settings)],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            **(account if os.geteuid() == 0 else {}),
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+                return
+            assert time.monotonic() < deadline, "pgbouncer did not start"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(server_dsn: str) -> Iterator[PgBouncer]:
+    """A pooler in front of the session's server."""
+    # Debian puts it where only root's path leads.
+    binary = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if binary is None:
+        pytest.skip("no pgbouncer here; on Debian: apt-get install pgbouncer")
+    directory = Path(tempfile.mkdtemp(prefix="mfw-pgbouncer-"))
+    made = PgBouncer(binary, directory, server_dsn)
+    if os.geteuid() == 0:
+        for path in (directory, made.settings):
+            os.chown(path, SERVER_UID, SERVER_UID)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def pooled_dsn(pgbouncer: PgBouncer, database_dsn: str) -> str:
+    """The DSN of `database_dsn` through a pooler in transaction mode."""
+    return pgbouncer.dsn(database_dsn)

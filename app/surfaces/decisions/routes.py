@@ -300,7 +300,10 @@ def _id(sent: JsonObject) -> UUID:
     # UUID takes braces, a URN and digits without hyphens as well.
     if found is None or str(found) != value.lower():
         raise FirewallError(
-            Kind.MALFORMED, f"`{value[:80]}` is no id", pointer="/id", fix="write it as the answer to the decision had it"
+            Kind.MALFORMED,
+            f"`{value[:80]}` is no id",
+            pointer="/id",
+            fix="write it as the decision was answered",
         )
     return found
 

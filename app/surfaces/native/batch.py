@@ -31,8 +31,13 @@ from app.surfaces.problems import problem, problem_members
 
 PATH: Final = "/v1/decisions:batch"
 
-# Bodies that one process holds at a time: sixteen mebibytes of JSON become some hundred of Python's.
+# Bodies that one process holds at a time: a mebibyte of JSON becomes some ten of Python's.
 AT_ONCE: Final = 2
+# Beyond this a body is read in a thread: its parsers hold the interpreter for a few milliseconds at a time, and between
+# two of them everybody else gets theirs (docs/overload.md has the figures).
+INLINE_BYTES: Final = 131_072
+# A thousand mutations with five hundred values each; a change of a Deployment, both sides of it whole, has 250.
+MAX_VALUES: Final = 500_000
 
 # A mutation stands two levels deeper in a batch than alone.
 MAX_DEPTH: Final = strict_json.MAX_DEPTH + 2
@@ -96,9 +101,9 @@ class BatchNativeExchange:
         self.holds_slot = True
         return await read_body(self._scope, self._receive, max_bytes=self._endpoint.max_body_bytes)
 
-    def parse(self, body: bytes) -> Batch:
+    async def parse(self, body: bytes) -> Batch:
         """Step 4."""
-        return batch_from_wire(strict_json.parse(body, max_depth=MAX_DEPTH).tree)
+        return _batch(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(_batch, body)
 
     def claim(self, principal: Principal, body: bytes) -> Claim | None:
         """Step 3b."""
@@ -122,6 +127,10 @@ class BatchNativeExchange:
                 members = decision_members(outcome)
             results.append({"index": index, **members})
         return orjson.dumps({"results": results, "summary": summary})
+
+
+def _batch(body: bytes) -> Batch:
+    return batch_from_wire(strict_json.parse(body, max_depth=MAX_DEPTH, max_values=MAX_VALUES).tree)
 
 
 class BatchEndpoint:

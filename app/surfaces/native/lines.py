@@ -7,7 +7,8 @@
     (5) write     a line for each, in their order; the client has to read while it sends
     (6) end       a line with the counts: an answer without it was cut off
 
-Memory: one message of the server's, at most `LINES_AT_ONCE` lines, one line of `max_line_bytes`.
+Memory: one message of the server's, what it becomes where it is compressed (a few mebibytes), at most `LINES_AT_ONCE`
+lines, one line of `max_line_bytes`.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from app.core.quota import RouteClass
 from app.core.types import Effect, JsonObject, Mutation
 from app.edge.body import BODY_TIMEOUT_SECONDS, ClientDisconnectedError
 from app.edge.context import context_of, deliver
-from app.edge.encoding import coding_of
+from app.edge.encoding import Expander, coding_of, unsupported
 from app.edge.gate import Gate
 from app.edge.idempotency import idempotency_key
 from app.errors import FirewallError, Kind
@@ -43,6 +44,8 @@ LINES_AT_ONCE: Final = 128
 STREAMS_AT_ONCE: Final = 2
 # From the first line to the last: at a hundred lines a second that is sixty thousand.
 STREAM_SECONDS: Final = 600.0
+# One after the other: a line costs a token, a blank one only our time.
+BLANK_LINES_MAX: Final = 1_000
 
 _REFUSED: Final = "refused"
 _HEADERS: Final = [(b"content-type", CONTENT_TYPE)]
@@ -89,27 +92,26 @@ class LinesEndpoint:
         """Answer one stream; what was decided before it broke is in the ledger."""
         request_id = context_of(scope).request_id
         try:
-            principal = await self._admit(scope)
+            principal, expander = await self._admit(scope)
         except FirewallError as error:
             await deliver(problem(error, request_id), send, [self._gate.limits.policy_header(RouteClass.BATCH)])
             return
         self._open += 1
         try:
-            await self._answer(principal, request_id, receive, send)
+            await self._answer(principal, request_id, receive, send, expander)
         except (ClientDisconnectedError, OSError):
             # There is nobody to tell; the server closes what is left of the connection.
             return
         finally:
             self._open -= 1
 
-    async def _admit(self, scope: Scope) -> Principal:
-        """(1)."""
+    async def _admit(self, scope: Scope) -> tuple[Principal, Expander | None]:
+        """(1): who asks, and what undoes the coding of the lines."""
         headers = scope["headers"]
         principal = await self._gate.admit(scope, RouteClass.BATCH, AccessScope.DECIDE)
-        if any(name == b"content-encoding" and coding_of(value) is not None for name, value in headers):
-            raise FirewallError(
-                Kind.UNSUPPORTED_MEDIA_TYPE, "lines come in no content encoding", fix="send the lines uncompressed"
-            )
+        encodings = [coding_of(value) for name, value in headers if name == b"content-encoding"]
+        if len(encodings) > 1:
+            raise unsupported("one content encoding inside another is not supported")
         if idempotency_key(headers) is not None:
             raise FirewallError(
                 Kind.MALFORMED,
@@ -118,16 +120,19 @@ class LinesEndpoint:
             )
         if self._open >= STREAMS_AT_ONCE:
             raise FirewallError(Kind.OVERLOADED, "too many streams are open", retry_after=1)
-        return principal
+        coding = encodings[0] if encodings else None
+        return principal, None if coding is None else Expander(coding)
 
-    async def _answer(self, principal: Principal, request_id: str, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, principal: Principal, request_id: str, receive: Receive, send: Send, expander: Expander | None
+    ) -> None:
         counts = dict.fromkeys([*(effect.value for effect in Effect), _REFUSED], 0)
         last = 0
         fault: FirewallError | None = None
         at = 1
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": _HEADERS})
         try:
-            async with contextlib.aclosing(self._batches(receive)) as batches:
+            async with contextlib.aclosing(self._batches(receive, expander)) as batches:
                 async for lines in batches:
                     at = lines[0].number
                     answers = []
@@ -172,18 +177,15 @@ class LinesEndpoint:
         except FirewallError as error:
             return error
 
-    async def _batches(self, receive: Receive) -> AsyncGenerator[list[Line], None]:
+    async def _batches(self, receive: Receive, expander: Expander | None) -> AsyncGenerator[list[Line], None]:
         """(2): what arrived so far, at most `LINES_AT_ONCE`. Raises FirewallError where it does not go on."""
-        ends = self._clock() + self._stream_seconds
         number = 0
+        blank = 0
         # The line that is not whole yet, in place: many small pieces must not be copied again and again.
         rest = bytearray()
         too_long = False
-        more = True
-        while more:
-            message = await self._next(receive, ends)
-            more = message.get("more_body", False)
-            pieces = message.get("body", b"").split(b"\n")
+        async for arrived, more in self._arrivals(receive, expander):
+            pieces = arrived.split(b"\n")
             ready: list[Line] = []
             for position, piece in enumerate(pieces):
                 if not too_long and len(rest) + len(piece) <= self._max_line_bytes:
@@ -196,7 +198,14 @@ class LinesEndpoint:
                 number += 1
                 # A blank line is counted, and says nothing.
                 if too_long or (rest and not rest.isspace()):
+                    blank = 0
                     ready.append(Line(number, None if too_long else bytes(rest)))
+                else:
+                    blank += 1
+                    if blank > BLANK_LINES_MAX:
+                        if ready:
+                            yield ready
+                        raise FirewallError(Kind.MALFORMED, f"more than {BLANK_LINES_MAX} lines in a row are blank")
                 rest.clear()
                 too_long = False
                 if len(ready) == LINES_AT_ONCE:
@@ -204,6 +213,25 @@ class LinesEndpoint:
                     ready = []
             if ready:
                 yield ready
+
+    async def _arrivals(self, receive: Receive, expander: Expander | None) -> AsyncGenerator[tuple[bytes, bool], None]:
+        """What comes, decompressed, and whether more does. Raises FirewallError where it does not go on."""
+        ends = self._clock() + self._stream_seconds
+        more = True
+        while more:
+            message = await self._next(receive, ends)
+            more = message.get("more_body", False)
+            body: bytes = message.get("body", b"")
+            if expander is None:
+                yield body, more
+                continue
+            for piece in expander.feed(body):
+                yield piece, True
+                # Whatever unfolds, others have their turn meanwhile.
+                await asyncio.sleep(0)
+            if not more:
+                expander.end()
+                yield b"", False
 
     async def _next(self, receive: Receive, ends: float) -> Message:
         left = ends - self._clock()

@@ -158,6 +158,24 @@ async def wire(database_dsn: str) -> AsyncIterator[Wire]:
     await made.close()
 
 
+# Says at the very end of a transaction how it will be committed.
+WITNESS = """
+CREATE TABLE witnessed (durable text, isolation text);
+CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO witnessed VALUES (current_setting('synchronous_commit'), current_setting('transaction_isolation'));
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER witness AFTER INSERT ON ledger_entries DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION witness();
+"""
+
+
+@pytest.fixture
+def witness() -> str:
+    return WITNESS
+
+
 @pytest.fixture
 def fault() -> type[Fault]:
     return Fault

@@ -104,14 +104,23 @@ async def test_a_batch_is_bounded_in_bytes(database_dsn, entry):
     assert len(observed.times) >= 5
 
 
-async def test_the_commit_is_durable_whatever_the_role_says(database_dsn, database, entry):
+async def test_the_commit_is_durable_whatever_the_role_says(database_dsn, database, entry, witness):
     name = await database.fetchval("SELECT current_database()")
     await database.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     await database.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    await database.execute(witness)
     async with writing(database_dsn) as writer:
         await writer.append(entry())
-        assert await writer._connection.fetchval("SHOW synchronous_commit") == "on"
-        assert await writer._connection.fetchval("SHOW transaction_isolation") == "read committed"
+    assert await database.fetch("SELECT * FROM witnessed") == [("on", "read committed")]
+
+
+async def test_what_is_stronger_than_durable_stays_as_it_is(database_dsn, database, entry, witness):
+    name = await database.fetchval("SELECT current_database()")
+    await database.execute(f"ALTER DATABASE {name} SET synchronous_commit = remote_apply")
+    await database.execute(witness)
+    async with writing(database_dsn) as writer:
+        await writer.append(entry())
+    assert await database.fetchval("SELECT durable FROM witnessed") == "remote_apply"
 
 
 async def test_an_answer_that_was_lost_is_found_again(wire, reader, entry, fault):

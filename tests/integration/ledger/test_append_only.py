@@ -1,8 +1,11 @@
 """Nobody changes what the ledger holds: not the owner, not a superuser, not by any statement."""
 
+from datetime import UTC, datetime
+
 import asyncpg
 import pytest
 
+from app.core.months import Month
 from app.ledger.append import LedgerWriter
 
 ENTRIES_MERGE = """
@@ -13,6 +16,9 @@ ENTRIES_UPSERT = """
 INSERT INTO ledger_entries (idx, id, kind, receipt) VALUES (0, gen_random_uuid(), 'vote', '{}')
 ON CONFLICT (idx) DO UPDATE SET kind = 'vote'
 """
+
+# Where what is appended lies.
+THIS_MONTH = f"ledger_records_{Month.of(datetime.now(UTC)).suffix}"
 
 REFUSED = [
     "UPDATE ledger_entries SET kind = 'vote'",
@@ -25,9 +31,10 @@ REFUSED = [
     "UPDATE ledger_records SET record = ''",
     "DELETE FROM ledger_records",
     "TRUNCATE ledger_records",
-    "UPDATE ledger_records_rest SET record = ''",
-    "DELETE FROM ledger_records_rest",
     "TRUNCATE ledger_records_rest",
+    f"UPDATE {THIS_MONTH} SET record = ''",
+    f"DELETE FROM {THIS_MONTH}",
+    f"TRUNCATE {THIS_MONTH}",
     "UPDATE ledger_head SET next_index = 0",
     "UPDATE ledger_head SET next_index = next_index",
     "DELETE FROM ledger_head",
@@ -64,7 +71,7 @@ async def test_it_is_refused(database, statement, role):
         await database.execute("SET LOCAL session_replication_role = replica")
     elif role == "owner":
         await database.execute("CREATE ROLE plain_owner")
-        for table in (*TABLES, "ledger_records_rest", "ledger_erasures"):
+        for table in (*TABLES, THIS_MONTH, "ledger_records_rest", "ledger_erasures"):
             await database.execute(f"ALTER TABLE {table} OWNER TO plain_owner")
         await database.execute("SET LOCAL ROLE plain_owner")
     with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):

@@ -100,6 +100,10 @@ class CountingBudgets(BudgetLedger):
         self.asked += 1
         return super().settle(uses, **more)
 
+    def settle_once(self, claim: Claim, **more: Any) -> Coroutine[Any, Any, Any]:
+        self.asked += 1
+        return super().settle_once(claim, **more)
+
 
 class Replica:
     """One process's worth of services on a database; `ahead` is what its clock shows beyond the real time."""

@@ -286,3 +286,14 @@ def test_the_body_has_a_limit_of_its_own(database_dsn, serve):
 def test_who_may_not_decide_may_not_decide_many(service):
     with service.client(key=service.operator_key) as client:
         assert client.post(BATCH, json={"mutations": [GOOD]}).status_code == 403
+
+
+def test_a_large_batch_is_read_apart_and_one_of_too_many_values_is_refused(service):
+    large = GOOD | {"context": {"log": "x" * 20_000}}
+    with service.client() as client:
+        answer = client.post(BATCH, json={"mutations": [large] * 20})
+        assert answer.json()["summary"]["allow"] == 20
+        many = b'{"mutations":[' + b"[]," * 500_000 + b"{}]}"
+        refused = client.post(BATCH, content=many, headers={"Content-Type": "application/json"})
+        assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (413, "too-large")
+        assert "values" in refused.json()["detail"]

@@ -18,10 +18,17 @@ from app.persistence.engine import create_engine
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
-ROW = re.compile(r"^\| (`(?:GET|POST|PUT|PATCH|DELETE) /.*`) \| (`[a-z:]+`(?: or `[a-z:]+`)?|none|any) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| (`(?:GET|POST|PUT|PATCH|DELETE) /.*`) \| (`[a-z:]+`(?: or `[a-z:]+`)?|none|any) \|$", re.MULTILINE
+)
 NONE, ANY = "none", "any"
 # What a route's path needs to reach its gate.
-IN_PATHS = {"digest": "sha256:" + "0" * 64, "id": "5f0c6b0e-8d1f-4c59-9f8a-1c2d3e4f5a6b", "index": "0"}
+IN_PATHS = {
+    "digest": "sha256:" + "0" * 64,
+    "path": "0/000",
+    "id": "5f0c6b0e-8d1f-4c59-9f8a-1c2d3e4f5a6b",
+    "index": "0",
+}
 IN_QUERIES = {
     (method, path): {"reason": "a test"}
     for method, path in [("DELETE", "/v1/keys/{id}"), ("DELETE", "/v1/switches/{id}")]
@@ -56,7 +63,7 @@ def routes_of(router: Any) -> Iterator[tuple[str, str]]:
             continue
         assert isinstance(route, APIRoute), f"{route} is not behind a gate"
         for method in route.methods or ():
-            yield method, route.path
+            yield method, route.path_format
 
 
 @pytest.fixture(scope="module")

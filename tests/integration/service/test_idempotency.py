@@ -10,6 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from app.core.batch import Batch, BatchMode
+from app.core.decide import decide
 from app.core.types import Effect
 from app.edge.idempotency import claim_of
 from app.errors import FirewallError, Kind
@@ -69,6 +71,59 @@ async def test_decided_once_across_replicas(database_dsn, database, budgets):
         # Another key is another request.
         assert (await ask(one, key="l"))[0] != answers[0][0]
         assert (await LedgerReader(one.engine).verify_gapless()).size == 2
+
+
+@pytest.mark.parametrize("budgets", [[], [budget(limit=2)]], ids=["plain", "budget"])
+async def test_a_retry_is_not_evaluated(database_dsn, budgets, monkeypatch):
+    evaluated: list[Any] = []
+
+    def counting(*args, **options):
+        evaluated.append(args)
+        return decide(*args, **options)
+
+    monkeypatch.setattr("app.service.decide.decide", counting)
+    async with Replica(database_dsn, policy(*budgets)) as replica:
+        first, _ = await ask(replica)
+        # A budget is counted by a second evaluation; without one the first is the decision.
+        assert len(evaluated) == 1 + len(budgets)
+        evaluated.clear()
+
+        def none():
+            raise FirewallError(Kind.UNAVAILABLE, "no policy set is in force")
+
+        replica.service._policies = none
+        assert await ask(replica) == (first, True)
+        assert evaluated == []
+        # What was not answered before does need a set, and that is no fault of the database's.
+        for _ in range(10):
+            with pytest.raises(FirewallError, match="no policy set"):
+                await ask(replica, key="other")
+
+
+async def test_a_batch_under_a_key(database_dsn, database):
+    """Budgets, an atomic mode and a key in one commit; a second request meanwhile waits for the first."""
+    asked = [mutation(), mutation(resource="other")]
+
+    async def batch(replica, key, *, mode=BatchMode.ATOMIC, items=asked):
+        claim_ = claim(WHO, key, route=BATCH, body=b"{}")
+
+        def render(outcomes):
+            return ",".join(str(getattr(one, "effect", "refused")) for one in outcomes.values()).encode()
+
+        return await replica.service._decide_once(claim_, WHO, Batch(items, mode), render)
+
+    async with Replica(database_dsn, policy(budget(limit=3))) as one, Replica(database_dsn, policy()) as other:
+        told = await asyncio.gather(*(batch(replica, "a") for replica in (one, one, other)))
+        assert {one.answer for one in told} == {b"allow,allow"}
+        assert sum(one.kept_before for one in told) == 2
+        assert await database.fetchval("SELECT count(*) FROM ledger_entries") == 2
+        if await database.fetchval("SELECT count(*) FROM budget_uses"):
+            told = [await batch(one, "b")]
+            assert told[0].answer == b"deny,deny"
+        # Nothing that can be asked about: nothing is kept.
+        empty = await batch(one, "c", items=[mutation()._replace(change={})])
+        assert (empty.answer, len(empty.outcomes)) == (b"", 1)
+        assert await database.fetchval("SELECT count(*) FROM idempotency_keys") <= 2
 
 
 async def test_another_request_under_the_same_key_is_a_conflict(database_dsn, database):

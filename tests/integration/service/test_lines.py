@@ -1,6 +1,7 @@
 """Streams of lines: answered as they come, a bad one told by its number, ended with a word wherever they end."""
 
 import asyncio
+import gzip
 import json
 import socket
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.quota import Limit, RouteClass
@@ -15,7 +17,7 @@ from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.surfaces.native.lines import LINES_AT_ONCE, STREAMS_AT_ONCE, LinesEndpoint, is_lines
+from app.surfaces.native.lines import BLANK_LINES_MAX, LINES_AT_ONCE, STREAMS_AT_ONCE, LinesEndpoint, is_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
@@ -103,8 +105,8 @@ def test_it_ends_where_the_tokens_do(database_dsn, serve):
     ("headers", "status"),
     [
         ({"Idempotency-Key": "k"}, 400),
-        ({"Content-Encoding": "gzip"}, 415),
         ({"Content-Encoding": "br"}, 415),
+        ({"Content-Encoding": "gzip, zstd"}, 415),
         ({"Content-Type": "application/x-ndjson; charset=latin-1"}, 415),
         ({"Content-Encoding": "identity", "Content-Type": "Application/X-NDJSON; charset=utf-8"}, 200),
         ({"Authorization": ""}, 401),
@@ -116,6 +118,46 @@ def test_what_is_refused_before_a_line_is_read(service, headers, status):
     assert answer.status_code == status
     if status != 200:
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("coding", "write"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_compressed_lines(service, coding, write):
+    body = write(b"\n".join([LINE, b"{", LINE]))
+
+    def pieces():
+        for start in range(0, len(body), 50):
+            yield body[start : start + 50]
+
+    headers = LINES | {"Content-Encoding": coding}
+    with service.client() as client:
+        *told, end = parsed(client.post(BATCH, content=pieces(), headers=headers).content)
+        assert [one.get("decision", one.get("status")) for one in told] == ["allow", 400, "allow"]
+        assert end["complete"] is True
+        # Cut off: what was whole is decided, the rest is told.
+        *told, fault, end = parsed(client.post(BATCH, content=body[:-9], headers=headers).content)
+        assert (fault["status"], end["complete"]) == (400, False)
+        # A line that is a bomb is too long for a line, and as a stream it ends at its line.
+        bomb = write(LINE + b"\n" + b" " * 50_000_000)
+        *told, fault, end = parsed(client.post(BATCH, content=bomb, headers=headers).content)
+        assert [one["line"] for one in told] == [1]
+        assert (fault["line"], fault["status"], end["complete"]) == (2, 413, False)
+
+
+def test_one_coding_inside_another(service):
+    headers = [("Content-Type", LINES["Content-Type"]), ("Content-Encoding", "gzip"), ("Content-Encoding", "zstd")]
+    with service.client() as client:
+        answer = client.post(BATCH, content=LINE, headers=headers)
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "gzip, zstd"
+
+
+async def test_blank_lines_without_end():
+    stream = Stream()
+    stream.feed(b"\n" * BLANK_LINES_MAX + b"{}\n" + b" \n" * (BLANK_LINES_MAX + 1), more=False)
+    told, fault, end = await stream.answer()
+    assert told["line"] == BLANK_LINES_MAX + 1
+    assert (fault["status"], end["complete"]) == (400, False)
+    assert "blank" in fault["detail"]
 
 
 def test_who_may_not_decide(service):

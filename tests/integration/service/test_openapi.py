@@ -41,6 +41,8 @@ OPERATIONS = (
     ("/v1/keys/{id}", "GET"),
     ("/v1/keys/{id}", "DELETE"),
     ("/v1/keys/{id}/rotate", "POST"),
+    ("/ledger/checkpoint", "GET"),
+    ("/ledger/tile/{path}", "GET"),
     ("/v1/version", "GET"),
     ("/health", "GET"),
     ("/health/live", "GET"),
@@ -65,7 +67,7 @@ def test_every_answer_is_documented(document, service, path, method, mode):
         if str((case.headers or {}).get("X-Request-Timeout-Ms", "")).isdigit():
             # Who waits for a millisecond is rightly told that this is too little.
             case.headers["X-Request-Timeout-Ms"] = "60000"
-        mine = path.startswith(("/v1/policy-sets", "/v1/keys", "/v1/switches"))
+        mine = path.startswith(("/v1/policy-sets", "/v1/keys", "/v1/switches", "/ledger"))
         key = service.admin_key if mine else service.key
         answer = case.call(headers={"Authorization": f"Bearer {key}"})
         statuses.add(answer.status_code)
@@ -104,6 +106,8 @@ def test_document_names_every_path(service):
         "/v1/keys",
         "/v1/keys/{id}",
         "/v1/keys/{id}/rotate",
+        "/ledger/checkpoint",
+        "/ledger/tile/{path}",
         "/v1/version",
         "/health",
         "/health/live",

@@ -70,6 +70,7 @@ class TestRoot:
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
         + [["tokens", "rotate"]]
+        + [["ledger", word] for word in ("partitions",)]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )
     def test_help_teaches(self, command):

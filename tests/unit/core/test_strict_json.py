@@ -227,6 +227,39 @@ def test_a_mebibyte_of_malice_is_refused(body):
         parse(body)
 
 
+def test_so_many_values_and_no_more():
+    assert len(parse(b"[" + b"0," * 98 + b"0]", max_values=100).tree) == 99
+    for body in (
+        b"[" + b"0," * 100 + b"0]" + b" " * 100,
+        b"[" + b"[]," * 99 + b"{}]",
+        b"{" + b",".join(b'"%d":[]' % number for number in range(100)) + b"}",
+    ):
+        with pytest.raises(FirewallError) as caught:
+            parse(body, max_values=100)
+        assert caught.value.kind is Kind.TOO_LARGE
+        assert caught.value.fix
+        assert parse(body, max_values=None).tree
+    # What stands in a text is no value.
+    texts = ["a, b" * 100, '[{"' * 100, '\\",' * 100]
+    assert parse(json.dumps(texts).encode(), max_values=10).tree == texts
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers(0, 9) | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_a_value_is_counted_once(tree):
+    def values(node):
+        inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return 1 + sum(values(one) for one in inner)
+
+    body = json.dumps(tree).encode()
+    counted = strict_json._values(body, 0)
+    empty = body.count(b"[]") + body.count(b"{}")
+    assert values(tree) - 1 <= counted <= values(tree) - 1 + empty
+
+
 def test_depth_64_is_read_and_65_is_not():
     assert parse(b"[" * 64 + b"]" * 64).tree
     assert parse(b"[[[]]]", max_depth=3).tree == [[[]]]

@@ -82,6 +82,20 @@ async def test_an_answer_gets_the_safe_headers_and_the_request_id() -> None:
     }
 
 
+@pytest.mark.parametrize(("status", "kept"), [(200, b"max-age=60"), (404, b"no-store"), (304, b"no-store")])
+async def test_only_a_good_answer_that_says_so_is_kept(status: int, kept: bytes) -> None:
+    async def never_changes(asked: Any, _receive: Any, send: Any) -> None:
+        context_of(asked).keep = b"max-age=60"
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    around = Around(never_changes)
+    around.app.drain()
+    sent = (await around(scope())).sent[0]["headers"]
+    assert [name for name, _ in sent] == [b"x-request-id", b"cache-control", b"x-content-type-options", b"connection"]
+    assert around.headers[b"cache-control"] == kept
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import zlib
 
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.edge.body import read_body
-from app.edge.encoding import GZIP, ZSTD, coding_of, expand
+from app.edge.encoding import (
+    GZIP,
+    STREAM_RATIO_FLOOR,
+    STREAM_RATIO_MAX,
+    ZSTD,
+    Expander,
+    coding_of,
+    expand,
+)
 from app.errors import FirewallError, Kind
 
 LIMIT = 1000
@@ -90,6 +99,64 @@ def test_empty_members_are_not_read_for_ever() -> None:
     assert "behind its end" in refused(buffer.getvalue(), GZIP).detail
 
 
+def unfolded(body: bytes, coding: bytes, size: int, **limits: int) -> list[bytes]:
+    """What comes out of a stream that arrives in pieces of a size."""
+    expander = Expander(coding, **limits)
+    pieces = [piece for at in range(0, len(body), size) for piece in expander.feed(body[at : at + size])]
+    expander.end()
+    return pieces
+
+
+@writers
+def test_a_stream_in_any_pieces(coding, write) -> None:
+    @given(st.binary(max_size=5000), st.integers(1, 3000))
+    def back(data: bytes, size: int) -> None:
+        assert b"".join(unfolded(write(data), coding, size)) == data
+
+    back()
+    large = random.Random(1).randbytes(300_000) + b"x" * 500_000
+    pieces = unfolded(write(large), coding, 70_000)
+    assert b"".join(pieces) == large
+    assert max(map(len, pieces)) <= 65_536
+
+
+@writers
+@pytest.mark.parametrize("size", [1, 100, 1_000_000])
+def test_a_stream_that_is_not_exactly_one_and_whole(coding, write, size: int) -> None:
+    whole = write(b'{"a": 1}\n' * 100)
+    for body, fault in (
+        (whole[:-1], "ends too early"),
+        (b"", "ends too early"),
+        (whole + whole, "behind its end"),
+        (whole + b"x", "behind its end"),
+        (b'{"a": 1}', "is damaged"),
+    ):
+        with pytest.raises(FirewallError) as caught:
+            unfolded(body, coding, size)
+        assert caught.value.kind is Kind.MALFORMED
+        assert fault in caught.value.detail
+
+
+@writers
+def test_a_stream_that_unfolds_without_end(coding, write) -> None:
+    bomb = write(b"\n" * 30_000_000)
+    out = 0
+
+    def fed() -> None:
+        nonlocal out
+        for piece in Expander(coding).feed(bomb):
+            out += len(piece)
+
+    with pytest.raises(FirewallError, match="100 times larger") as caught:
+        fed()
+    assert caught.value.kind is Kind.TOO_LARGE
+    assert out <= max(STREAM_RATIO_FLOOR, STREAM_RATIO_MAX * len(bomb))
+    with pytest.raises(FirewallError, match="larger than 1000 bytes") as caught:
+        unfolded(write(b"x" * 1001), coding, 10, max_bytes=1000)
+    assert caught.value.kind is Kind.TOO_LARGE
+    assert unfolded(write(b"x" * 1000), coding, 10, max_bytes=1000)
+
+
 @pytest.mark.parametrize(
     ("value", "coding"),
     [(b"gzip", GZIP), (b" GZip ", GZIP), (b"x-gzip", GZIP), (b"zstd", ZSTD), (b"identity", None), (b"", None)],
@@ -102,7 +169,7 @@ def test_codings(value: bytes, coding: bytes | None) -> None:
 def test_other_codings(value: bytes) -> None:
     with pytest.raises(FirewallError) as caught:
         coding_of(value)
-    assert caught.value.kind is Kind.UNSUPPORTED_MEDIA_TYPE
+    assert caught.value.kind is Kind.UNSUPPORTED_ENCODING
 
 
 async def test_a_body_in_a_coding_is_read() -> None:

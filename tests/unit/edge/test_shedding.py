@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from app.edge.context import RequestContext
 from app.edge.shedding import (
     BASE_SECONDS,
+    ENTERED,
+    HELD_SECONDS,
     MEMORY_EXHAUSTED,
+    REFUSALS_AT_ONCE,
+    REFUSALS_PER_SECOND,
     RETRY_SECONDS,
     TOLERANCE,
     AdaptiveLimit,
+    Door,
     Memory,
+    Pace,
     Pressure,
     Priority,
     Shedder,
@@ -172,14 +178,43 @@ class TestShedder:
         assert held.limit.base is None
 
 
+class TestPace:
+    def test_few_are_told_at_once_and_many_one_after_the_other(self):
+        pace = Pace(per_second=100, at_once=10, longest=1)
+        delays = [pace.delay(0.0) for _ in range(200)]
+        assert delays[:11] == pytest.approx([0.0] * 11, abs=1e-9)
+        assert delays[11:110] == pytest.approx([number / 100 for number in range(1, 100)])
+        # Nobody waits longer, however many there are, and those behind them wait no longer for that.
+        assert delays[112:] == [1.0] * 88
+        assert pace.delay(0.5) == pytest.approx(0.52, abs=0.02)
+        assert pace.delay(10.0) == 0.0
+
+    @given(st.lists(st.floats(0, 0.01), min_size=1, max_size=500))
+    def test_they_are_told_in_their_order_and_in_time(self, pauses):
+        pace = Pace()
+        now, last = 0.0, 0.0
+        for pause in pauses:
+            now += pause
+            delay = pace.delay(now)
+            assert 0 <= delay <= HELD_SECONDS
+            assert now + delay >= last - 1e-9
+            last = now + delay
+
+    def test_as_many_as_are_told_at_once_are_a_tenth_of_a_second(self):
+        pace = Pace()
+        assert [pace.delay(0.0) for _ in range(REFUSALS_AT_ONCE)] == [0.0] * REFUSALS_AT_ONCE
+        told = sum(pace.delay(number / 5_000) < HELD_SECONDS for number in range(5_000))
+        # Over a second, with those that are being held at its end.
+        assert told <= REFUSALS_PER_SECOND * (1 + HELD_SECONDS) + REFUSALS_AT_ONCE
+
+
 class Served:
     """The middleware around an application that does what a test says."""
 
-    def __init__(self, held, app=None):
+    def __init__(self, held, app=None, **options):
         self.shed = dict.fromkeys(Priority, 0)
         self.now = 0.0
-        self.middleware = SheddingMiddleware(
-            app or self.answer,
+        self.door = Door(
             held,
             priorities={"/v1/decisions": DECISION, "/v1/decisions:batch": BATCH},
             health="/health",
@@ -187,7 +222,9 @@ class Served:
             problem_type="https://example.com/",
             clock=lambda: self.now,
             chance=lambda: 0.99,
+            **options,
         )
+        self.middleware = SheddingMiddleware(app or self.answer, self.door)
 
     def count(self, priority):
         self.shed[priority] += 1
@@ -199,7 +236,7 @@ class Served:
         await send({"type": "http.response.start", "status": scope["answer"], "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    async def ask(self, path, *, answer=200):
+    async def ask(self, path, *, answer=200, **more):
         sent = []
 
         async def receive():
@@ -208,7 +245,7 @@ class Served:
         async def send(message):
             sent.append(message)
 
-        await self.middleware({"type": "http", "path": path, "headers": [], "answer": answer}, receive, send)
+        await self.middleware({"type": "http", "path": path, "headers": [], "answer": answer} | more, receive, send)
         return sent
 
 
@@ -271,6 +308,56 @@ async def test_who_fails_gives_the_place_back_all_the_same():
     assert held.under_way[DECISION] == 0
 
 
+async def test_who_was_let_in_before_is_not_asked_again_and_goes_out_once():
+    held = shedder()
+    served = Served(held)
+    assert served.door.enter(DECISION)
+    held.feel(Pressure(lag=9))
+    start, _ = await served.ask("/v1/decisions", **{ENTERED: (DECISION, -0.75)})
+    assert start["status"] == 200
+    # From when the head was read, not from when the middleware was called.
+    assert held.limit._sum == 1.0
+    assert held.under_way[DECISION] == 0
+    assert served.shed[DECISION] == 0
+
+
+async def test_who_goes_says_so_in_a_refusal():
+    held = shedder()
+    held.feel(Pressure(lag=9))
+    served = Served(held)
+    start, _ = await served.ask("/v1/decisions")
+    assert b"connection" not in dict(start["headers"])
+    served.door.closing = True
+    start, _ = await served.ask("/v1/decisions")
+    assert dict(start["headers"])[b"connection"] == b"close"
+
+
+async def test_one_refusal_too_many_is_told_later():
+    held = shedder()
+    held.feel(Pressure(lag=9))
+    served = Served(held, pace=Pace(per_second=100, at_once=1, longest=0.01))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(4):
+        await served.ask("/v1/decisions")
+    # The clock of the door stands still, the one of the loop does not.
+    assert loop.time() - began >= 0.015
+
+
+def test_refusals_are_told_to_the_log_by_their_number(caplog):
+    held = shedder()
+    served = Served(held)
+    served.door.tell()
+    held.feel(Pressure(lag=9))
+    for priority in (DECISION, OTHER, OTHER):
+        assert not served.door.enter(priority)
+    served.door.tell()
+    served.door.tell()
+    (record,) = caplog.records
+    assert record.getMessage() == "requests refused: overloaded"
+    assert record.fields == {"decision": 1, "other": 2}
+
+
 async def test_the_lifespan_passes():
     seen = []
 
@@ -316,6 +403,13 @@ class TestMemory:
 
 
 class TestWatch:
+    def test_it_tells_as_often_as_it_looks_at_the_memory(self):
+        told: list[int] = []
+        watch = Watch(lambda _: None, memory=lambda: 0.0, tell=lambda: told.append(1))
+        for _ in range(41):
+            watch.look(0.0)
+        assert len(told) == 3
+
     def test_one_pause_is_no_overload_and_many_are(self):
         felt: list[Pressure] = []
         watch = Watch(felt.append, memory=lambda: 0.25)

@@ -99,6 +99,11 @@ TABLE = [
     # Failure mode matrix, 1, 9 and 16: the database and its credentials, invalid configuration.
     Unsafe("no database", database(""), "MFW_DATABASE__URL"),
     Unsafe("a database without a password", database(URL.replace(f":{PASSWORD}", "")), "MFW_DATABASE__URL"),
+    Unsafe(
+        "a direct database without TLS",
+        {"MFW_DATABASE__DIRECT_URL": URL.replace("verify-full", "disable")},
+        "MFW_DATABASE__DIRECT_URL",
+    ),
     Unsafe("a weak database password", database(URL.replace(PASSWORD, "postgres123")), "MFW_DATABASE__URL"),
     Unsafe("a database without TLS", database(URL.replace("verify-full", "disable")), "MFW_DATABASE__URL"),
     Unsafe("a database with TLS if it likes", database(URL.partition("?")[0]), "MFW_DATABASE__URL"),

@@ -24,6 +24,7 @@ EXPECTED = {
     Kind.CONFLICT: 409,
     Kind.TOO_LARGE: 413,
     Kind.UNSUPPORTED_MEDIA_TYPE: 415,
+    Kind.UNSUPPORTED_ENCODING: 415,
     Kind.RATE_LIMITED: 429,
     Kind.UNAVAILABLE: 503,
     Kind.OVERLOADED: 503,
@@ -50,6 +51,13 @@ def test_every_kind_has_its_status_and_type(kind: Kind) -> None:
     headers = dict(answer.headers)
     assert headers[b"content-type"] == b"application/problem+json"
     assert headers[b"content-length"] == str(len(answer.body)).encode()
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_which_codings_are_read_is_told_where_the_coding_was_at_fault_and_nowhere_else(kind: Kind) -> None:
+    headers = dict(problem(FirewallError(kind, "d"), "r").headers)
+    expected = b"gzip, zstd" if kind is Kind.UNSUPPORTED_ENCODING else None
+    assert headers.get(b"accept-encoding") == expected
 
 
 def test_what_is_known_is_told() -> None:

@@ -45,7 +45,7 @@ class Steps:
             await self.hold.wait()
         if self.error is not None:
             raise self.error
-        batch = exchange.parse(body)
+        batch = await exchange.parse(body)
         await exchange.limit(principal, len(batch.items) - 1)
         return exchange.render([item for item in batch.items if isinstance(item, FirewallError)])
 
