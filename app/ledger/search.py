@@ -15,7 +15,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
@@ -44,6 +44,9 @@ WORD_CHARACTERS_MAX: Final = 1024
 # By how much the times of two entries may be the other way round than their indexes: a transaction takes its time when
 # it begins and its index when it writes. No statement of ours may take longer than the half of it.
 OVERLAP: Final = timedelta(minutes=5)
+
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 _CURSOR_PREFIX: Final = b"mutationfirewall.io/decision-cursor/v1\x00"
 _CURSOR_DIGEST_BYTES: Final = 6
@@ -118,7 +121,7 @@ def search_key(one: str, other: str = "") -> int:
 class Wanted:
     """What is searched for; everything that is given must fit. `until` itself is left out, `since` is not.
 
-    `policy` and `rule` are those of the reason that decided; a rule is one of its policy.
+    `policy` and `rule` are those of the reason that decided; a rule is one of its policy. Moments are in UTC.
     """
 
     subject: tuple[str, str] | None = None
@@ -203,8 +206,8 @@ class DecisionIndex:
     async def page(self, wanted: Wanted, *, limit: int, before: int | None = None) -> Page:
         """Up to `limit` decisions that fit, the newest first, each with an index lower than `before`."""
         times = {
-            "since": None if wanted.since is None else wanted.since - OVERLAP,
-            "until": None if wanted.until is None else wanted.until + OVERLAP,
+            "since": None if wanted.since is None else max(wanted.since, _FIRST + OVERLAP) - OVERLAP,
+            "until": None if wanted.until is None else min(wanted.until, _LAST - OVERLAP) + OVERLAP,
         }
         async with transaction(
             self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock

@@ -25,9 +25,10 @@ OTHER: Final = "other"
 
 # Method and route of everything that is served: a label has these values and `other`, whatever is asked for.
 ROUTES: Final = (
+    # What is asked by no method that there is counts under the last one of its path.
+    ("GET", "/v1/decisions"),
     ("POST", "/v1/decisions"),
     ("POST", "/v1/decisions:batch"),
-    ("GET", "/v1/decisions"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("POST", "/v1/ledger/erasures"),

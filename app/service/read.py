@@ -13,7 +13,6 @@ from uuid import UUID
 import orjson
 
 from app.core.principal import AccessScope, Principal, require
-from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
 from app.ledger.read import LedgerEntry, LedgerReader
 from app.ledger.receipt import EntryKind
@@ -25,7 +24,7 @@ class ReadDecision:
     """A decision as its reader may see it. `record` is its record's JSON, None where that is not there any more."""
 
     entry: LedgerEntry
-    record: JsonObject | None
+    record: dict[str, Any] | None
     with_salt: bool
 
 
@@ -60,7 +59,7 @@ class ReadService:
             entry = await self._reader.get_by_id(id)
         except FirewallError as error:
             raise missing if error.kind is Kind.NOT_FOUND else error from None
-        record: JsonObject | None = None if entry.record is None else orjson.loads(entry.record)
+        record: dict[str, Any] | None = None if entry.record is None else orjson.loads(entry.record)
         if entry.kind is not EntryKind.DECISION:
             raise missing
         if AccessScope.READ not in principal.scopes and not _is_own(record, principal):
@@ -83,7 +82,7 @@ class ReadService:
         return Listing(page.items, next=wanted.cursor(page.items[-1].idx) if page.more else None, indexed=page.indexed)
 
 
-def _is_own(record: JsonObject | None, principal: Principal) -> bool:
+def _is_own(record: dict[str, Any] | None, principal: Principal) -> bool:
     """Whether this principal asked, for a subject that it may speak for. Of a record that is gone nobody can tell."""
     if record is None:
         return False

@@ -3,7 +3,7 @@
 import asyncio
 from base64 import b64encode
 from collections.abc import Awaitable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
@@ -276,9 +276,19 @@ def _wanted(
         decision=decision,
         policy=policy,
         rule=rule,
-        since=since,
-        until=until,
+        since=_utc(since),
+        until=_utc(until),
     )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """The same moment in UTC; on the first and the last day that can be written, nearly."""
+    if moment is None:
+        return None
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return moment.replace(tzinfo=UTC)
 
 
 def _members(body: bytes) -> JsonObject:
