@@ -108,6 +108,7 @@ class DbOperation(StrEnum):
     SEARCH = "search"
     ERASE = "erase"
     LEDGER_READ = "ledger_read"
+    COSIGNATURES = "cosignatures"
     OTHER = "other"
 
 
@@ -125,7 +126,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks",)
+EXTERNAL = ("jwks", "witness")
 
 
 class Tally:
@@ -341,6 +342,16 @@ class Metrics:
         self._search_lag = Gauge(
             "mfw_search_lag_entries", "entries of the ledger that no search of decisions finds yet", registry=registry
         )
+        self.witness_contradictions = Counter(
+            "mfw_ledger_witness_contradictions",
+            "answers of witnesses that saw another history of the ledger",
+            registry=registry,
+        )
+        self._cosignatures = Gauge(
+            "mfw_ledger_cosignatures",
+            "witnesses that cosigned the newest checkpoint which this process signed",
+            registry=registry,
+        )
         self._policy_set_stale = Gauge(
             "mfw_policy_set_stale",
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
@@ -371,6 +382,10 @@ class Metrics:
     def watch_search(self, *, lag: Callable[[], float]) -> None:
         """Ask this at each scrape: how many entries of the ledger no search finds yet."""
         self._search_lag.set_function(lag)
+
+    def watch_cosignatures(self, count: Callable[[], float]) -> None:
+        """Ask this at each scrape: how many witnesses cosigned the newest checkpoint."""
+        self._cosignatures.set_function(count)
 
     def external(self, dependency: str) -> Callable[[bool], None]:
         """Give what counts the calls of one service outside, by whether they worked."""
