@@ -28,6 +28,7 @@ from app.core.validity import ALWAYS, Validity
 
 if TYPE_CHECKING:
     from app.core.admission.policy import AdmissionPolicy
+    from app.core.record_masks import RecordMask
 
 # Every kind of document that speaks about mutations.
 AnyPolicy: TypeAlias = "Policy | AdmissionPolicy"
@@ -408,16 +409,24 @@ class CompiledPolicySet:
     policies that can match, not those that exist. Admission policies are found by the Kubernetes resource.
     """
 
-    __slots__ = ("_admission", "_allowing", "_candidates", "digest", "exceptions", "policies")
+    __slots__ = ("_admission", "_allowing", "_candidates", "digest", "exceptions", "masks", "policies")
 
     def __init__(
-        self, policies: Iterable[AnyPolicy], *, digest: str, exceptions: Iterable[PolicyException] = ()
+        self,
+        policies: Iterable[AnyPolicy],
+        *,
+        digest: str,
+        exceptions: Iterable[PolicyException] = (),
+        masks: "Iterable[RecordMask]" = (),
     ) -> None:
         """Index the policies, sorted by name.
 
         Raises:
-            ValueError: there are none, or two policies or two exceptions have the same name.
+            ValueError: there are none, or two policies, two exceptions or two masks have the same name.
         """
+        self.masks = tuple(sorted(masks, key=lambda mask: mask.name))
+        if len({mask.name for mask in self.masks}) != len(self.masks):
+            raise ValueError("two masks have the same name")
         self.exceptions = tuple(sorted(exceptions, key=lambda exception: exception.name))
         if len({exception.name for exception in self.exceptions}) != len(self.exceptions):
             raise ValueError("two exceptions have the same name")

@@ -61,16 +61,30 @@ def normalise(mutation: Mutation) -> NormalisedMutation:
         change["statements"] = statements.parse(sent["statement"])
     if "manifest" in sent:
         change["manifest"] = manifest.parse(sent["manifest"])
+    name, text = _named(mutation, subject=subject, action=action, resource=resource)
+    inputs = {"action": action, "change": change, "context": mutation.context, "resource": resource, "subject": subject}
+    return NormalisedMutation(inputs, name, text)
+
+
+def digest(mutation: Mutation) -> str:
+    """Name a mutation by what carries meaning, whether or not it can be normalised."""
+    subject, action, resource = map(_with_properties, (mutation.subject, mutation.action, mutation.resource))
+    return _named(mutation, subject=subject, action=action, resource=resource)[0]
+
+
+def _named(
+    mutation: Mutation, *, subject: JsonObject, action: JsonObject, resource: JsonObject
+) -> tuple[str, bytes | None]:
+    """The digest, and what it is of where that is all there is to say."""
     named: JsonObject = {
         "action": action,
-        "change": sent,
+        "change": mutation.change,
         "context": mutation.context,
         "resource": resource,
         "subject": subject,
     }
     text = plain(named)
-    inputs = {"action": action, "change": change, "context": mutation.context, "resource": resource, "subject": subject}
-    return NormalisedMutation(inputs, digest_of(canonical(named) if text is None else text), text)
+    return digest_of(canonical(named) if text is None else text), text
 
 
 def _with_properties(party: JsonObject) -> JsonObject:

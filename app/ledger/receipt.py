@@ -7,7 +7,7 @@ reasons.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -21,6 +21,7 @@ from app.core import merkle
 from app.core.budgets import to_record
 from app.core.canonical import canonical
 from app.core.principal import Principal
+from app.core.record_masks import Hidden, Masked
 from app.core.switches import Switch
 from app.core.switches import to_record as switches_to_record
 from app.core.types import Effect, JsonObject, Mode, Mutation, Reason, Verdict
@@ -118,6 +119,7 @@ class PendingDecision(NamedTuple):
     `mutation` is as it was sent (step 4), not normalised: replay normalises again. `decided_at` is the `now` that the
     rules saw, aware and in UTC. `engine` names the release that decided. `sent` is `NormalisedMutation.sent`: where it
     is there, the mutation need not be written a second time. `switches` are the kill switches that it was made under.
+    Where the set's masks hide something `masked` has the mutation without it, and `mutation_digest` is of that one.
     """
 
     id: UUID
@@ -130,6 +132,7 @@ class PendingDecision(NamedTuple):
     engine: str
     sent: bytes | None = None
     switches: tuple[Switch, ...] = ()
+    masked: Masked | None = None
 
 
 def timestamp(moment: datetime) -> str:
@@ -168,8 +171,9 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
     """Step 9, first half: the receipt and the record of a decision. `salt` is 32 random bytes, used once."""
     at = timestamp(pending.decided_at)
     identifier = _written(pending.id)
-    mutation = pending.mutation
-    verdict = pending.verdict
+    masked = pending.masked
+    mutation = pending.mutation if masked is None else masked.mutation
+    verdict = pending.verdict if masked is None else _masked(pending.verdict, masked)
     record = _dump(
         {
             "version": RECORD_VERSION,
@@ -185,7 +189,7 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
                 "change": mutation.change,
                 "context": mutation.context,
             }
-            if pending.sent is None
+            if pending.sent is None or masked is not None
             else orjson.Fragment(pending.sent),
             "request_id": mutation.request_id,
             "rationale": mutation.rationale,
@@ -200,6 +204,7 @@ def seal_decision(pending: PendingDecision, *, salt: bytes) -> SealedEntry:
             **({"obligations": verdict.obligations} if verdict.obligations else {}),
             **({"warnings": verdict.warnings} if verdict.warnings else {}),
             **({"annotations": verdict.annotations} if verdict.annotations else {}),
+            **({"masked": [_hidden(one) for one in masked.hidden]} if masked is not None else {}),
         }
     )
     deciding = verdict.reasons[0]
@@ -370,6 +375,30 @@ def _written(value: UUID | datetime) -> str:
 def _dump(record: Mapping[str, Any]) -> bytes:
     """The record's bytes. Not RFC 8785: that writes 1.0 as 1, and a rule can tell them apart."""
     return orjson.dumps(record, option=orjson.OPT_SORT_KEYS, default=_plain)
+
+
+def _masked(verdict: Verdict, masked: Masked) -> Verdict:
+    """What is said beside a decision, without what its record must not have; who said it stays."""
+    return verdict._replace(
+        reasons=tuple(
+            replace(
+                reason,
+                message=masked.said(reason.message),
+                clause=None
+                if reason.clause is None
+                else replace(reason.clause, values=masked.said(reason.clause.values)),
+            )
+            for reason in verdict.reasons
+        ),
+        obligations=tuple(replace(one, value=masked.said(one.value)) for one in verdict.obligations),
+        warnings=tuple(masked.said(verdict.warnings)),
+        annotations=masked.said(verdict.annotations),
+    )
+
+
+def _hidden(one: Hidden) -> dict[str, str]:
+    members = {"pointer": one.pointer, "mask": one.mask}
+    return members if one.commitment is None else {**members, "commitment": one.commitment}
 
 
 def _recorded(reason: Reason) -> "_Recorded":

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from app.core.canonical import canonical
+from app.core.record_masks import MaskAction
 from app.core.types import Effect, Verdict
 from app.core.validity import parse_instant
 from app.policies import shape
@@ -86,7 +87,7 @@ def compare(before: Iterable[Document], after: Iterable[Document]) -> tuple[Diff
             found.append(Difference(name, "", Change.ADDED))
         else:
             found += _policy(name, old[name], new[name])
-    return (*found, *_exceptions(before, after), *_admission(before, after))
+    return (*found, *_exceptions(before, after), *_masks(before, after), *_admission(before, after))
 
 
 def _admission(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:
@@ -140,6 +141,34 @@ def _comparable(value: Any) -> Any:
         return value
     expressions = {"expression", "valueExpression", "messageExpression"}
     return {name: signature(item) if name in expressions and item else item for name, item in value.items()}
+
+
+def _masks(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:
+    """Compare masks, member by member of `spec`."""
+    old, new = (
+        {document.mask.name: document for document in documents if document.mask is not None}
+        for documents in (before, after)
+    )
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old or name not in new:
+            yield Difference(name, "", Change.REMOVED if name in old else Change.ADDED, kind="mask")
+            continue
+        one, other = _mask(old[name]), _mask(new[name])
+        for part in one:
+            if one[part] != other[part]:
+                yield from (replace(found, kind="mask") for found in _texts(name, part, one[part], other[part]))
+
+
+def _mask(document: Document) -> dict[str, Any]:
+    """A mask in a form in which equal meaning is equal."""
+    root: Any = document.root.plain()
+    spec = root["spec"]
+    return {
+        "labels": root["metadata"].get("labels"),
+        "match": _unordered(spec.get("match")),
+        "matchConditions": _unordered(spec.get("matchConditions")),
+        "masks": _unordered([{"action": str(MaskAction.ERASE), **item} for item in spec["masks"]]),
+    }
 
 
 def _exceptions(before: Iterable[Document], after: Iterable[Document]) -> Iterator[Difference]:

@@ -132,7 +132,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
     ]
     parts = Parts(
         name=lambda item, path: _unique(item, path, names, reader),
-        program=lambda item, path, result: _program(item, path, result, variables, reader),
+        program=lambda item, path, result: read_program(item, path, result, variables, reader),
         approval=lambda item, path: _approval(item, path, reader),
     )
     budgets = read_budgets(members.get("budgets"), reader, parts=parts)
@@ -292,7 +292,7 @@ def read_condition(
     """Read one of `matchConditions`; None if anything is wrong with it."""
     members = reader.mapping(node, path, known=shape.CONDITION.known, required=shape.CONDITION.required)
     name = _unique(members.get("name"), f"{path}.name", names, reader)
-    program = _program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)
+    program = read_program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)
     return None if name is None or program is None else Condition(name, program)
 
 
@@ -305,9 +305,9 @@ def _rule(node: Node, path: str, variables: dict[str, str], names: set[str], rea
     )
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     effect = reader.choice(members.get("effect"), f"{path}.effect", tuple(Effect))
-    when = _program(members.get("when"), f"{path}.when", ResultType.BOOL, variables, reader)
+    when = read_program(members.get("when"), f"{path}.when", ResultType.BOOL, variables, reader)
     message = reader.text(members.get("message"), f"{path}.message", max_chars=MESSAGE_MAX_CHARS)
-    expression = _program(
+    expression = read_program(
         members.get("messageExpression"), f"{path}.messageExpression", ResultType.STRING, variables, reader
     )
     approval = _approval(members["approval"], f"{path}.approval", reader) if "approval" in members else None
@@ -334,7 +334,7 @@ def _freeze(node: Node, path: str, variables: dict[str, str], names: set[str], r
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     effects = (Effect.DENY, Effect.HOLD)
     effect = reader.choice(members.get("effect"), f"{path}.effect", effects) or Effect.DENY
-    when = _program(members.get("when"), f"{path}.when", ResultType.BOOL, variables, reader)
+    when = read_program(members.get("when"), f"{path}.when", ResultType.BOOL, variables, reader)
     message = reader.text(members.get("message"), f"{path}.message", max_chars=MESSAGE_MAX_CHARS)
     schedule = reader.checked(members.get("schedule"), f"{path}.schedule", check_schedule, max_chars=SCHEDULE_MAX_CHARS)
     zone = reader.checked(members.get("timeZone"), f"{path}.timeZone", _check_zone, max_chars=shape.LABEL_MAX_CHARS)
@@ -383,7 +383,7 @@ def _duties(node: Node | None, path: str, variables: dict[str, str], reader: Rea
             fix = "give the value, or the expression that makes it"
             reader.note(item, item_path, "needs exactly one of `value` and `valueExpression`", fix=fix)
             continue
-        expression = _program(
+        expression = read_program(
             members.get("valueExpression"), f"{item_path}.valueExpression", ResultType.JSON, variables, reader
         )
         value = _constant(members["value"], f"{item_path}.value", reader) if "value" in members else None
@@ -424,9 +424,10 @@ def _unique(node: Node | None, path: str, names: set[str], reader: Reader) -> st
     return name
 
 
-def _program(
+def read_program(
     node: Node | None, path: str, result: ResultType, variables: dict[str, str], reader: Reader
 ) -> Program | None:
+    """Read and compile an expression; None if it is not there, or if anything is wrong with it, which is then noted."""
     text = reader.text(node, path, max_chars=EXPRESSION_MAX_CHARS)
     if node is None or text is None:
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.core.canonical import canonical
 from app.core.index import AnyPolicy, CompiledPolicySet, Policy, PolicyException
+from app.core.record_masks import RecordMask
 from app.core.types import Effect, Json
 from app.policies.admission import (
     AdmissionDocument,
@@ -26,8 +27,9 @@ from app.policies.admission import (
 from app.policies.diagnostics import Diagnostic, PolicyErrors, Severity
 from app.policies.document import read_policy
 from app.policies.exception_document import check_excepted, effects, read_exception
+from app.policies.mask_document import read_mask
 from app.policies.reader import Reader
-from app.policies.shape import EXCEPTION_KIND
+from app.policies.shape import EXCEPTION_KIND, MASK_KIND
 from app.policies.tree import Mapping, Node, Scalar, Sequence, TreeError, documents, tree
 
 SUFFIXES = frozenset({".yaml", ".yml"})
@@ -40,6 +42,8 @@ RULES_MAX = 20_000
 SET_MAX_BYTES = 16 * 1024 * 1024
 # After so many findings reading stops: a file that is no policy at all would have one per line.
 FINDINGS_MAX = 10_000
+# What a set may have beside its policies.
+_BESIDE = frozenset({EXCEPTION_KIND, MASK_KIND})
 # Directories below directories: a checkout, not a disk.
 _DEPTH_MAX = 8
 
@@ -48,8 +52,8 @@ _DEPTH_MAX = 8
 class Document:
     """One document of one file, `file` as in `Diagnostic`.
 
-    `policy`, `exception` or, for what belongs to Kubernetes' admission policies, `admission` is what it says; all are
-    None if anything is wrong with it, and for a document that may be a parameter until all of them were read.
+    `policy`, `exception`, `mask` or, for what belongs to Kubernetes' admission policies, `admission` is what it says.
+    All are None if anything is wrong with it, and for what may be a parameter until every document was read.
     """
 
     file: str
@@ -57,6 +61,7 @@ class Document:
     policy: Policy | None = None
     admission: AdmissionDocument | None = None
     exception: PolicyException | None = None
+    mask: RecordMask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +194,14 @@ def fingerprint(path: Path) -> str:
 
 
 def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Map[str, str]) -> Checked:
-    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    policies_found = [one for one in found if _kind(one.root) not in _BESIDE]
     if not policies_found and all(d.severity is Severity.WARNING for d in diagnostics):
         fix = "put policies into `*.yaml` files, for example those of `policies/starter`"
         diagnostics.append(_whole("there are no policies, and an empty set is refused", fix=fix))
     found = _with_parameters(found, diagnostics)
-    policies_found = [one for one in found if _kind(one.root) != EXCEPTION_KIND]
+    policies_found = [one for one in found if _kind(one.root) not in _BESIDE]
     _check_names(policies_found, diagnostics)
+    _check_names([one for one in found if _kind(one.root) == MASK_KIND], diagnostics)
     _check_exceptions(found, policies_found, diagnostics, sources)
     admission, doubts = assembled(one.admission for one in found if one.admission is not None)
     if all(d.severity is Severity.WARNING for d in diagnostics):
@@ -212,7 +218,8 @@ def _assembled(found: list[Document], diagnostics: list[Diagnostic], sources: Ma
     content = _content(found)
     digest = "sha256:" + sha256(content).hexdigest()
     exceptions = [one.exception for one in found if one.exception is not None]
-    policy_set = CompiledPolicySet(policies, digest=digest, exceptions=exceptions)
+    masks = [one.mask for one in found if one.mask is not None]
+    policy_set = CompiledPolicySet(policies, digest=digest, exceptions=exceptions, masks=masks)
     return Checked(policy_set, ordered, tuple(found), sources, content)
 
 
@@ -224,6 +231,8 @@ def _document(file: str, root: Node, reader: Reader) -> Document:
         return Document(file, root)
     if _kind(root) == EXCEPTION_KIND:
         return Document(file, root, exception=read_exception(root, reader))
+    if _kind(root) == MASK_KIND:
+        return Document(file, root, mask=read_mask(root, reader))
     return Document(file, root, read_policy(root, reader))
 
 

@@ -12,14 +12,16 @@ from app.core.decide import FIREWALL
 from app.core.freeze import SCHEDULE_MAX_CHARS
 from app.core.glob import GLOB_MAX_CHARS
 from app.core.index import MESSAGE_MAX_CHARS
+from app.core.record_masks import MaskAction
 from app.core.types import Effect, JsonObject, Mode
 
 API_VERSION = "mutationfirewall.io/v1"
 KIND = "MutationPolicy"
 EXCEPTION_KIND = "PolicyException"
+MASK_KIND = "RecordMask"
 TEST_KIND = "PolicyTest"
 # What a policy set is made of.
-SET_KINDS = (KIND, EXCEPTION_KIND)
+SET_KINDS = (KIND, EXCEPTION_KIND, MASK_KIND)
 
 # Names stand in reasons, metrics and paths: Kubernetes' rule for labels (RFC 1123).
 NAME_PATTERN = "[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
@@ -41,6 +43,8 @@ EXECUTE_WITHIN = "1h"
 # Longer lists are written by programs, and checking grows faster than a list; a policy has a handful of rules.
 ITEMS_MAX = 1_000
 EXCEPTION_REASON_MAX_CHARS = 1_000
+# As long as a place in a document that a person would name.
+POINTER_MAX_CHARS = 1_000
 # Each use within the window is a row that is counted: more is a matter for the rate limit.
 BUDGET_LIMIT_MAX = 10_000
 # What a test may assume.
@@ -388,6 +392,34 @@ EXCEPTION = _document(
     EXCEPTION_KIND, "Lifts what policies deny or hold, for a while; docs/policies.md.", spec="exceptionSpec"
 )
 
+HIDING = Shape(
+    "hiding",
+    {
+        "pointer": _text(
+            "A JSON pointer into the mutation; `*` is any one member, `**` any number of them.", most=POINTER_MAX_CHARS
+        ),
+        "pointersExpression": _expression("CEL that gives a list of JSON pointers."),
+        "action": {
+            "description": "`erase` keeps nothing; `hash` keeps a salted commitment.",
+            "enum": [str(action) for action in MaskAction],
+            "default": str(MaskAction.ERASE),
+        },
+    },
+    more={"oneOf": [{"required": ["pointer"]}, {"required": ["pointersExpression"]}]},
+)
+
+MASK_SPEC = Shape(
+    "maskSpec",
+    {
+        "match": _reference("match", "In which mutations; left out, in all of them."),
+        "matchConditions": _list("One that is false hides nothing; one that fails hides.", _reference("condition")),
+        "masks": _list("What the ledger's records do not have.", _reference("hiding")),
+    },
+    required=("masks",),
+)
+
+MASK = _document(MASK_KIND, "Keeps values out of the ledger's records; docs/ledger.md.", spec="maskSpec")
+
 _NOW: JsonObject = {
     "type": "string",
     "format": "date-time",
@@ -454,6 +486,12 @@ EXPECT = Shape(
             "type": "array",
             "maxItems": ITEMS_MAX,
             "items": _text("An exception.", most=LABEL_MAX_CHARS),
+        },
+        "masked": {
+            "description": "The JSON pointers of all that the record does not have, in any order; `[]` for none.",
+            "type": "array",
+            "maxItems": ITEMS_MAX,
+            "items": _text("A JSON pointer.", most=POINTER_MAX_CHARS),
         },
     },
     required=("decision",),
@@ -531,5 +569,6 @@ KINDS: Mapping[str, tuple[Shape, ...]] = {
         *(RULE, OBLIGATION, FREEZE, BUDGET, APPROVAL, QUORUM, GROUP),
     ),
     EXCEPTION_KIND: (EXCEPTION, METADATA, EXCEPTION_SPEC, EXCEPTED, MATCH, EXCLUSION, ENTITY, CONDITION),
+    MASK_KIND: (MASK, METADATA, MASK_SPEC, HIDING, MATCH, EXCLUSION, ENTITY, CONDITION),
     TEST_KIND: (TEST, METADATA, TEST_SPEC, CASE, COUNT, ANSWER, EXPECT, REASON, EXPECTED_OBLIGATION, QUORUM, GROUP),
 }

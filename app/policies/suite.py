@@ -45,6 +45,7 @@ class Expectation:
     exceptions: frozenset[str] | None = None
     warnings: tuple[str, ...] | None = None
     annotations: dict[str, str] | None = None
+    masked: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +310,18 @@ class _SuiteReader:
             warnings = tuple(text for text in texts if text is not None)
         if "annotations" in members:
             annotations = self._texts(members["annotations"], f"{path}.annotations")
+        masked = None
+        if "masked" in members:
+            pointers = [
+                reader.text(item, item_path, max_chars=shape.POINTER_MAX_CHARS)
+                for item, item_path in self._some(members["masked"], f"{path}.masked")
+            ]
+            masked = frozenset(pointer for pointer in pointers if pointer is not None)
         if decision is None:
             return None
-        return Expectation(Effect(decision), reasons, message, approval, obligations, exceptions, warnings, annotations)
+        return Expectation(
+            Effect(decision), reasons, message, approval, obligations, exceptions, warnings, annotations, masked
+        )
 
     def _texts(self, node: Node, path: str) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -9,10 +9,11 @@ from time import perf_counter
 
 from app.core.admission.policy import AdmissionPolicy
 from app.core.canonical import canonical
-from app.core.cel import AUTHORIZED, CompiledProgram, Program, bind
+from app.core.cel import AUTHORIZED, CompiledProgram, Program, RequestBindings, bind
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet, Rule
 from app.core.normalise import normalise
+from app.core.record_masks import mask
 from app.core.types import Effect, JsonObject, Obligation, Outcome, Reason, Verdict
 from app.errors import FirewallError
 from app.policies.authorizing import StatedAnswers
@@ -192,7 +193,8 @@ class _Directory:
                 self.seen.add(admission.policy.policy, evaluation.asked)
                 for validation, said in evaluation.validations:
                     self.said[admission.policy.policy, validation.name][said.outcome] += 1
-        return Result(suite, case, verdict, tuple(_failures(case, verdict)), perf_counter() - start)
+        failures = [*_failures(case, verdict), *_mask_failures(case, self.policy_set, bindings)]
+        return Result(suite, case, verdict, tuple(failures), perf_counter() - start)
 
     def coverage(self) -> Coverage:
         rules = [
@@ -256,6 +258,16 @@ def _failures(case: Case, verdict: Verdict) -> Iterable[str]:
     lifting = {reason.exception for reason in verdict.reasons if reason.exception is not None}
     if expect.exceptions is not None and expect.exceptions != lifting:
         yield f"exceptions: expected {_quoted(expect.exceptions)}; got {_quoted(lifting)}"
+
+
+def _mask_failures(case: Case, policy_set: CompiledPolicySet, bindings: RequestBindings) -> Iterable[str]:
+    """Give the difference between what is hidden and what is expected to be."""
+    if (expected := case.expect.masked) is None:
+        return
+    masked = mask(policy_set.masks, case.mutation, bindings, commit=lambda _, __: "")
+    hidden = {one.pointer for one in masked.hidden} if masked is not None else set()
+    if expected != hidden:
+        yield f"masked: expected {_quoted(expected)}; got {_quoted(hidden)}"
 
 
 def _same_obligations(expected: tuple[JsonObject, ...], obligations: tuple[Obligation, ...]) -> bool:

@@ -35,7 +35,7 @@ from app.ledger.within import append_within
 from app.policies.admission_shape import BINDING_KIND, POLICY_KIND
 from app.policies.distribute import PolicySource, SetInForce
 from app.policies.load import check_documents
-from app.policies.shape import EXCEPTION_KIND, KIND
+from app.policies.shape import EXCEPTION_KIND, KIND, MASK_KIND
 from app.policies.signatures import NOBODY, RequiredSigners, Signed
 from app.policies.store import Activation, PolicySetStore, check_text
 from app.service.decide import UUID_ENTROPY_BYTES, Ledger, no_switches
@@ -297,7 +297,7 @@ def _named(document: JsonObject) -> str:
     name = str(names.get("name"))
     if kind in _POLICIES:
         return name
-    if kind in {EXCEPTION_KIND, BINDING_KIND}:
+    if kind in {EXCEPTION_KIND, MASK_KIND, BINDING_KIND}:
         return f"{kind}/{name}"
     # A parameter: an object of any kind.
     return "/".join([str(document.get("apiVersion")), str(kind), str(names.get("namespace", "")), name])

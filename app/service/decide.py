@@ -26,10 +26,12 @@ from uuid import UUID
 
 from app.core.batch import Batch, BatchMode, all_or_none
 from app.core.budgets import Tally
+from app.core.cel import bind
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet
-from app.core.normalise import normalise
+from app.core.normalise import digest, normalise
 from app.core.principal import Principal, require_subject
+from app.core.record_masks import Masked, commitments, mask
 from app.core.switches import Switch, denying
 from app.core.types import (
     NO_ANNOTATIONS,
@@ -51,6 +53,8 @@ from app.ledger.uses import taken
 
 # RFC 9562 section 5.7 leaves 74 bits of a UUIDv7 to chance.
 UUID_ENTROPY_BYTES = 10
+
+MASK_KEY_BYTES: Final = 32
 
 # Mutations of a batch that are decided before others get their turn: some 2 ms.
 SLICE: Final = 32
@@ -180,7 +184,8 @@ class DecisionService:
     `policies` gives that set, or raises `FirewallError` where there is none yet. `clock` gives the time, aware and in
     UTC; `entropy(n)` gives n random bytes; `engine` names the release that decides, for replay; `counted` is told of
     each recorded decision, `exhausted` of each budget without room that one met. `switches` gives the kill switches in
-    force for a subject at a moment, or raises `FirewallError` where they are not known.
+    force for a subject at a moment, or raises `FirewallError` where they are not known. `mask_key` is what hidden
+    values are committed to with, so that whoever has it can show one of them.
     """
 
     def __init__(
@@ -195,6 +200,7 @@ class DecisionService:
         counted: Callable[[Effect], None],
         exhausted: Callable[[Mode], None],
         switches: Callable[[str, datetime], tuple[Switch, ...]] = no_switches,
+        mask_key: bytes | None = None,
     ) -> None:
         self._policies = policies
         self._ledger = ledger
@@ -205,6 +211,8 @@ class DecisionService:
         self._counted = counted
         self._exhausted = exhausted
         self._switches = switches
+        # Without a key to keep there is one that nobody has: what is hidden can then never be shown.
+        self._mask_key = entropy(MASK_KEY_BYTES) if mask_key is None else mask_key
 
     @property
     def policy_set(self) -> CompiledPolicySet:
@@ -413,19 +421,29 @@ class DecisionService:
 
     def _seal(self, asked: "_Asked", verdict: Verdict) -> SealedEntry:
         """(9), first half."""
+        identifier = uuid7(asked.now, entropy=self._entropy(UUID_ENTROPY_BYTES))
+        masked = self._masked(asked, identifier) if asked.policy_set.masks else None
         pending = PendingDecision(
-            id=uuid7(asked.now, entropy=self._entropy(UUID_ENTROPY_BYTES)),
+            id=identifier,
             decided_at=asked.now,
             principal=asked.principal,
             mutation=asked.mutation,
-            mutation_digest=asked.normalised.digest,
+            # What is hidden must not be found again by trying what has this digest.
+            mutation_digest=asked.normalised.digest if masked is None else digest(masked.mutation),
             policy_set=asked.policy_set.digest,
             verdict=verdict,
             engine=self._engine,
             sent=asked.normalised.sent,
             switches=asked.switches,
+            masked=masked,
         )
         return seal_decision(pending, salt=self._entropy(SALT_BYTES))
+
+    def _masked(self, asked: "_Asked", identifier: UUID) -> Masked | None:
+        """(9), before anything is written: the mutation without what the policy set's masks hide."""
+        bindings = bind(asked.normalised.inputs, now=asked.now)
+        commit = commitments(self._mask_key, str(identifier))
+        return mask(asked.policy_set.masks, asked.mutation, bindings, commit)
 
 
 def _refuse_denied(admitted: Iterable["_Admitted"], now: datetime) -> None:

@@ -70,6 +70,7 @@ def _summary(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], 
             count(len(policy_set.policies), "policy", "policies"),
             count(len(policy_set.rules), "rule", "rules"),
             *([count(len(policy_set.exceptions), "exception", "exceptions")] if policy_set.exceptions else []),
+            *([count(len(policy_set.masks), "mask", "masks")] if policy_set.masks else []),
         ]
         out.print(", ".join(held))
         out.print(f"policy set {policy_set.digest}")
@@ -109,6 +110,7 @@ def _json(policy_set: CompiledPolicySet | None, found: Sequence[Diagnostic], *, 
             "policies": len(policy_set.policies),
             "rules": len(policy_set.rules),
             "exceptions": len(policy_set.exceptions),
+            "masks": len(policy_set.masks),
             "policy_set": policy_set.digest,
         }
         if policy_set is not None

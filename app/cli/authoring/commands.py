@@ -206,7 +206,8 @@ def policies_diff(
 )
 def policies_schema(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="MutationPolicy, PolicyException or PolicyTest; all without.")
+        str | None,
+        typer.Argument(metavar="[KIND]", help="a kind of document; all without."),
     ] = None,
     *,
     write: Annotated[Path | None, typer.Option(help="Write one file per kind into this directory.")] = None,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.canonical import canonical
-from app.core.normalise import normalise
+from app.core.normalise import digest, normalise
 from app.core.types import Mutation
 from app.errors import FirewallError, Kind
 
@@ -63,6 +63,15 @@ def test_digest_vectors(vector):
     assert canonical(named).decode() == vector["canonical"]
     # And the text is about the mutation: read back, it says what was sent.
     assert json.loads(vector["canonical"])["change"] == vector["mutation"]["change"]
+
+
+def test_a_mutation_that_cannot_be_normalised_has_a_digest_all_the_same():
+    broken = _changed({"diff": "***"})
+    with pytest.raises(FirewallError):
+        normalise(broken)
+    assert digest(broken).startswith("sha256:")
+    good = _changed({"before": {}, "after": {"x": 1.5}})
+    assert digest(good) == normalise(good).digest != digest(broken)
 
 
 def test_the_vectors_cover_every_member_of_a_change():

@@ -351,6 +351,17 @@ class TestLimits:
         Settings.load(GOOD | {"MFW_ENVIRONMENT": "development", "MFW_LIMITS__REPLICAS": "3"})
 
 
+class TestMaskKey:
+    @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
+    def test_what_could_be_guessed_is_refused(self, key):
+        assert problems(GOOD | {"MFW_LEDGER__MASK_KEY": key}).keys() == {"MFW_LEDGER__MASK_KEY"}
+
+    def test_a_random_one_is_taken_and_never_shown(self):
+        key = "9f2c64b18e7a0d35c1f84b7e62a90d53"
+        settings = Settings.load(GOOD | {"MFW_LEDGER__MASK_KEY": key})
+        assert key not in repr(settings)
+
+
 class TestDatabase:
     @pytest.mark.parametrize(
         "url",
@@ -736,6 +747,7 @@ class TestReference:
         assert len(names) == len(set(names))
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
+            "MFW_LEDGER__MASK_KEY",
             "MFW_DATABASE__DIRECT_URL",
             "MFW_AUTH__API_KEYS__BOOTSTRAP",
             "MFW_AUTH__JWT__SECRET",
@@ -857,3 +869,34 @@ class TestSigners:
     def another():
         key = Ed25519PrivateKey.generate().public_key()
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class TestWitnesses:
+    VKEY = "witness.example.com/w1+5c19fb8e+BGCV6Us7HZCU3txoGxcmH+gYd+ofwCmdBz+xXhEWey5s"
+    OTHER = "firewall.example.com/ledger+53462ec3+AXm1Vi6P5lT5QHixEuipi6eQH4U65pW+1+DjkQutBJZk"
+    NAME = "MFW_LEDGER__WITNESSES"
+
+    def test_none(self):
+        ledger = Settings.load(GOOD | {self.NAME: ""}).ledger
+        assert (ledger.witnesses, ledger.cosignatures) == ((), None)
+
+    def test_a_key_and_an_address(self):
+        given = {self.NAME: f"{self.VKEY} https://witness.example.com/", "MFW_LEDGER__COSIGNATURES": "1"}
+        ledger = Settings.load(GOOD | given).ledger
+        assert (ledger.witnesses, ledger.cosignatures) == ((f"{self.VKEY} https://witness.example.com/",), 1)
+
+    @pytest.mark.parametrize(
+        ("value", "detail"),
+        [
+            (VKEY, "`` is no address of the witness `witness.example.com/w1`"),
+            (f"{OTHER} https://w", "`firewall.example.com/ledger` is a log's key, not a witness'"),
+            (f"{VKEY} https://a,{VKEY} https://b", "`witness.example.com/w1` is named twice"),
+            (",".join([f"{VKEY} https://a"] * 17), "more than 16 witnesses"),
+        ],
+    )
+    def test_what_cannot_be(self, value, detail):
+        assert details(GOOD | {self.NAME: value}) == {self.NAME: detail}
+
+    def test_more_cosignatures_than_witnesses(self):
+        given = {self.NAME: f"{self.VKEY} https://w", "MFW_LEDGER__COSIGNATURES": "2"}
+        assert details(GOOD | given) == {"MFW_LEDGER__COSIGNATURES": "2 cosignatures of 1 witnesses"}
