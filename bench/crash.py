@@ -2,8 +2,8 @@
 
 `python -m bench.crash --times 200 --what service|postgres|network|anything`. Two replicas answer all the while.
 
-Exit code 0: every answer that reached a client is in the ledger, once, at the index and with the leaf hash that it named,
-and the index has no gap.
+Exit code 0: every answer that reached a client is in the ledger, once, at the index and with the leaf hash that it
+named, and the index has no gap.
 """
 
 import argparse

@@ -343,6 +343,8 @@ class LedgerWriter:
         )
         try:
             self._insert, self._harden = await self._asking(connection, WRITE), await self._asking(connection, HARDEN)
+            # asyncpg prepares without ending what it began: until the first append our locks would stop migrations.
+            await connection.execute("SELECT 1")
         except BaseException:
             connection.terminate()
             raise
