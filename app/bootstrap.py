@@ -729,7 +729,16 @@ def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
         raise FirewallError(
             Kind.INVALID_SETTINGS, f"a rule for certificates {error}", fix="see MFW_AUTH__MTLS__ROLES"
         ) from None
-    return ClientCertificates(header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules)
+    subjects = None
+    if mtls.subject_condition is not None:
+        subjects = SubjectCondition(
+            mtls.subject_condition,
+            setting="MFW_AUTH__MTLS__SUBJECT_CONDITION",
+            example="context.claims.identity.endsWith('/sa/' + subject.id)",
+        )
+    return ClientCertificates(
+        header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules, subjects=subjects
+    )
 
 
 def _counter(metrics: Metrics) -> Callable[[Effect], None]:

@@ -14,10 +14,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import uvloop
 
@@ -32,8 +32,6 @@ TICK_SECONDS = 0.002
 CALLERS = 16
 # Of the peak, for the moderate load.
 MODERATE = 0.5
-
-T = TypeVar("T")
 
 
 class _Connection(asyncio.Protocol):
@@ -128,34 +126,12 @@ class _Schedule(list[_Connection]):
         return passed
 
 
-async def open_loop(
-    request: bytes, *, port: int, rate: float, seconds: float, connections: int
-) -> tuple[dict[bytes, list[float]], int, float]:
-    """Latencies by status, how many requests found no connection, and how long it took."""
-    latencies: dict[bytes, list[float]] = {}
-    everybody = await _connected(latencies, port=port, connections=connections)
-    schedule = _Schedule(request, rate, time.perf_counter())
-    for connection in everybody:
-        connection.idle = schedule
-    list.extend(schedule, everybody)
-    while (passed := schedule.tick()) < seconds:
-        await asyncio.sleep(TICK_SECONDS)
-    for connection in everybody:
-        connection.close()
-    return latencies, schedule.unsent, passed
-
-
 async def _connected(latencies: dict[bytes, list[float]], *, port: int, connections: int) -> list[_Connection]:
     loop = asyncio.get_running_loop()
     made: list[_Connection] = []
     for _ in range(connections):
         await loop.create_connection(lambda: _Connection(made, latencies), "127.0.0.1", port)
     return list(made)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,43 +144,48 @@ class Asked:
 
     def closed(self, *, callers: int, seconds: float) -> Load:
         """Callers who ask again as soon as they are answered."""
-        served, generated = service.cpu_seconds(self.target.pid), time.process_time()
-        by_status: dict[bytes, list[float]] = {}
-        took = _run(_closed(self.request, by_status, port=self.target.port, callers=callers, seconds=seconds))
-        return self._load(by_status, 0, took, served, generated)
+
+        async def ask(connections: list[_Connection]) -> tuple[int, float]:
+            asking = _Asking(self.request, time.perf_counter() + seconds)
+            for connection in connections:
+                connection.idle = asking
+                connection.ask(self.request)
+            await asyncio.sleep(seconds)
+            return 0, seconds
+
+        return self._measure(ask, connections=callers)
 
     def opened(self, *, rate: float, seconds: float) -> Load:
         """Requests that leave at their time."""
-        served, generated = service.cpu_seconds(self.target.pid), time.process_time()
-        by_status, unsent, took = _run(
-            open_loop(self.request, port=self.target.port, rate=rate, seconds=seconds, connections=self.connections)
-        )
-        return self._load(by_status, unsent, took, served, generated)
 
-    def _load(
-        self, by_status: dict[bytes, list[float]], unsent: int, took: float, served: float, generated: float
+        async def ask(connections: list[_Connection]) -> tuple[int, float]:
+            schedule = _Schedule(self.request, rate, time.perf_counter())
+            for connection in connections:
+                connection.idle = schedule
+            list.extend(schedule, connections)
+            while (passed := schedule.tick()) < seconds:
+                await asyncio.sleep(TICK_SECONDS)
+            return schedule.unsent, passed
+
+        return self._measure(ask, connections=self.connections)
+
+    def _measure(
+        self, ask: Callable[[list[_Connection]], Coroutine[Any, Any, tuple[int, float]]], *, connections: int
     ) -> Load:
-        return Load(
-            by_status,
-            unsent,
-            took,
-            service.cpu_seconds(self.target.pid) - served,
-            time.process_time() - generated,
-        )
+        async def measured() -> Load:
+            latencies: dict[bytes, list[float]] = {}
+            everybody = await _connected(latencies, port=self.target.port, connections=connections)
+            # To accept a connection costs as much as a decision, and is no part of this.
+            served, generated = service.cpu_seconds(self.target.pid), time.process_time()
+            unsent, seconds = await ask(everybody)
+            served = service.cpu_seconds(self.target.pid) - served
+            generated = time.process_time() - generated
+            for connection in everybody:
+                connection.close()
+            return Load({status: list(took) for status, took in latencies.items()}, unsent, seconds, served, generated)
 
-
-async def _closed(
-    request: bytes, latencies: dict[bytes, list[float]], *, port: int, callers: int, seconds: float
-) -> float:
-    everybody = await _connected(latencies, port=port, connections=callers)
-    asking = _Asking(request, time.perf_counter() + seconds)
-    for connection in everybody:
-        connection.idle = asking
-        connection.ask(request)
-    await asyncio.sleep(seconds)
-    for connection in everybody:
-        connection.close()
-    return seconds
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(measured())
 
 
 class _Asking(list[_Connection]):

@@ -11,6 +11,7 @@ from uuid import UUID
 import typer
 
 from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they register their commands
+from app.cli.auditing import commands as _auditing  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
 from app.cli.integrity_commands import integrity
 from app.cli.ledger_commands import ledger

@@ -10,6 +10,7 @@ An event loop that is late, or memory that runs out, closes (4), then (3), then 
 
 import asyncio
 import logging
+import math
 import os
 import random
 import time
@@ -41,10 +42,12 @@ RETRY_SECONDS: Final = (1, 2, 3)
 # A refusal costs a tenth of a decision. So many of them in a second take a few hundredths of a core, and so many are
 # given at once before that counts; whoever else is refused is told so later. A connection that waits to be told asks
 # for nothing meanwhile, and that is the cheapest refusal there is.
-REFUSALS_PER_SECOND: Final = 1000
+REFUSALS_PER_SECOND: Final = 500
 REFUSALS_AT_ONCE: Final = 100
-# Longer than this nobody waits for a refusal.
-HELD_SECONDS: Final = 0.5
+# Longer than this nobody waits for a refusal: as long as the shortest `Retry-After`.
+HELD_SECONDS: Final = 1.0
+# Who waits is told together with others, since to wake up for one of them costs more than to tell it.
+TOLD_EVERY_SECONDS: Final = 0.02
 
 # Under which name the lifespan gives the server the door, and where the server leaves, in the scope of a request, that
 # it was let in already: what it is worth, and when its head was read.
@@ -236,11 +239,15 @@ class Pace:
         """Seconds until the next refusal may be given, and count it."""
         due = max(self._next, now)
         wait = due - now - self._ahead
-        # Who would have to wait for longer does not push those behind back any further.
-        if wait > self._longest:
-            return self._longest
-        self._next = due + self._interval
-        return max(wait, 0.0)
+        if wait <= 0:
+            self._next = due + self._interval
+            return 0.0
+        if wait < self._longest:
+            self._next = due + self._interval
+        else:
+            # Who would have to wait for longer does not push those behind back any further.
+            wait = self._longest
+        return math.ceil((now + wait) / TOLD_EVERY_SECONDS) * TOLD_EVERY_SECONDS - now
 
 
 class Refusal(NamedTuple):

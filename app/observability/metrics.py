@@ -101,6 +101,7 @@ class DbOperation(StrEnum):
     BUDGETS = "budgets"
     SWITCHES = "switches"
     LEDGER_READ = "ledger_read"
+    COSIGNATURES = "cosignatures"
     OTHER = "other"
 
 
@@ -118,7 +119,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks",)
+EXTERNAL = ("jwks", "witness")
 
 
 class Tally:
@@ -331,6 +332,16 @@ class Metrics:
         self._switches_age = Gauge(
             "mfw_switches_age_seconds", "since when the kill switches are known", registry=registry
         )
+        self.witness_contradictions = Counter(
+            "mfw_ledger_witness_contradictions",
+            "answers of witnesses that saw another history of the ledger",
+            registry=registry,
+        )
+        self._cosignatures = Gauge(
+            "mfw_ledger_cosignatures",
+            "witnesses that cosigned the newest checkpoint which this process signed",
+            registry=registry,
+        )
         self._policy_set_stale = Gauge(
             "mfw_policy_set_stale",
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
@@ -357,6 +368,10 @@ class Metrics:
         for kind, gauge in self._switches.items():
             gauge.set_function(partial(count, kind))
         self._switches_age.set_function(age)
+
+    def watch_cosignatures(self, count: Callable[[], float]) -> None:
+        """Ask this at each scrape: how many witnesses cosigned the newest checkpoint."""
+        self._cosignatures.set_function(count)
 
     def external(self, dependency: str) -> Callable[[bool], None]:
         """Give what counts the calls of one service outside, by whether they worked."""

@@ -20,6 +20,7 @@ from app.edge.shedding import (
     REFUSALS_AT_ONCE,
     REFUSALS_PER_SECOND,
     RETRY_SECONDS,
+    TOLD_EVERY_SECONDS,
     TOLERANCE,
     AdaptiveLimit,
     Door,
@@ -182,11 +183,13 @@ class TestPace:
     def test_few_are_told_at_once_and_many_one_after_the_other(self):
         pace = Pace(per_second=100, at_once=10, longest=1)
         delays = [pace.delay(0.0) for _ in range(200)]
-        assert delays[:11] == pytest.approx([0.0] * 11, abs=1e-9)
-        assert delays[11:110] == pytest.approx([number / 100 for number in range(1, 100)])
+        assert delays[:11] == [0.0] * 11
+        # One for each hundredth of a second, two of them together.
+        assert all(0 <= delays[10 + number] - number / 100 < 0.0201 for number in range(1, 100))
+        assert len({round(delay, 6) for delay in delays[11:110]}) <= 51
         # Nobody waits longer, however many there are, and those behind them wait no longer for that.
-        assert delays[112:] == [1.0] * 88
-        assert pace.delay(0.5) == pytest.approx(0.52, abs=0.02)
+        assert delays[111:] == pytest.approx([1.0] * 89)
+        assert pace.delay(0.5) == pytest.approx(0.52, abs=0.03)
         assert pace.delay(10.0) == 0.0
 
     @given(st.lists(st.floats(0, 0.01), min_size=1, max_size=500))
@@ -196,16 +199,20 @@ class TestPace:
         for pause in pauses:
             now += pause
             delay = pace.delay(now)
-            assert 0 <= delay <= HELD_SECONDS
+            assert 0 <= delay <= HELD_SECONDS + TOLD_EVERY_SECONDS
             assert now + delay >= last - 1e-9
             last = now + delay
 
-    def test_as_many_as_are_told_at_once_are_a_tenth_of_a_second(self):
+    def test_of_four_times_the_load_only_so_many_are_told_in_a_second(self):
         pace = Pace()
         assert [pace.delay(0.0) for _ in range(REFUSALS_AT_ONCE)] == [0.0] * REFUSALS_AT_ONCE
-        told = sum(pace.delay(number / 5_000) < HELD_SECONDS for number in range(5_000))
-        # Over a second, with those that are being held at its end.
-        assert told <= REFUSALS_PER_SECOND * (1 + HELD_SECONDS) + REFUSALS_AT_ONCE
+        told, idle, now = 0, [0.0] * 512, 0.0
+        while now < 10.0:
+            # A client with 512 connections, each of which asks again as soon as it is told.
+            now = heapq.heappop(idle)
+            told += 1
+            heapq.heappush(idle, now + max(pace.delay(now), 1e-6))
+        assert told / 10 < 1.2 * max(REFUSALS_PER_SECOND, 512 / HELD_SECONDS)
 
 
 class Served:
