@@ -7,7 +7,7 @@ import typer
 from app.cli.options import Json
 from app.cli.output import reporting
 
-ledger = typer.Typer(no_args_is_help=True, help="Keep the ledger: its partitions, its archives.")
+ledger = typer.Typer(no_args_is_help=True, help="Keep the ledger, take it out, and find out whether it is what it was.")
 
 
 @ledger.command("partitions", epilog="Example: `mfw ledger partitions --ahead 6`")

@@ -175,7 +175,12 @@ def test_without_evaluations_it_is_a_single_one(firewall):
 
 def test_more_evaluations_than_a_bucket_can_hold_are_refused_for_good(serve, database_dsn, tmp_path):
     (tmp_path / "p.yaml").write_text(POLICY)
-    limits = {"MFW_LIMITS__BATCH_BURST": "2", "MFW_LIMITS__BATCH_PER_MINUTE": "1", "MFW_LIMITS__BURST": "1", "MFW_LIMITS__PER_MINUTE": "1"}
+    limits = {
+        "MFW_LIMITS__BATCH_BURST": "2",
+        "MFW_LIMITS__BATCH_PER_MINUTE": "1",
+        "MFW_LIMITS__BURST": "1",
+        "MFW_LIMITS__PER_MINUTE": "1",
+    }
     with serve(database_dsn, MFW_POLICIES__DIRECTORY=str(tmp_path), **limits) as service:
         assert evaluate(service, {**ask(), "evaluations": [YES] * 3}, "evaluations").status_code == 413
         # Which took one, before anybody had read how many there are.
