@@ -756,10 +756,9 @@ class AuthzenSettings(_Section):
 
     identifier: Annotated[
         str | None,
-        _Production("without it there is no metadata"),
         Field(
             description="https URL under which clients know this service, such as `https://firewall.example.com`; in "
-            "development it is what a client asks for"
+            "development it is what a client asks for, in production there is no metadata without it"
         ),
     ] = None
     entities: Annotated[
