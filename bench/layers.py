@@ -198,7 +198,7 @@ async def _layers(body: bytes, logs: Logs, link: StoreLink | None) -> list[Layer
         gate = Gate(authenticator, limits=limits or _limits(), metrics=metrics)
         return DecisionEndpoint(steps, gate=gate, max_body_bytes=1_048_576, timeout_seconds=30)
 
-    def around(app: ASGI, *, counted: Metrics = metrics, logged: bool = True) -> ASGI:
+    def around(app: ASGI, *, counted: Metrics = metrics, logged: bool = True, door: Door | None = None) -> ASGI:
         return ContextMiddleware(
             app,
             metrics=counted,
@@ -206,6 +206,7 @@ async def _layers(body: bytes, logs: Logs, link: StoreLink | None) -> list[Layer
             internal_problem=internal_problem,
             log=logs.write if logged else None,
             longest=30,
+            ended=None if door is None else door.leave,
         )
 
     def guarded(app: ASGI) -> tuple[ASGI, Mapping[str, Any]]:
@@ -213,7 +214,7 @@ async def _layers(body: bytes, logs: Logs, link: StoreLink | None) -> list[Layer
         shedder = Shedder(limit, batches_max=4, others_max=32, lag_seconds=60, memory_share=1)
         shed = {priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority}
         door = Door(shedder, priorities=PRIORITIES, health="/health", shed=shed, problem_type="https://bench/")
-        return SheddingMiddleware(app, door), {DOOR: door}
+        return SheddingMiddleware(around(app, door=door), door), {DOOR: door}
 
     every = _Steps(strict=True, authenticate=True, limit=True)
     floor = bare(ANSWER)
@@ -222,7 +223,7 @@ async def _layers(body: bytes, logs: Logs, link: StoreLink | None) -> list[Layer
         # The bare endpoint answers with one and the same message, to which what is around it would add and add.
         await floor(scope, receive, lambda message: send({**message}))
 
-    whole, door = guarded(around(endpoint(every)))
+    whole, door = guarded(endpoint(every))
     made = [
         Layer("bare endpoint", floor, with_key, protocol=HttpToolsProtocol),
         Layer("+ limits of heads, one host", floor, with_key),
@@ -248,7 +249,7 @@ async def _layers(body: bytes, logs: Logs, link: StoreLink | None) -> list[Layer
         leased = around(endpoint(every, limits=_limits(link)))
         made.append(Layer("limiter, leased from Redis", leased, with_key, upon="+ API key"))
     traces = start_traces(endpoint="http://127.0.0.1:9/v1/traces", sample_ratio=0.01, version="0", exporter=_Nowhere())
-    traced, state = guarded(around(traces.around(endpoint(every), name=f"POST {PATH}")))
+    traced, state = guarded(traces.around(endpoint(every), name=f"POST {PATH}"))
     made.append(Layer("traces, 1 % of requests", traced, with_key, state=state, upon="+ shedding: the whole edge"))
     return made
 
@@ -276,7 +277,7 @@ class _Served:
         self._sockets: list[socket.socket] = []
 
     async def start(self) -> None:
-        options = OPTIONS | {"http": self.layer.protocol, "lifespan": "off"}
+        options = OPTIONS | {"http": self.layer.protocol, "lifespan": "off", "proxy_headers": False}
         config = uvicorn.Config(self.layer.app, interface="asgi3", **options)
         config.load()
         state = ServerState()
