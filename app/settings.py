@@ -36,7 +36,9 @@ FILE_SUFFIX: Final = "_FILE"
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
 CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
-TEST_VARIABLES: Final = frozenset({"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES"})
+TEST_VARIABLES: Final = frozenset(
+    {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
+)
 
 # A Kubernetes Service named `mfw` or `mfw-...` makes the kubelet inject variables with our prefix into every pod of the
 # namespace. They are no settings. A `*_PORT` counts as one of them only with the value that the kubelet gives it, so
@@ -61,6 +63,8 @@ DISTINCT_CHARACTERS_MIN: Final = 8
 SIGNER_NAME: Final = "signer"
 # Each signature is tried with the key of each signer; and nobody knows more people who all may change everything.
 SIGNERS_MAX: Final = 32
+# Each gets every checkpoint; nobody knows more teams that do not trust one another.
+WITNESSES_MAX: Final = 16
 # What is left of a secret once well-known words, digits in order and punctuation are taken out.
 UNCOMMON_CHARACTERS_MIN: Final = 8
 
@@ -506,6 +510,13 @@ class MtlsSettings(_Section):
             'a JSON array where a subject has commas: `["operator=CN=ops,*"]`'
         ),
     ] = ()
+    subject_condition: Annotated[
+        str | None,
+        Field(
+            description="CEL: whom a certificate may speak for, such as "
+            "`context.claims.identity.endsWith('/sa/' + subject.id)`; without it it may speak for every subject"
+        ),
+    ] = None
 
 
 class AuthSettings(_Section):
@@ -737,6 +748,22 @@ class LedgerSettings(_Section):
             "is needed"
         ),
     ] = False
+    witnesses: Annotated[
+        Items,
+        Field(
+            description="who cosigns the checkpoints, each as `VKEY URL`: the key as `mfw witness keygen` shows it, "
+            "and where it answers"
+        ),
+    ] = ()
+    cosignatures: Annotated[
+        int | None,
+        _DefaultText("all witnesses"),
+        Field(
+            ge=0,
+            le=WITNESSES_MAX,
+            description="how many cosignatures a checkpoint should have; with fewer for a minute health is `degraded`",
+        ),
+    ] = None
 
 
 class LoggingSettings(_Section):
@@ -1152,6 +1179,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _policy_rules(settings.policies)
     yield from _signer_rules(settings.policies)
     yield from _mask_rules(settings.ledger.mask_key)
+    yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
     yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
@@ -1194,6 +1222,36 @@ def _policy_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
 def _mask_rules(key: SecretStr | None) -> Iterator[SettingsProblem]:
     if key is not None and (why := weakness(key.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)) is not None:
         yield SettingsProblem("MFW_LEDGER__MASK_KEY", f"the key {why}", "make one: `openssl rand -hex 32`")
+
+
+def _witness_rules(ledger: LedgerSettings) -> Iterator[SettingsProblem]:
+    if len(ledger.witnesses) > WITNESSES_MAX:
+        yield SettingsProblem(
+            "MFW_LEDGER__WITNESSES", f"more than {WITNESSES_MAX} witnesses", f"name {WITNESSES_MAX} at most"
+        )
+        return
+    if ledger.cosignatures is not None and ledger.cosignatures > len(ledger.witnesses):
+        yield SettingsProblem(
+            "MFW_LEDGER__COSIGNATURES",
+            f"{ledger.cosignatures} cosignatures of {len(ledger.witnesses)} witnesses",
+            "name more of them with MFW_LEDGER__WITNESSES, or lower it",
+        )
+    if not ledger.witnesses:
+        return
+    # Imported here, as above: it brings cryptography, which most commands do without.
+    from app.core.witnessing import WitnessAddress
+
+    keys: set[tuple[str, int]] = set()
+    for text in ledger.witnesses:
+        try:
+            key = WitnessAddress.parse(text).key
+        except FirewallError as error:
+            yield SettingsProblem("MFW_LEDGER__WITNESSES", error.detail, error.fix or "write `VKEY https://...`")
+            continue
+        if (key.name, key.key_id) in keys:
+            # It would count as two.
+            yield SettingsProblem("MFW_LEDGER__WITNESSES", f"`{_shown(key.name)}` is named twice", "name it once")
+        keys.add((key.name, key.key_id))
 
 
 def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:

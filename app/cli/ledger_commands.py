@@ -8,7 +8,7 @@ import typer
 from app.cli.options import Json
 from app.cli.output import reporting
 
-ledger = typer.Typer(no_args_is_help=True, help="Keep the ledger: its key, its partitions, its archives.")
+ledger = typer.Typer(no_args_is_help=True, help="Keep the ledger, take it out, and find out whether it is what it was.")
 
 
 @ledger.command("keygen", epilog="Example: `mfw ledger keygen --origin firewall.example.com/ledger --out ledger.key`")
@@ -50,3 +50,28 @@ def ledger_partitions(
 
     with reporting(as_json=as_json):
         run_partitions(ahead=ahead, as_json=as_json)
+
+
+@ledger.command(
+    "reveal",
+    epilog="Example: `mfw ledger reveal record.json /change/after/data/password --value value.json`, where "
+    '`value.json` has `"hunter2"`',
+)
+def ledger_reveal(
+    record: Annotated[str, typer.Argument(metavar="RECORD", help="The decision's record as JSON; `-` reads it.")],
+    pointer: Annotated[str, typer.Argument(help="Where the value stood: a JSON pointer that `masked` has.")],
+    *,
+    value: Annotated[str, typer.Option(metavar="FILE", help="The value, as JSON; `-` reads it.")],
+    salt: Annotated[
+        str | None, typer.Option(help="The salt of this value; without, MFW_LEDGER__MASK_KEY gives it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show that a value is the one that a `RecordMask` with `hash` has hidden, without showing any other.
+
+    With the key of the service the salt of this one value is found and printed; with the salt anybody can check.
+    """
+    from app.cli.revealing import run_reveal
+
+    with reporting(as_json=as_json):
+        run_reveal(record, pointer, value_file=value, salt=salt, as_json=as_json)

@@ -42,6 +42,8 @@ _SEARCHED_MAX_CHARS: Final = 16_384
 # What ends a text that was cut short.
 _CUT: Final = "…"
 
+# As long as the hash.
+SALT_BYTES: Final = 32
 SALT_PREFIX: Final = b"mutationfirewall.io/mask-salt/v1\x00"
 COMMITMENT_PREFIX: Final = b"mutationfirewall.io/masked/v1\x00"
 

@@ -155,5 +155,11 @@ def test_a_link_leads_somewhere(target):
     assert (ROOT / target).exists()
 
 
+def test_the_index_has_every_page_and_no_other():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\(([^)]+\.md)\)", index)) == pages
+
+
 def test_it_fits_on_a_screen_or_two():
     assert len(README.splitlines()) <= 90

@@ -73,6 +73,7 @@ class TestRoot:
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
         + [["tokens", "rotate"]]
         + [["ledger", word] for word in ("partitions",)]
+        + [["integrity", "check"]]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )
     def test_help_teaches(self, command):

@@ -975,3 +975,34 @@ class TestSigners:
     def another():
         key = Ed25519PrivateKey.generate().public_key()
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class TestWitnesses:
+    VKEY = "witness.example.com/w1+5c19fb8e+BGCV6Us7HZCU3txoGxcmH+gYd+ofwCmdBz+xXhEWey5s"
+    OTHER = "firewall.example.com/ledger+53462ec3+AXm1Vi6P5lT5QHixEuipi6eQH4U65pW+1+DjkQutBJZk"
+    NAME = "MFW_LEDGER__WITNESSES"
+
+    def test_none(self):
+        ledger = Settings.load(GOOD | {self.NAME: ""}).ledger
+        assert (ledger.witnesses, ledger.cosignatures) == ((), None)
+
+    def test_a_key_and_an_address(self):
+        given = {self.NAME: f"{self.VKEY} https://witness.example.com/", "MFW_LEDGER__COSIGNATURES": "1"}
+        ledger = Settings.load(GOOD | given).ledger
+        assert (ledger.witnesses, ledger.cosignatures) == ((f"{self.VKEY} https://witness.example.com/",), 1)
+
+    @pytest.mark.parametrize(
+        ("value", "detail"),
+        [
+            (VKEY, "`` is no address of the witness `witness.example.com/w1`"),
+            (f"{OTHER} https://w", "`firewall.example.com/ledger` is a log's key, not a witness'"),
+            (f"{VKEY} https://a,{VKEY} https://b", "`witness.example.com/w1` is named twice"),
+            (",".join([f"{VKEY} https://a"] * 17), "more than 16 witnesses"),
+        ],
+    )
+    def test_what_cannot_be(self, value, detail):
+        assert details(GOOD | {self.NAME: value}) == {self.NAME: detail}
+
+    def test_more_cosignatures_than_witnesses(self):
+        given = {self.NAME: f"{self.VKEY} https://w", "MFW_LEDGER__COSIGNATURES": "2"}
+        assert details(GOOD | given) == {"MFW_LEDGER__COSIGNATURES": "2 cosignatures of 1 witnesses"}
