@@ -43,7 +43,10 @@ from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.erase import RecordEraser
 from app.ledger.published import PublishedLedger
+from app.ledger.read import LedgerReader
+from app.ledger.search import DecisionIndex, Indexer
 from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
@@ -61,12 +64,15 @@ from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.decide import DecisionService
+from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
+from app.service.read import ReadService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
+from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -200,6 +206,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     desk_connections = max(1, database.pool_size // 3)
     engine = make_engine(pool_size=database.pool_size - desk_connections)
     desk = make_engine(pool_size=desk_connections)
+    # A connection of its own: filling the index takes none from those who ask.
+    indexing = make_engine(pool_size=1)
+    indexer = Indexer(indexing, observer=observer)
+    metrics.watch_search(lag=lambda: float(indexer.lag))
     ledger = LedgerWriter(
         dsn,
         deadline=settings.ledger.deadline_seconds,
@@ -310,6 +320,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
             opened.push_async_callback(desk.dispose)
+            opened.push_async_callback(indexing.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
             )
@@ -332,6 +343,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if link is not None:
                 await link.start()
                 opened.push_async_callback(link.stop)
+            await indexer.start()
+            opened.push_async_callback(indexer.stop)
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
@@ -417,6 +430,18 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    reading = ReadEndpoints(
+        ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer)),
+        erasing=EraseService(
+            RecordEraser(desk, observer=observer),
+            clock=partial(datetime.now, UTC),
+            entropy=os.urandom,
+            engine=ENGINE,
+        ),
+        gate=gate,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(decisions_read_router(reading))
     published = LedgerEndpoints(
         PublishedLedger(desk, observer=observer),
         gate=gate,

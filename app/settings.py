@@ -36,7 +36,9 @@ FILE_SUFFIX: Final = "_FILE"
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
 CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
-TEST_VARIABLES: Final = frozenset({"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES"})
+TEST_VARIABLES: Final = frozenset(
+    {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
+)
 
 # A Kubernetes Service named `mfw` or `mfw-...` makes the kubelet inject variables with our prefix into every pod of the
 # namespace. They are no settings. A `*_PORT` counts as one of them only with the value that the kubelet gives it, so

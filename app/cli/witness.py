@@ -345,8 +345,11 @@ def _refusal(found: Judgement, latest: Checkpoint | None) -> Answer:
             return Answer(404, words)
         case Outcome.UNSIGNED:
             return Answer(403, words)
-        case Outcome.OTHER_SIZE | Outcome.FORKED:
+        case Outcome.OTHER_SIZE:
             return Answer(409, b"%d\n" % (0 if latest is None else latest.size), SIZE_MEDIA_TYPE)
+        case Outcome.FORKED:
+            # Without a size: logs take a conflict with one for an invitation to try again.
+            return Answer(409, words)
         case Outcome.INCONSISTENT:
             return Answer(422, words)
         case Outcome.COSIGNED:

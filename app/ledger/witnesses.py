@@ -376,6 +376,8 @@ class _Correspondence:
             self.cosigned = seen
             return
         match reply.status:
+            case 409 if old == size:
+                raise _ContradictionError(f"it cosigned another root of {size} entries")
             case 422:
                 raise _ContradictionError(f"our tree of {size} entries does not continue what it cosigned at {old}")
             case 400 | 403 | 404 | 405 | 413:

@@ -156,6 +156,13 @@ async def test_a_replica_that_begins_learns_what_was_cosigned(world):
     assert sorted(world.requests) == [(f"{one.url}/add-checkpoint", old) for one in (FIRST, SECOND) for old in (0, 5)]
 
 
+async def test_nobody_is_asked_before_it_starts(world):
+    asked = Witnesses([], tiles=world.tiles, store=world, post=world)
+    asked.hand_over(signed(7))
+    await asked.stop()
+    assert (asked.cosignatures, asked.report()) == (0, (WitnessesState.CURRENT, "0 of 0 witnesses answer"))
+
+
 async def test_only_the_newest_is_asked_for(world):
     async with asking(world, (FIRST,)) as asked:
         asked.hand_over(signed(7))
@@ -300,6 +307,16 @@ async def test_another_history_is_loud(world, caplog, cosigned, leaves, why):
     assert why in words
     assert "another history" in next(r.getMessage() for r in caplog.records if r.name == "mfw.witnesses")
     assert not world.kept
+
+
+async def test_a_conflict_that_names_the_size_that_we_sent(world):
+    assert world.witnesses[FIRST.url].add_checkpoint(b"old 0\n\n" + signed(7).note).status == 200
+    # Some witnesses name the size even where the roots differ.
+    world.scripts[FIRST.url] = [Reply(409, "text/x.tlog.size", b"7\n")] * 2
+    async with asking(world, (FIRST,)) as asked:
+        asked.hand_over(signed(7))
+        await until(lambda: world.contradictions)
+        assert asked.report() == (WitnessesState.CONTRADICTED, "w.example.com/1: it cosigned another root of 7 entries")
 
 
 async def test_another_replica_that_is_ahead_is_no_contradiction(world):
