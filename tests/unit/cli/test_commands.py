@@ -74,6 +74,7 @@ class TestRoot:
         + [["tokens", "rotate"]]
         + [["ledger", word] for word in ("partitions",)]
         + [["integrity", "check"]]
+        + [["backup", word] for word in ("create", "list", "verify", "restore")]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )
     def test_help_teaches(self, command):
