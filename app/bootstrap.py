@@ -13,9 +13,11 @@ from importlib.metadata import version
 from typing import Final
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
@@ -43,7 +45,13 @@ from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.checkpoints import Notary, NotaryState
+from app.ledger.erase import RecordEraser
+from app.ledger.guard import GuardFile
 from app.ledger.published import PublishedLedger
+from app.ledger.read import LedgerReader
+from app.ledger.search import DecisionIndex, Indexer
+from app.ledger.signing import KeySigner
 from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
@@ -61,12 +69,15 @@ from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
 from app.service.decide import DecisionService
+from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
+from app.service.read import ReadService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
+from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -87,6 +98,15 @@ _HEALTH_OF_SOURCE: Final = {
     SourceState.CURRENT: Status.HEALTHY,
     SourceState.DOUBTFUL: Status.DEGRADED,
     SourceState.BEHIND: Status.UNHEALTHY,
+}
+
+# Refused: what was answered is not in the ledger any more, or the ledger is not what it was. Nobody is sent here.
+_HEALTH_OF_NOTARY: Final = {
+    NotaryState.CURRENT: Status.HEALTHY,
+    NotaryState.UNSIGNED: Status.HEALTHY,
+    NotaryState.SUPERSEDED: Status.DEGRADED,
+    NotaryState.BEHIND: Status.DEGRADED,
+    NotaryState.REFUSED: Status.UNHEALTHY,
 }
 
 _BOOTSTRAPPED: Final = {
@@ -200,6 +220,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     desk_connections = max(1, database.pool_size // 3)
     engine = make_engine(pool_size=database.pool_size - desk_connections)
     desk = make_engine(pool_size=desk_connections)
+    # A connection of its own: filling the index takes none from those who ask.
+    indexing = make_engine(pool_size=1)
+    indexer = Indexer(indexing, observer=observer)
+    metrics.watch_search(lag=lambda: float(indexer.lag))
     ledger = LedgerWriter(
         dsn,
         deadline=settings.ledger.deadline_seconds,
@@ -210,6 +234,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         pooled=database.pooled,
         observer=observer,
     )
+    notary = _notary(settings, dsn, metrics, observer)
+    metrics.watch_checkpoints(age=lambda: notary.age, lag=lambda: notary.lag, size=lambda: notary.size)
     key_store = ApiKeyStore(engine, observer=observer)
     keys = _key_ring(settings, key_store)
     token_keys = None if settings.auth.unsafe_disabled else _token_keys(settings.auth.jwt, metrics)
@@ -266,6 +292,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         NamedCheck("ledger", check_ledger),
         NamedCheck("policies", check_policies),
         NamedCheck("switches", partial(_check_switches, board)),
+        NamedCheck("checkpoints", partial(_check_checkpoints, notary)),
     ]
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
@@ -310,6 +337,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
             opened.push_async_callback(desk.dispose)
+            opened.push_async_callback(indexing.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
             )
@@ -321,6 +349,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             opened.push_async_callback(ledger.stop)
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
             await ledger.wait_connected(within=database.connect_timeout_seconds)
+            await notary.start()
+            opened.push_async_callback(notary.stop)
             if keys is not None:
                 if settings.auth.api_keys.bootstrap is not None:
                     await _install_key(settings.auth.api_keys.bootstrap.get_secret_value(), service=key_service)
@@ -332,6 +362,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if link is not None:
                 await link.start()
                 opened.push_async_callback(link.stop)
+            await indexer.start()
+            opened.push_async_callback(indexer.stop)
             if settings.metrics.enabled:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
@@ -417,6 +449,18 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    reading = ReadEndpoints(
+        ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer)),
+        erasing=EraseService(
+            RecordEraser(desk, observer=observer),
+            clock=partial(datetime.now, UTC),
+            entropy=os.urandom,
+            engine=ENGINE,
+        ),
+        gate=gate,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
+    api.include_router(decisions_read_router(reading))
     published = LedgerEndpoints(
         PublishedLedger(desk, observer=observer),
         gate=gate,
@@ -582,6 +626,45 @@ async def _check_load(shedder: Shedder) -> CheckResult:
         return CheckResult(Status.HEALTHY, detail)
     refused = ", ".join(priority.name.lower() for priority in shedder.closed)
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
+
+
+def _notary(settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver) -> Notary:
+    """What integrates and signs, on a connection of its own. Does not connect."""
+    database, ledger = settings.database, settings.ledger
+
+    def signer(secret: SecretStr | None) -> KeySigner | None:
+        if secret is None:
+            return None
+        if ledger.origin is None:
+            raise FirewallError(
+                Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN"
+            )
+        return KeySigner(log_key(secret.get_secret_value(), origin=ledger.origin))
+
+    return Notary(
+        partial(
+            connect,
+            dsn,
+            connect_timeout=database.connect_timeout_seconds,
+            statement_timeout=database.statement_timeout_seconds,
+            writable=True,
+            pooled=database.pooled,
+        ),
+        engine=ENGINE,
+        entropy=os.urandom,
+        signer=signer(ledger.signing_key),
+        previous=signer(ledger.previous_signing_key),
+        guard=None if ledger.guard_file is None else GuardFile(ledger.guard_file),
+        interval=ledger.checkpoint_seconds,
+        statement_timeout=database.statement_timeout_seconds,
+        refused=metrics.checkpoint_refusals.inc,
+        observer=observer,
+    )
+
+
+async def _check_checkpoints(notary: Notary) -> CheckResult:
+    state, detail = notary.report()
+    return CheckResult(_HEALTH_OF_NOTARY[state], detail)
 
 
 async def _check_switches(board: Switchboard) -> CheckResult:

@@ -62,6 +62,7 @@ _WHEN: Final = {
     403: "The caller lacks the role that is needed.",
     404: "There is nothing here.",
     405: "The method is not allowed here.",
+    406: "There is no representation of this that `Accept` takes; `fix` has those that there are.",
     409: "The request conflicts with the present state.",
     413: "The body is too large.",
     415: "The body is not `application/json`, or in another coding than `gzip` or `zstd`.",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,43 @@ def signed_and_activated(checked: Checked) -> None:
     checked.ask("POST", "/v1/decisions", json=GOOD)
 
 
+def records(checked: Checked) -> None:
+    def ask(*args: Any, **options: Any) -> Any:
+        return checked.ask(*args, **{"who": "admin_key"} | options)
+
+    made = checked.ask("POST", "/v1/decisions", json=GOOD)
+    listing, one, entry, erasures = (
+        "/v1/decisions",
+        "/v1/decisions/{id}",
+        "/v1/ledger/entries/{index}",
+        "/v1/ledger/erasures",
+    )
+    deadline = time.monotonic() + 10
+    while ask("GET", f"{listing}?limit=1")["indexed"] <= made["ledger_index"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "next" in ask("GET", f"{listing}?limit=1")
+    ask("GET", f"{listing}?nonsense=1")
+    assert "salt" not in checked.ask("GET", f"/v1/decisions/{made['id']}", one)
+    for of in (made["id"], NO_ID, "no-uuid"):
+        assert ask("GET", f"/v1/decisions/{of}", one)
+    for of in (made["ledger_index"], 2**62, "x"):
+        ask("GET", f"/v1/ledger/entries/{of}", entry)
+    wanted = {"id": made["id"], "reason": "a test"}
+    for body in (wanted, wanted, {}, wanted | {"id": NO_ID}):
+        ask("POST", erasures, json=body)
+    ask("POST", erasures, content=b"{}")
+    ask("POST", erasures, content=b" " * 20_000, headers={"Content-Type": "application/json"})
+    assert {("POST", erasures, status) for status in (200, 201, 400, 404, 413, 415)} <= checked.seen
+    # With an erased record as well.
+    assert ask("GET", f"/v1/decisions/{made['id']}", one)["record_state"] == "erased"
+    ask("GET", f"/v1/ledger/entries/{made['ledger_index']}", entry)
+    for who in ("", "key"):
+        ask("GET", listing, who=who)
+        ask("GET", "/v1/ledger/entries/0", entry, who=who)
+        ask("POST", erasures, who=who, json=wanted)
+
+
 def policy_sets(checked: Checked) -> None:
     def ask(*args: Any, **options: Any) -> Any:
         return checked.ask(*args, **{"who": "admin_key"} | options)
@@ -241,7 +279,7 @@ def others(checked: Checked) -> None:
 
 
 def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
-    for part in (decisions, refusals, policy_sets, keys, switches, others):
+    for part in (decisions, refusals, records, policy_sets, keys, switches, others):
         part(checked)
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))
