@@ -518,6 +518,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         log=access_log,
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
+        ended=None if door is None else door.leave,
     )
     return around if door is None else SheddingMiddleware(around, door)
 
