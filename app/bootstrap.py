@@ -44,6 +44,7 @@ from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedd
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.erase import RecordEraser
+from app.ledger.prove import Prover
 from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
@@ -63,6 +64,7 @@ from app.policies.distribute import DatabaseSource, DirectorySource, Failure, Po
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
+from app.service.attest import AttestService
 from app.service.decide import DecisionService
 from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
@@ -430,8 +432,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    read_service = ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer))
+    prover = Prover(desk, observer=observer)
     reading = ReadEndpoints(
-        ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer)),
+        read_service,
+        prover=prover,
+        attesting=AttestService(read_service, prover=prover, signer=None),
         erasing=EraseService(
             RecordEraser(desk, observer=observer),
             clock=partial(datetime.now, UTC),

@@ -31,6 +31,8 @@ ROUTES: Final = (
     ("POST", "/v1/decisions:batch"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
+    ("GET", "/v1/ledger/entries/{index}/proof"),
+    ("GET", "/v1/ledger/consistency"),
     ("POST", "/v1/ledger/erasures"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),

@@ -193,6 +193,14 @@ def records(checked: Checked) -> None:
         assert ask("GET", f"/v1/decisions/{of}", one)
     for of in (made["ledger_index"], 2**62, "x"):
         ask("GET", f"/v1/ledger/entries/{of}", entry)
+    proof, consistency = "/v1/ledger/entries/{index}/proof", "/v1/ledger/consistency"
+    for of in (made["ledger_index"], 2**62, "x"):
+        ask("GET", f"/v1/ledger/entries/{of}/proof", proof)
+    ask("GET", f"{consistency}?from=0&to=0")
+    for query in ("", "?from=0", "?from=2&to=1", f"?from={2**62}"):
+        ask("GET", f"{consistency}{query}")
+    for path, of in ((f"/v1/decisions/{made['id']}", one), ("/v1/ledger/entries/0/proof", proof)):
+        ask("GET", path, of, headers={"Accept": "image/png"})
     wanted = {"id": made["id"], "reason": "a test"}
     for body in (wanted, wanted, {}, wanted | {"id": NO_ID}):
         ask("POST", erasures, json=body)
@@ -205,6 +213,8 @@ def records(checked: Checked) -> None:
     for who in ("", "key"):
         ask("GET", listing, who=who)
         ask("GET", "/v1/ledger/entries/0", entry, who=who)
+        ask("GET", "/v1/ledger/entries/0/proof", proof, who=who)
+        ask("GET", f"{consistency}?from=0&to=0", who=who)
         ask("POST", erasures, who=who, json=wanted)
 
 
