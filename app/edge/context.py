@@ -79,16 +79,18 @@ Header = tuple[bytes, bytes]
 class RequestContext:
     """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end.
 
-    `keep` is the `Cache-Control` of an answer that never changes: nothing else may be kept by a cache.
+    `keep` is the `Cache-Control` of an answer that never changes: nothing else may be kept by a cache. `limits` are the
+    fields that say how often the caller may ask, where the gate took a token.
     """
 
-    __slots__ = ("keep", "principal", "request_id", "status", "trace_id")
+    __slots__ = ("keep", "limits", "principal", "request_id", "status", "trace_id")
 
     def __init__(self, request_id: str, trace_id: str | None) -> None:
         self.request_id = request_id
         self.trace_id = trace_id
         self.principal: Principal | None = None
         self.keep: bytes | None = None
+        self.limits: Sequence[Header] = ()
         self.status = 0
 
 
@@ -182,7 +184,7 @@ class ContextMiddleware:
                 safe = self._own
                 if context.keep is not None and status == HTTPStatus.OK:
                     safe = ((b"cache-control", context.keep), *safe[1:])
-                message["headers"] = [*message.get("headers", ()), own, *safe]
+                message["headers"] = [*message.get("headers", ()), *context.limits, own, *safe]
             else:
                 complete = not message.get("more_body", False)
             return send(message)

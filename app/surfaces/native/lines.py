@@ -94,7 +94,7 @@ class LinesEndpoint:
         try:
             principal, expander = await self._admit(scope)
         except FirewallError as error:
-            await deliver(problem(error, request_id), send, [self._gate.limits.policy_header(RouteClass.BATCH)])
+            await deliver(problem(error, request_id), send)
             return
         self._open += 1
         try:

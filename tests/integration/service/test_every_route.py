@@ -109,16 +109,23 @@ def asked(shared_database_dsn, keys):
         ) as service,
         httpx.Client(base_url=service.url, timeout=30) as client,
     ):
+        needed = documented()
 
         def ask(method: str, path: str, key: str | None) -> int:
-            return client.request(
+            answer = client.request(
                 method,
                 path.format(**IN_PATHS),
                 params=IN_QUERIES.get((method, path)),
                 # Enough to get past step 1 and to the gate, not past step 4.
                 json={} if method in {"POST", "PUT", "PATCH"} else None,
                 headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            ).status_code
+            )
+            if needed[method, path] != NONE:
+                # How often the class of the route may be asked, and what remains where somebody is known.
+                assert "ratelimit-policy" in answer.headers, path
+                assert ("ratelimit" in answer.headers) == (key is not None), path
+                assert len(answer.headers.get_list("ratelimit-policy")) == 1, path
+            return answer.status_code
 
         yield ask
 
