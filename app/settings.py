@@ -1238,6 +1238,8 @@ def _witness_rules(ledger: LedgerSettings) -> Iterator[SettingsProblem]:
         )
     if not ledger.witnesses:
         return
+    if ledger.signing_key is None:
+        yield SettingsProblem("MFW_LEDGER__WITNESSES", "nothing is signed", "set MFW_LEDGER__SIGNING_KEY, or unset it")
     # Imported here, as above: it brings cryptography, which most commands do without.
     from app.core.witnessing import WitnessAddress
 
