@@ -50,6 +50,7 @@ from app.ledger.append import LedgerWriter
 from app.ledger.checkpoints import Notary, NotaryState
 from app.ledger.erase import RecordEraser
 from app.ledger.guard import GuardFile
+from app.ledger.prove import Prover
 from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
@@ -72,6 +73,7 @@ from app.policies.distribute import DatabaseSource, DirectorySource, Failure, Po
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
+from app.service.attest import AttestService
 from app.service.decide import DecisionService
 from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
@@ -513,8 +515,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    read_service = ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer))
+    prover = Prover(desk, observer=observer)
     reading = ReadEndpoints(
-        ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer)),
+        read_service,
+        prover=prover,
+        attesting=AttestService(
+            read_service, prover=prover, signer=_log_signer(settings.ledger.signing_key, origin=settings.ledger.origin)
+        ),
         erasing=EraseService(
             RecordEraser(desk, observer=observer),
             clock=partial(datetime.now, UTC),
@@ -697,21 +705,20 @@ async def _check_load(shedder: Shedder) -> CheckResult:
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
 
 
+def _log_signer(secret: SecretStr | None, *, origin: str | None) -> KeySigner | None:
+    """Who signs for the log, None without a key."""
+    if secret is None:
+        return None
+    if origin is None:
+        raise FirewallError(Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN")
+    return KeySigner(log_key(secret.get_secret_value(), origin=origin))
+
+
 def _notary(
     settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver, witnesses: Witnesses | None
 ) -> Notary:
     """What integrates and signs, on a connection of its own. Does not connect."""
     database, ledger = settings.database, settings.ledger
-
-    def signer(secret: SecretStr | None) -> KeySigner | None:
-        if secret is None:
-            return None
-        if ledger.origin is None:
-            raise FirewallError(
-                Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN"
-            )
-        return KeySigner(log_key(secret.get_secret_value(), origin=ledger.origin))
-
     return Notary(
         partial(
             connect,
@@ -723,8 +730,8 @@ def _notary(
         ),
         engine=ENGINE,
         entropy=os.urandom,
-        signer=signer(ledger.signing_key),
-        previous=signer(ledger.previous_signing_key),
+        signer=_log_signer(ledger.signing_key, origin=ledger.origin),
+        previous=_log_signer(ledger.previous_signing_key, origin=ledger.origin),
         guard=None if ledger.guard_file is None else GuardFile(ledger.guard_file),
         interval=ledger.checkpoint_seconds,
         statement_timeout=database.statement_timeout_seconds,

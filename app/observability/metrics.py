@@ -37,6 +37,8 @@ ROUTES: Final = (
     ("GET", "/.well-known/authzen-configuration"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
+    ("GET", "/v1/ledger/entries/{index}/proof"),
+    ("GET", "/v1/ledger/consistency"),
     ("POST", "/v1/ledger/erasures"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),
