@@ -36,7 +36,9 @@ FILE_SUFFIX: Final = "_FILE"
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
 CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
-TEST_VARIABLES: Final = frozenset({"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES"})
+TEST_VARIABLES: Final = frozenset(
+    {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
+)
 
 # A Kubernetes Service named `mfw` or `mfw-...` makes the kubelet inject variables with our prefix into every pod of the
 # namespace. They are no settings. A `*_PORT` counts as one of them only with the value that the kubelet gives it, so
@@ -61,6 +63,8 @@ DISTINCT_CHARACTERS_MIN: Final = 8
 SIGNER_NAME: Final = "signer"
 # Each signature is tried with the key of each signer; and nobody knows more people who all may change everything.
 SIGNERS_MAX: Final = 32
+# Each gets every checkpoint; nobody knows more teams that do not trust one another.
+WITNESSES_MAX: Final = 16
 # What is left of a secret once well-known words, digits in order and punctuation are taken out.
 UNCOMMON_CHARACTERS_MIN: Final = 8
 
@@ -506,6 +510,13 @@ class MtlsSettings(_Section):
             'a JSON array where a subject has commas: `["operator=CN=ops,*"]`'
         ),
     ] = ()
+    subject_condition: Annotated[
+        str | None,
+        Field(
+            description="CEL: whom a certificate may speak for, such as "
+            "`context.claims.identity.endsWith('/sa/' + subject.id)`; without it it may speak for every subject"
+        ),
+    ] = None
 
 
 class AuthSettings(_Section):
@@ -681,7 +692,7 @@ class PolicySettings(_Section):
 
 
 class LedgerSettings(_Section):
-    """The group commit."""
+    """The group commit, and what is signed of the ledger."""
 
     queue_size: Annotated[
         int,
@@ -691,6 +702,38 @@ class LedgerSettings(_Section):
         float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
     ] = 5.0
     max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+    origin: Annotated[
+        str | None,
+        _Production("required"),
+        Field(
+            description="what the log is called in its checkpoints, for good: a URL without its scheme, such as "
+            "`firewall.example.com/ledger`"
+        ),
+    ] = None
+    signing_key: Annotated[
+        SecretStr | None,
+        _Production("required"),
+        Field(
+            description="private key that signs the checkpoints, as `mfw ledger keygen` makes it, or Ed25519 in PEM; "
+            "without it the tree is made and nothing is signed"
+        ),
+    ] = None
+    previous_signing_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="the key before it, while there are verifiers that do not know the new one: it signs as well"
+        ),
+    ] = None
+    guard_file: Annotated[
+        Path | None,
+        Field(
+            description="file, outside the database and its backups, in which the last checkpoint is remembered: what "
+            "contradicts it is never signed"
+        ),
+    ] = None
+    checkpoint_seconds: Annotated[
+        float, Field(ge=0.1, le=3600, description="least time between two checkpoints, whichever replica signs")
+    ] = 1.0
     mask_key: Annotated[
         SecretStr | None,
         Field(
@@ -705,6 +748,22 @@ class LedgerSettings(_Section):
             "is needed"
         ),
     ] = False
+    witnesses: Annotated[
+        Items,
+        Field(
+            description="who cosigns the checkpoints, each as `VKEY URL`: the key as `mfw witness keygen` shows it, "
+            "and where it answers"
+        ),
+    ] = ()
+    cosignatures: Annotated[
+        int | None,
+        _DefaultText("all witnesses"),
+        Field(
+            ge=0,
+            le=WITNESSES_MAX,
+            description="how many cosignatures a checkpoint should have; with fewer for a minute health is `degraded`",
+        ),
+    ] = None
 
 
 class LoggingSettings(_Section):
@@ -722,6 +781,22 @@ class TracingSettings(_Section):
         Field(description="OTLP over HTTP, such as `http://collector:4318/v1/traces`; unset turns tracing off"),
     ] = None
     sample_ratio: Annotated[float, Field(ge=0, le=1, description="share of the requests that are traced")] = 0.01
+
+
+class AuthzenSettings(_Section):
+    """OpenID AuthZEN, `/access/v1/...`."""
+
+    identifier: Annotated[
+        str | None,
+        Field(
+            description="https URL under which clients know this service, such as `https://firewall.example.com`; in "
+            "development it is what a client asks for, in production there is no metadata without it"
+        ),
+    ] = None
+    entities: Annotated[
+        Path | None,
+        Field(description="YAML file with `subjects`, `resources` and `actions` that searches look among"),
+    ] = None
 
 
 def default_state_dir() -> Path:
@@ -789,6 +864,7 @@ class Settings(BaseSettings):
     shedding: SheddingSettings = SheddingSettings()
     policies: PolicySettings = PolicySettings()
     ledger: LedgerSettings = LedgerSettings()
+    authzen: AuthzenSettings = AuthzenSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
 
@@ -1120,7 +1196,9 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _policy_rules(settings.policies)
     yield from _signer_rules(settings.policies)
     yield from _mask_rules(settings.ledger.mask_key)
+    yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
+    yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
     if not production:
         return
@@ -1163,6 +1241,38 @@ def _mask_rules(key: SecretStr | None) -> Iterator[SettingsProblem]:
         yield SettingsProblem("MFW_LEDGER__MASK_KEY", f"the key {why}", "make one: `openssl rand -hex 32`")
 
 
+def _witness_rules(ledger: LedgerSettings) -> Iterator[SettingsProblem]:
+    if len(ledger.witnesses) > WITNESSES_MAX:
+        yield SettingsProblem(
+            "MFW_LEDGER__WITNESSES", f"more than {WITNESSES_MAX} witnesses", f"name {WITNESSES_MAX} at most"
+        )
+        return
+    if ledger.cosignatures is not None and ledger.cosignatures > len(ledger.witnesses):
+        yield SettingsProblem(
+            "MFW_LEDGER__COSIGNATURES",
+            f"{ledger.cosignatures} cosignatures of {len(ledger.witnesses)} witnesses",
+            "name more of them with MFW_LEDGER__WITNESSES, or lower it",
+        )
+    if not ledger.witnesses:
+        return
+    if ledger.signing_key is None:
+        yield SettingsProblem("MFW_LEDGER__WITNESSES", "nothing is signed", "set MFW_LEDGER__SIGNING_KEY, or unset it")
+    # Imported here, as above: it brings cryptography, which most commands do without.
+    from app.core.witnessing import WitnessAddress
+
+    keys: set[tuple[str, int]] = set()
+    for text in ledger.witnesses:
+        try:
+            key = WitnessAddress.parse(text).key
+        except FirewallError as error:
+            yield SettingsProblem("MFW_LEDGER__WITNESSES", error.detail, error.fix or "write `VKEY https://...`")
+            continue
+        if (key.name, key.key_id) in keys:
+            # It would count as two.
+            yield SettingsProblem("MFW_LEDGER__WITNESSES", f"`{_shown(key.name)}` is named twice", "name it once")
+        keys.add((key.name, key.key_id))
+
+
 def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
     if not policies.signers:
         if policies.signatures_required:
@@ -1203,6 +1313,50 @@ def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
         )
 
 
+def _ledger_rules(ledger: LedgerSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    name = "MFW_LEDGER__"
+    make = "make one: `mfw ledger keygen --origin ORIGIN --out FILE`"
+    if ledger.signing_key is None:
+        if production:
+            yield SettingsProblem(f"{name}SIGNING_KEY", "nobody could verify the ledger: it would not be signed", make)
+        for what, value in (
+            ("PREVIOUS_SIGNING_KEY", ledger.previous_signing_key),
+            ("GUARD_FILE", ledger.guard_file),
+        ):
+            if value is not None:
+                yield SettingsProblem(f"{name}{what}", "nothing is signed", f"set {name}SIGNING_KEY, or unset it")
+    if ledger.origin is None:
+        if production or ledger.signing_key is not None:
+            yield SettingsProblem(
+                f"{name}ORIGIN", "a checkpoint says which log it is of", "set it to the name of the key, for good"
+            )
+        return
+    # Imported here, as above: it brings cryptography, which most commands do without.
+    from app.core.log_keys import is_origin, log_key
+
+    if not is_origin(ledger.origin):
+        yield SettingsProblem(
+            f"{name}ORIGIN",
+            f"`{_shown(ledger.origin)}` is no name of a log",
+            "take a URL without its scheme, such as `firewall.example.com/ledger`: no spaces, no `+`",
+        )
+        return
+    ids = []
+    for what, secret in (("SIGNING_KEY", ledger.signing_key), ("PREVIOUS_SIGNING_KEY", ledger.previous_signing_key)):
+        if secret is None:
+            continue
+        try:
+            ids.append(log_key(secret.get_secret_value(), origin=ledger.origin).verifier.key_id)
+        except FirewallError as error:
+            yield SettingsProblem(f"{name}{what}", f"the key {error.detail}", error.fix or make)
+    if len(ids) > len(set(ids)):
+        yield SettingsProblem(
+            f"{name}PREVIOUS_SIGNING_KEY",
+            "is the signing key itself",
+            f"unset it, or set {name}SIGNING_KEY to a new one",
+        )
+
+
 def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[SettingsProblem]:
     for text in limits.roles:
         try:
@@ -1240,6 +1394,15 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
             f"`{metrics.port}` is the port of the service as well",
             "give the metrics one of their own",
         )
+    identifier = settings.authzen.identifier
+    if identifier is not None:
+        parts = _split(identifier)
+        if parts is None or parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+            yield SettingsProblem(
+                "MFW_AUTHZEN__IDENTIFIER",
+                "is no https URL without query and fragment",
+                "write it as `https://firewall.example.com`",
+            )
     endpoint = settings.tracing.endpoint
     if endpoint is not None and not _is_web_url(endpoint):
         yield SettingsProblem(

@@ -77,8 +77,10 @@ def kill_group(group: int, number: int) -> None:
 
 
 @contextlib.contextmanager
-def process(command: list[str], *, environment: Mapping[str, str], ready: str, cores: set[int]) -> Iterator[Started]:
-    """Run `command` on `cores` until the block ends; yields when `ready` (a URL) answers 200."""
+def process(
+    command: list[str], *, environment: Mapping[str, str], ready: str, cores: set[int] | None
+) -> Iterator[Started]:
+    """Run `command` on `cores` (None: anywhere) until the block ends; yields when `ready` (a URL) answers 200."""
     began = time.perf_counter()
     # A file, not a pipe: nobody reads while the load runs, and a full pipe would be part of the measurement.
     log = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, after the child
@@ -89,7 +91,8 @@ def process(command: list[str], *, environment: Mapping[str, str], ready: str, c
         stdout=subprocess.DEVNULL,
         stderr=log,
         process_group=0,
-        preexec_fn=lambda: pin(cores),  # noqa: PLW1509 - no thread runs here, and affinity must precede exec
+        # Who measures has no threads, and affinity must precede exec.
+        preexec_fn=None if cores is None else lambda: pin(cores),  # noqa: PLW1509 - see above
     )
     try:
         _await(child, log, ready, deadline=began + READY_WITHIN_SECONDS)
@@ -132,7 +135,7 @@ def bare(answer: Path, *, cores: set[int]) -> Iterator[Started]:
 
 @contextlib.contextmanager
 def firewall(
-    database_url: str, *, cores: set[int], policies: Path = STARTER, shedding: bool = False
+    database_url: str, *, cores: set[int] | None, policies: Path = STARTER, shedding: bool = False
 ) -> Iterator[Started]:
     """`mfw serve` as production runs it but for the rate limit and, unless `shedding`, for refusals under load."""
     port, metrics_port = free_port(), free_port()
@@ -141,6 +144,8 @@ def firewall(
         "MFW_DATABASE__URL": database_url,
         "MFW_DATABASE__EMBEDDED": "false",
         "MFW_HTTP__PORT": str(port),
+        # Nobody balances load here, who would have to notice.
+        "MFW_HTTP__DRAIN_SECONDS": "0",
         "MFW_METRICS__PORT": str(metrics_port),
         "MFW_POLICIES__DIRECTORY": str(policies),
         "MFW_LIMITS__PER_MINUTE": "100000000",

@@ -1,15 +1,18 @@
 """Speaking to a service: one request, its answer, and every way in which there is none, in words and an exit code."""
 
+import json
 import warnings
 from http import HTTPStatus
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from app.cli.exits import ExitCode, of_effect
 from app.cli.output import Refused, complain
 from app.client.connection import address, in_plain_text, is_local
-from app.client.operations import Call
+from app.client.operations import Call, Operation
 from app.client.problems import ProblemError, ProblemKind
 from app.core.types import Effect
+
+T = TypeVar("T")
 
 # Above the service's default limit a broken connection most likely means that limit.
 SERVICE_BYTES_MAX: Final = 1_048_576
@@ -34,12 +37,22 @@ def call(
     timeout: float,
     body: bytes | None = None,
     what: str = "request",
-    method: str | None = None,
 ) -> bytes:
-    """GET a path of a service, or POST JSON to it, and give the body of its success. Raises `Refused`.
+    """GET a path of a service, or POST JSON to it, and give the body of its success. Raises `Refused`."""
+    request = Call("GET" if body is None else "POST", path, body)
+    return _answer(request, url=url, api_key=api_key, timeout=timeout, what=what)
 
-    `method` is another than these.
-    """
+
+def run(operation: Operation[T], *, url: str, api_key: str | None, timeout: float) -> tuple[T, Any]:
+    """What a service answers to an operation of the client, and the JSON that said so. Raises `Refused`."""
+    answer = _answer(operation.call, url=url, api_key=api_key, timeout=timeout, what="request")
+    try:
+        return operation.read(answer), json.loads(answer)
+    except ProblemError as problem:
+        _refuse(problem, size=0, what="request")
+
+
+def _answer(request: Call, *, url: str, api_key: str | None, timeout: float, what: str) -> bytes:
     # What imports httpx: `mfw --help` and a decision in this process do without.
     from app.client.firewall import Firewall
 
@@ -56,9 +69,9 @@ def call(
             # A shell has retries of its own, and a hook rather a quick answer than a late one.
             firewall = Firewall(url, key, timeout=timeout, retries=0)
         with firewall:
-            return firewall.call(Call(method or ("GET" if body is None else "POST"), path, body))
+            return firewall.call(request)
     except ProblemError as problem:
-        _refuse(problem, size=len(body or b""), what=what)
+        _refuse(problem, size=len(request.body or b""), what=what)
 
 
 def _development_key() -> str | None:

@@ -235,9 +235,10 @@ def _near(path: Path) -> str:
 
 async def ensure_key(dsn: str, file: Path) -> None:
     """Step 5: the key in the file is good; a new one is made where there is none, or where it was revoked."""
-    from app.cli.keys import key_store
+    from app.cli.keys import key_service, key_store, operator
     from app.core.api_key import hash_key
     from app.core.principal import Role
+    from app.service.keys import WantedKey
 
     async with key_store(dsn) as store:
         kept = read_private(file)
@@ -245,5 +246,7 @@ async def ensure_key(dsn: str, file: Path) -> None:
             return
         # No approver: nobody approves their own change, not even while trying it out.
         roles = frozenset({Role.AGENT, Role.OPERATOR, Role.VIEWER})
-        made = await store.create("development", principal_id="development", roles=roles)
+        made = await key_service(store).create(
+            WantedKey("development", roles=roles), principal=operator(), reason="the key of `mfw dev`"
+        )
     write_private(private_directory(file.parent) / file.name, made.key)

@@ -71,7 +71,7 @@ def of_kind(kind: Kind) -> ExitCode:
             return ExitCode.UNREACHABLE
         case Kind.INVALID_SETTINGS | Kind.SCHEMA_MISMATCH:
             return ExitCode.BAD_SETTINGS
-        case Kind.NOT_FOUND | Kind.METHOD_NOT_ALLOWED | Kind.CONFLICT:
+        case Kind.NOT_FOUND | Kind.METHOD_NOT_ALLOWED | Kind.NOT_ACCEPTABLE | Kind.CONFLICT:
             return ExitCode.FAILED
         case _:
             assert_never(kind)

@@ -127,17 +127,20 @@ def _show_key(made: NewApiKey) -> None:
 
 def _with_service(act: Callable[[KeyService], Awaitable[T]]) -> T:
     async def run(store: ApiKeyStore) -> T:
-        return await act(
-            KeyService(
-                store,
-                clock=partial(datetime.now, UTC),
-                entropy=secrets.token_bytes,
-                engine=f"mutation-firewall/{version('mutation-firewall')}",
-                holds_database=True,
-            )
-        )
+        return await act(key_service(store))
 
     return _with_store(run)
+
+
+def key_service(store: ApiKeyStore) -> KeyService:
+    """What makes and revokes keys for whoever holds the database."""
+    return KeyService(
+        store,
+        clock=partial(datetime.now, UTC),
+        entropy=secrets.token_bytes,
+        engine=f"mutation-firewall/{version('mutation-firewall')}",
+        holds_database=True,
+    )
 
 
 def _with_store(act: Callable[[ApiKeyStore], Awaitable[T]]) -> T:

@@ -8,19 +8,22 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from app.cli.authoring.check import show
-from app.cli.client import call
+from app.cli.client import call, run
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, console, plain, table, write_json
+from app.client.operations import Operation
 from app.core import dsse
 from app.core.canonical import canonical
 from app.core.dsse import Envelope
 from app.errors import FirewallError
 from app.policies.diagnostics import INVALID, Diagnostic, PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_files
+
+T = TypeVar("T")
 
 PATH: Final = "/v1/policy-sets"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -36,20 +39,10 @@ class Service:
     api_key: str | None
     timeout: float
 
-    def ask(
-        self, path: str, body: Mapping[str, Any] | bytes | None = None, *, method: str | None = None
-    ) -> dict[str, Any]:
+    def ask(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
         """The JSON object of a success. Raises `Refused`."""
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        raw = call(
-            path,
-            url=self.url,
-            api_key=self.api_key,
-            timeout=self.timeout,
-            body=sent,
-            what="policy set",
-            method=method,
-        )
+        raw = call(path, url=self.url, api_key=self.api_key, timeout=self.timeout, body=sent, what="policy set")
         try:
             answer = json.loads(raw)
         except (ValueError, RecursionError):
@@ -57,6 +50,10 @@ class Service:
         if not isinstance(answer, dict):
             raise Refused(ExitCode.BAD_DATA, f"what answers at `{self.url}` is no mutation firewall", fix="check --url")
         return answer
+
+    def run(self, operation: Operation[T]) -> tuple[T, Any]:
+        """The answer, and the JSON that it came as. Raises `Refused`."""
+        return run(operation, url=self.url, api_key=self.api_key, timeout=self.timeout)
 
 
 def run_push(

@@ -17,13 +17,17 @@ from app.client.answers import (
     PolicySet,
     Readiness,
     Reason,
+    Release,
 )
 from app.client.firewall import AsyncFirewall, Firewall
+from app.client.keys import ApiKey, KeyPage, NewApiKey
 from app.client.problems import ProblemError, ProblemKind
+from app.client.switches import Switch
 
 __all__ = [
     "Activation",
     "ActiveSet",
+    "ApiKey",
     "AsyncFirewall",
     "Batch",
     "Budget",
@@ -32,6 +36,8 @@ __all__ = [
     "Effect",
     "Firewall",
     "Health",
+    "KeyPage",
+    "NewApiKey",
     "Obligation",
     "Page",
     "PolicySet",
@@ -39,4 +45,6 @@ __all__ = [
     "ProblemKind",
     "Readiness",
     "Reason",
+    "Release",
+    "Switch",
 ]

@@ -172,11 +172,19 @@ class Readiness:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Who answers: the version of the service, and the versions of the interface that it has, the newest last."""
+
+    version: str
+    api: tuple[str, ...]
+
+
 _MISSING: Final = object()
 
 
-class _Members:
-    """The members of an object that came, each of the type that it must have."""
+class Members:
+    """The members of an object that came, each of the type that it must have; else a ProblemError."""
 
     def __init__(self, value: object) -> None:
         if not isinstance(value, dict):
@@ -184,41 +192,53 @@ class _Members:
         self._value: dict[str, Any] = value
 
     def text(self, name: str) -> str:
+        """A text that must be there."""
         return self._typed(name, str)
 
     def text_or_none(self, name: str) -> str | None:
+        """A text, None where there is none."""
         return None if self._value.get(name) is None else self.text(name)
 
     def number(self, name: str) -> int:
+        """A whole number that must be there."""
         found = self._typed(name, int)
         return _refuse() if isinstance(found, bool) else found
 
     def number_or_none(self, name: str) -> int | None:
+        """A whole number, None where there is none."""
         return None if self._value.get(name) is None else self.number(name)
 
     def flag(self, name: str) -> bool:
+        """True or false."""
         return self._typed(name, bool)
 
     def effect(self, name: str) -> Effect:
+        """What was decided; another word is no answer."""
         found = self.text(name)
         return Effect(found) if found in tuple(Effect) else _refuse()
 
     def mapping(self, name: str) -> dict[str, Any]:
+        """An object."""
         return self._typed(name, dict)
 
     def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts."""
         return self.items(name, lambda one: one if isinstance(one, str) else _refuse())
 
     def items(self, name: str, read: Callable[[Any], T]) -> tuple[T, ...]:
+        """A list of what `read` reads."""
         return tuple(read(one) for one in self._typed(name, list))
 
     def items_or_none(self, name: str, read: Callable[[Any], T]) -> tuple[T, ...]:
+        """The same, empty where there is none."""
         return () if self._value.get(name) is None else self.items(name, read)
 
     def has(self, name: str) -> bool:
+        """Whether it is there, and not null."""
         return self._value.get(name) is not None
 
     def any(self, name: str) -> Any:
+        """Whatever stands there, null as well."""
         found = self._value.get(name, _MISSING)
         return _refuse() if found is _MISSING else found
 
@@ -250,14 +270,14 @@ def decision(body: bytes, *, request_id: str | None) -> Decision:
 
 def batch(body: bytes, *, count: int) -> Batch:
     """A batch of `count` mutations. Raises ProblemError unless each has one result, in their order."""
-    results = _Members(tree(body)).items("results", lambda one: _result(one, raw=body))
+    results = Members(tree(body)).items("results", lambda one: _result(one, raw=body))
     if [index for index, _ in results] != list(range(count)):
         raise ProblemError(ProblemKind.NOT_A_FIREWALL, "the results are not those of the batch", fix="ask again")
     return Batch(tuple(one for _, one in results))
 
 
 def _result(value: Any, *, raw: bytes) -> tuple[int, Decision | ProblemError]:
-    members = _Members(value)
+    members = Members(value)
     index = members.number("index")
     if members.has("decision"):
         return index, _decision(value, raw=raw)
@@ -266,7 +286,7 @@ def _result(value: Any, *, raw: bytes) -> tuple[int, Decision | ProblemError]:
 
 
 def _decision(value: Any, *, raw: bytes) -> Decision:
-    members = _Members(value)
+    members = Members(value)
     reasons = members.items("reasons", _reason)
     if not reasons:
         _refuse()
@@ -290,7 +310,7 @@ def _decision(value: Any, *, raw: bytes) -> Decision:
 
 
 def _reason(value: Any) -> Reason:
-    members = _Members(value)
+    members = Members(value)
     return Reason(
         policy=members.text("policy"),
         rule=members.text("rule"),
@@ -304,7 +324,7 @@ def _reason(value: Any) -> Reason:
 
 
 def _clause(value: Any) -> Clause:
-    members = _Members(value)
+    members = Members(value)
     return Clause(
         path=members.text("path"),
         text=members.text("text"),
@@ -316,7 +336,7 @@ def _clause(value: Any) -> Clause:
 
 
 def _budget(value: Any) -> Budget:
-    members = _Members(value)
+    members = Members(value)
     return Budget(
         policy=members.text("policy"),
         budget=members.text("budget"),
@@ -327,7 +347,7 @@ def _budget(value: Any) -> Budget:
 
 
 def _obligation(value: Any) -> Obligation:
-    members = _Members(value)
+    members = Members(value)
     return Obligation(
         policy=members.text("policy"), rule=members.text("rule"), key=members.text("key"), value=members.any("value")
     )
@@ -335,7 +355,7 @@ def _obligation(value: Any) -> Obligation:
 
 def policy_set(value: Any) -> PolicySet:
     """A stored set. Raises ProblemError."""
-    members = _Members(value)
+    members = Members(value)
     return PolicySet(
         digest=members.text("digest"),
         policies=members.number("policies"),
@@ -350,7 +370,7 @@ def policy_set(value: Any) -> PolicySet:
 
 def active_set(value: Any) -> ActiveSet:
     """The set in force. Raises ProblemError."""
-    members = _Members(value)
+    members = Members(value)
     return ActiveSet(
         digest=members.text("digest"),
         source=members.text("source"),
@@ -366,7 +386,7 @@ def active_set(value: Any) -> ActiveSet:
 
 def activation(value: Any) -> Activation:
     """An activation. Raises ProblemError."""
-    members = _Members(value)
+    members = Members(value)
     return Activation(
         sequence=members.number("sequence"),
         digest=members.text("digest"),
@@ -382,19 +402,25 @@ def activation(value: Any) -> Activation:
 
 def page(value: Any, read: Callable[[Any], T]) -> Page[T]:
     """A page of what `read` reads. Raises ProblemError."""
-    members = _Members(value)
+    members = Members(value)
     return Page(members.items("items", read), members.number_or_none("next"))
 
 
 def health(value: Any) -> Health:
     """Health in one word. Raises ProblemError."""
-    members = _Members(value)
+    members = Members(value)
     return Health(members.text("status"), members.text("version"))
+
+
+def release(value: Any) -> Release:
+    """Who answers. Raises ProblemError."""
+    members = Members(value)
+    return Release(members.text("version"), members.texts("api"))
 
 
 def readiness(value: Any) -> Readiness:
     """Readiness. Raises ProblemError."""
-    members = _Members(value)
+    members = Members(value)
     return Readiness(members.flag("ready"), members.texts("reasons"))
 
 

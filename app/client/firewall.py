@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from uuid import uuid4
 
-from app.client import connection, operations
-from app.client.answers import Activation, ActiveSet, Batch, Decision, Health, Page, PolicySet, Readiness
+from app.client import connection, keys, operations, switches
+from app.client.answers import Activation, ActiveSet, Batch, Decision, Health, Page, PolicySet, Readiness, Release
+from app.client.keys import ApiKey, KeyPage, NewApiKey
 from app.client.operations import Call, Mutation, Operation
 from app.client.patience import Patience, seconds
 from app.client.problems import ProblemError
+from app.client.switches import Switch
 
 if TYPE_CHECKING:
     import httpx
@@ -22,6 +24,8 @@ T = TypeVar("T")
 TIMEOUT_SECONDS: Final = 10.0
 RETRIES: Final = 2
 PAGE: Final = 50
+# More than can be on at a time.
+SWITCHES_PAGE: Final = 500
 
 _log: Final = logging.getLogger("mfw.client")
 
@@ -146,9 +150,63 @@ class Firewall:
         """Whether requests should be sent there."""
         return self._run(operations.ready())
 
-    def version(self) -> str:
-        """The version of the service."""
-        return self.health().version
+    def version(self) -> Release:
+        """Which release answers, and which versions of the interface; for any valid credential."""
+        return self._run(operations.version())
+
+    def throw_switch(self, kind: str, *, reason: str, target: str | None = None, lasting: str | None = None) -> Switch:
+        """Throw a kill switch; `lasting` is a duration such as `1h`, without it it holds until it is ended."""
+        return self._run(switches.throw(kind, target=target, reason=reason, lasting=lasting))
+
+    def switches(self, *, limit: int = SWITCHES_PAGE, everything: bool = False) -> tuple[Switch, ...]:
+        """The kill switches that are on, the latest first; with `everything` all that ever were."""
+        return self._run(switches.some(limit=limit, everything=everything))
+
+    def end_switch(self, switch_id: str, *, reason: str) -> Switch:
+        """End a kill switch."""
+        return self._run(switches.end(switch_id, reason=reason))
+
+    def create_key(
+        self,
+        name: str,
+        *,
+        reason: str,
+        roles: Collection[str] = (),
+        scopes: Collection[str] = (),
+        subjects: Collection[str] = (),
+        networks: Collection[str] = (),
+        principal_id: str | None = None,
+        expires_in_days: int | None = None,
+    ) -> NewApiKey:
+        """Make an API key. Its text is in the answer and nowhere else."""
+        return self._run(
+            keys.create(
+                name,
+                reason=reason,
+                roles=roles,
+                scopes=scopes,
+                subjects=subjects,
+                networks=networks,
+                principal_id=principal_id,
+                expires_in_days=expires_in_days,
+            )
+        )
+
+    def keys(self, *, limit: int = PAGE, after: str | None = None, everything: bool = False) -> KeyPage:
+        """The API keys that work, the oldest first; with `everything` all that ever were."""
+        return self._run(keys.page(limit=limit, after=after, everything=everything))
+
+    def key(self, key_id: str) -> ApiKey:
+        """One API key, whatever became of it."""
+        return self._run(keys.one(key_id))
+
+    def rotate_key(self, key_id: str, *, reason: str, grace_hours: int | None = None) -> NewApiKey:
+        """Make the successor of an API key; both work until the grace is over."""
+        return self._run(keys.rotate(key_id, reason=reason, grace_hours=grace_hours))
+
+    def revoke_key(self, key_id: str, *, reason: str, force: bool = False) -> ApiKey:
+        """Make an API key worthless; `force` even the last one of an administrator."""
+        return self._run(keys.revoke(key_id, reason=reason, force=force))
 
     def call(self, call: Call) -> bytes:
         """The body of an answer, for what has no method here."""
@@ -276,9 +334,65 @@ class AsyncFirewall:
         """Whether requests should be sent there."""
         return await self._run(operations.ready())
 
-    async def version(self) -> str:
-        """The version of the service."""
-        return (await self.health()).version
+    async def version(self) -> Release:
+        """Which release answers, and which versions of the interface; for any valid credential."""
+        return await self._run(operations.version())
+
+    async def throw_switch(
+        self, kind: str, *, reason: str, target: str | None = None, lasting: str | None = None
+    ) -> Switch:
+        """Throw a kill switch; `lasting` is a duration such as `1h`, without it it holds until it is ended."""
+        return await self._run(switches.throw(kind, target=target, reason=reason, lasting=lasting))
+
+    async def switches(self, *, limit: int = SWITCHES_PAGE, everything: bool = False) -> tuple[Switch, ...]:
+        """The kill switches that are on, the latest first; with `everything` all that ever were."""
+        return await self._run(switches.some(limit=limit, everything=everything))
+
+    async def end_switch(self, switch_id: str, *, reason: str) -> Switch:
+        """End a kill switch."""
+        return await self._run(switches.end(switch_id, reason=reason))
+
+    async def create_key(
+        self,
+        name: str,
+        *,
+        reason: str,
+        roles: Collection[str] = (),
+        scopes: Collection[str] = (),
+        subjects: Collection[str] = (),
+        networks: Collection[str] = (),
+        principal_id: str | None = None,
+        expires_in_days: int | None = None,
+    ) -> NewApiKey:
+        """Make an API key. Its text is in the answer and nowhere else."""
+        return await self._run(
+            keys.create(
+                name,
+                reason=reason,
+                roles=roles,
+                scopes=scopes,
+                subjects=subjects,
+                networks=networks,
+                principal_id=principal_id,
+                expires_in_days=expires_in_days,
+            )
+        )
+
+    async def keys(self, *, limit: int = PAGE, after: str | None = None, everything: bool = False) -> KeyPage:
+        """The API keys that work, the oldest first; with `everything` all that ever were."""
+        return await self._run(keys.page(limit=limit, after=after, everything=everything))
+
+    async def key(self, key_id: str) -> ApiKey:
+        """One API key, whatever became of it."""
+        return await self._run(keys.one(key_id))
+
+    async def rotate_key(self, key_id: str, *, reason: str, grace_hours: int | None = None) -> NewApiKey:
+        """Make the successor of an API key; both work until the grace is over."""
+        return await self._run(keys.rotate(key_id, reason=reason, grace_hours=grace_hours))
+
+    async def revoke_key(self, key_id: str, *, reason: str, force: bool = False) -> ApiKey:
+        """Make an API key worthless; `force` even the last one of an administrator."""
+        return await self._run(keys.revoke(key_id, reason=reason, force=force))
 
     async def call(self, call: Call) -> bytes:
         """The body of an answer, for what has no method here."""

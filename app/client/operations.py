@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
 from app.client import answers
-from app.client.answers import Activation, ActiveSet, Batch, Decision, Health, Page, PolicySet, Readiness
+from app.client.answers import Activation, ActiveSet, Batch, Decision, Health, Page, PolicySet, Readiness, Release
 from app.client.problems import ProblemError, ProblemKind
 
 T = TypeVar("T")
@@ -88,50 +88,58 @@ def _once(path: str, body: bytes, key: str | None) -> Call:
 def publish(documents: Sequence[Mapping[str, Any]], *, note: str) -> Operation[PolicySet]:
     """Store a policy set; stored twice it is there once."""
     body = written({"documents": list(documents), **({"note": note} if note else {})})
-    return Operation(Call("POST", POLICY_SETS, body), _json(answers.policy_set))
+    return Operation(Call("POST", POLICY_SETS, body), read_json(answers.policy_set))
 
 
 def policy_set(digest: str) -> Operation[PolicySet]:
     """A stored set with its documents."""
-    return Operation(Call("GET", f"{POLICY_SETS}/{quote(digest, safe=':')}"), _json(answers.policy_set))
+    return Operation(Call("GET", f"{POLICY_SETS}/{quote(digest, safe=':')}"), read_json(answers.policy_set))
 
 
 def policy_sets(*, limit: int, before: int | None) -> Operation[Page[PolicySet]]:
     """A page of stored sets."""
     call = Call("GET", f"{POLICY_SETS}?{_page(limit, before)}")
-    return Operation(call, _json(lambda value: answers.page(value, answers.policy_set)))
+    return Operation(call, read_json(lambda value: answers.page(value, answers.policy_set)))
 
 
 def active() -> Operation[ActiveSet]:
     """The set in force."""
-    return Operation(Call("GET", f"{POLICY_SETS}/active"), _json(answers.active_set))
+    return Operation(Call("GET", f"{POLICY_SETS}/active"), read_json(answers.active_set))
 
 
 def activate(digest: str, *, reason: str) -> Operation[Activation]:
     """Bring a stored set into force."""
     path = f"{POLICY_SETS}/{quote(digest, safe=':')}/activate"
-    return Operation(Call("POST", path, written({"reason": reason}), repeat=Repeat.NEVER), _json(answers.activation))
+    return Operation(
+        Call("POST", path, written({"reason": reason}), repeat=Repeat.NEVER), read_json(answers.activation)
+    )
 
 
 def activations(*, limit: int, before: int | None) -> Operation[Page[Activation]]:
     """A page of activations."""
     call = Call("GET", f"{POLICY_SETS}/activations?{_page(limit, before)}")
-    return Operation(call, _json(lambda value: answers.page(value, answers.activation)))
+    return Operation(call, read_json(lambda value: answers.page(value, answers.activation)))
 
 
 def health() -> Operation[Health]:
     """How the service does."""
-    return Operation(Call("GET", "/health", answered=_EITHER), _json(answers.health))
+    return Operation(Call("GET", "/health", answered=_EITHER), read_json(answers.health))
 
 
 def ready() -> Operation[Readiness]:
     """Whether requests should be sent there."""
-    return Operation(Call("GET", "/health/ready", answered=_EITHER), _json(answers.readiness))
+    return Operation(Call("GET", "/health/ready", answered=_EITHER), read_json(answers.readiness))
 
 
 def _page(limit: int, before: int | None) -> str:
     return urlencode({"limit": limit, **({} if before is None else {"before": before})})
 
 
-def _json(read: Callable[[Any], T]) -> Callable[[bytes], T]:
+def version() -> Operation[Release]:
+    """Who answers."""
+    return Operation(Call("GET", "/v1/version"), read_json(answers.release))
+
+
+def read_json(read: Callable[[Any], T]) -> Callable[[bytes], T]:
+    """Read the body of an answer as JSON, and that as a value."""
     return lambda body: read(answers.tree(body))

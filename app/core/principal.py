@@ -21,6 +21,7 @@ class AccessScope(StrEnum):
     POLICY_WRITE = "policy:write"  # publish policy sets
     POLICY_ACTIVATE = "policy:activate"  # bring one into force
     LEDGER_READ = "ledger:read"  # read the ledger and its proofs
+    LEDGER_ERASE = "ledger:erase"  # erase the records that the law says must go
     KEYS_ADMIN = "keys:admin"  # make and revoke API keys
     OPS = "ops"  # read health in detail and throw kill switches
 

@@ -17,6 +17,7 @@ from typing import Final
 from app.core import merkle
 from app.core.notes import (
     NOTE_BYTES_MAX,
+    Algorithm,
     Checkpoint,
     Note,
     VerifierKey,
@@ -33,6 +34,35 @@ ADD_CHECKPOINT: Final = "/add-checkpoint"
 SIZE_MEDIA_TYPE: Final = "text/x.tlog.size"
 # A note, the old size, and 63 hashes of 45 characters each.
 SUBMISSION_BYTES_MAX: Final = NOTE_BYTES_MAX + 4096
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessAddress:
+    """A witness that cosigns for us: its key, and the prefix of its URLs without a slash at the end."""
+
+    key: VerifierKey
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> "WitnessAddress":
+        """A witness from `VKEY URL`. Raises FirewallError (MALFORMED)."""
+        written, _, url = text.strip().partition(" ")
+        key = VerifierKey.parse(written)
+        if key.algorithm is not Algorithm.COSIGNATURE:
+            raise FirewallError(
+                Kind.MALFORMED,
+                f"`{key.name}` is a log's key, not a witness'",
+                fix="name the key that cosigns (type 0x04)",
+            )
+        url = url.strip()
+        host = url.removeprefix("https://").removeprefix("http://")
+        if host == url or not host.strip("/") or not url.isprintable() or " " in url or "#" in url or "?" in url:
+            raise FirewallError(
+                Kind.MALFORMED,
+                f"`{url[:80]}` is no address of the witness `{key.name}`",
+                fix="write `VKEY https://...`",
+            )
+        return cls(key, url.rstrip("/"))
 
 
 class Outcome(StrEnum):

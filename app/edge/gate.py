@@ -5,7 +5,7 @@ from starlette.types import Scope
 from app.core.principal import AccessScope, AuthMethod, Principal, PrincipalKind, require
 from app.core.quota import RouteClass
 from app.edge.authn import Authenticates
-from app.edge.context import client_address, context_of, peer_address
+from app.edge.context import RequestContext, client_address, context_of, peer_address
 from app.edge.limits import Allowance, RateLimits
 from app.observability.metrics import LimitScope, Metrics
 
@@ -24,23 +24,34 @@ class Gate:
         The rate comes first: a caller without the scope cannot ask for ever. Raises FirewallError: what step 2 raises,
         RATE_LIMITED, FORBIDDEN.
         """
+        context = context_of(scope)
+        # Until the caller is known only the policy can be told, not what remains of it.
+        context.limits = [self.limits.policy_header(route)]
         principal = await self.authenticator.authenticate(
             scope["headers"], client_ip=client_address(scope), peer=peer_address(scope)
         )
-        context_of(scope).principal = principal
-        await self.take(principal, route)
+        context.principal = principal
+        await self._count(context, principal, route)
         if needed is not None:
             require(principal, needed)
         return principal
 
     async def admit_anyone(self, scope: Scope, route: RouteClass) -> None:
         """Count a caller who is not asked who it is, by its address. Raises FirewallError: RATE_LIMITED."""
-        address = client_address(scope)
-        await self.take(Principal(address, PrincipalKind.SERVICE, frozenset(), AuthMethod.NONE), route)
+        caller = Principal(client_address(scope), PrincipalKind.SERVICE, frozenset(), AuthMethod.NONE)
+        await self._count(context_of(scope), caller, route)
 
     async def take(self, principal: Principal, route: RouteClass, cost: int = 1) -> Allowance:
         """Take tokens from the caller's bucket. Raises FirewallError: RATE_LIMITED."""
-        allowance = await self.limits.take(principal, route, cost)
+        return self._checked(await self.limits.take(principal, route, cost))
+
+    async def _count(self, context: RequestContext, principal: Principal, route: RouteClass) -> None:
+        """Take one token, and have the answer say what remains, a refusal too."""
+        allowance = await self.limits.take(principal, route)
+        context.limits = allowance.headers()
+        self._checked(allowance)
+
+    def _checked(self, allowance: Allowance) -> Allowance:
         if not allowance.allowed:
             self.rejected()
             allowance.check()

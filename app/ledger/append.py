@@ -157,6 +157,7 @@ class LedgerWriter:
         self._insert: Ask = _not_connected
         self._harden: Ask = _not_connected
         self._may_harden = True
+        self._warned = False
         self._crowded_until = -math.inf
         # The index that comes next, unless others write.
         self._next = 0
@@ -342,9 +343,12 @@ class LedgerWriter:
         )
         try:
             self._insert, self._harden = await self._asking(connection, WRITE), await self._asking(connection, HARDEN)
+            # asyncpg prepares without ending what it began: until the first append our locks would stop migrations.
+            await connection.execute("SELECT 1")
         except BaseException:
             connection.terminate()
             raise
+        connection.add_log_listener(self._hear)
         # Also when nobody asks for anything: readiness follows `connected`, and traffic follows readiness.
         connection.add_termination_listener(lambda _: self._wake.set())
         self._connection = connection
@@ -366,6 +370,17 @@ class LedgerWriter:
                 return await connection.fetchrow(query, *values)
 
         return ask
+
+    def _hear(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        """A commit whose wait for the synchronous standby was cancelled is confirmed, but with a warning."""
+        if message.severity_en == "WARNING":
+            self._warned = True
+
+    def _no_warning(self) -> None:
+        """Raise where the server confirmed with a warning: what was written is in doubt, and settled."""
+        if self._warned:
+            self._warned = False
+            raise ConnectionError("the server confirmed with a warning")
 
     async def _pause(self, seconds: float) -> None:
         """Wait from half of the time to all of it, unless a caller comes when the breaker is half open."""
@@ -416,6 +431,7 @@ class LedgerWriter:
                 self._refuse_all(batch, _headless())
                 return
             rows = await connection.fetch(FIND, [waiter.entry.id for waiter in batch])
+        self._no_warning()
         found: dict[UUID, tuple[int, bytes]] = {row["id"]: (row["idx"], row["receipt"]) for row in rows}
         for waiter in batch:
             waiter.doubtful = False
@@ -453,6 +469,7 @@ class LedgerWriter:
                 self._crowded_until = time.monotonic() + CROWDED_SECONDS
             self._next = first + len(batch)
             # INVARIANT: whatever goes wrong in here leaves the batch in flight, to be settled.
+            self._no_warning()
             if crowded and not await self._on_disk(batch, last=self._next - 1):
                 return
             for idx, waiter in enumerate(batch, start=first):
@@ -471,6 +488,7 @@ class LedgerWriter:
             return False
         if row is None:
             raise ConnectionError("the server that answers now does not have what was written")
+        self._no_warning()
         return True
 
     async def _write_apart(self, batch: list[Waiter], error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -11,15 +12,34 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import EntryKind, leaf_hash, record_digest
 from app.persistence.engine import DATABASE_ERRORS, translate
-from app.persistence.tables import ledger_entries, ledger_head, ledger_records
+from app.persistence.tables import ledger_entries, ledger_erasures, ledger_head, ledger_records
 
 # A gap report is for a person; the count is complete, the list is not.
 GAPS_SHOWN = 10
 
 
+class RecordState(StrEnum):
+    """What became of an entry's record. Its receipt stays whatever became of it."""
+
+    KEPT = "kept"
+    ERASED = "erased"  # by law; an entry of its own says so
+    ARCHIVED = "archived"  # with all of its month: it is not in this database any more
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """That a record was erased: who did it, why, and the ledger's entry of it."""
+
+    at: datetime
+    by: str
+    reason: str
+    ledger_id: UUID
+    ledger_index: int
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One entry as it stands in the ledger; `salt` and `record` are None where the record was erased."""
+    """One entry as it stands in the ledger; `salt` and `record` are None where the record was erased or archived."""
 
     idx: int
     id: UUID
@@ -28,6 +48,14 @@ class LedgerEntry:
     receipt: bytes
     salt: bytes | None
     record: bytes | None
+    erasure: Erasure | None = None
+
+    @property
+    def state(self) -> RecordState:
+        """What became of its record. Does not check: that an archive has it."""
+        if self.record is not None:
+            return RecordState.KEPT
+        return RecordState.ARCHIVED if self.erasure is None else RecordState.ERASED
 
     @property
     def leaf_hash(self) -> bytes:
@@ -120,9 +148,11 @@ class LedgerReader:
                 ledger_records.c.idx == ledger_entries.c.idx,
                 ledger_records.c.recorded_at == ledger_entries.c.recorded_at,
             ),
-        )
+        ).outerjoin(ledger_erasures, ledger_erasures.c.idx == ledger_entries.c.idx)
+        gone = ledger_erasures.c
+        erased = (gone.erased_at, gone.erased_by, gone.reason, gone.ledger_id, gone.ledger_index)
         rows = await self._rows(
-            sa.select(ledger_entries, ledger_records.c.salt, ledger_records.c.record)
+            sa.select(ledger_entries, ledger_records.c.salt, ledger_records.c.record, *erased)
             .select_from(joined)
             .where(condition)
         )
@@ -135,6 +165,9 @@ class LedgerReader:
                 receipt=row.receipt,
                 salt=row.salt,
                 record=row.record,
+                erasure=None
+                if row.erased_at is None
+                else Erasure(row.erased_at, row.erased_by, row.reason, row.ledger_id, row.ledger_index),
             )
             for row in rows
         ]

@@ -25,8 +25,21 @@ OTHER: Final = "other"
 
 # Method and route of everything that is served: a label has these values and `other`, whatever is asked for.
 ROUTES: Final = (
+    # What is asked by no method that there is counts under the last one of its path.
+    ("GET", "/v1/decisions"),
     ("POST", "/v1/decisions"),
     ("POST", "/v1/decisions:batch"),
+    ("POST", "/access/v1/evaluation"),
+    ("POST", "/access/v1/evaluations"),
+    ("POST", "/access/v1/search/subject"),
+    ("POST", "/access/v1/search/resource"),
+    ("POST", "/access/v1/search/action"),
+    ("GET", "/.well-known/authzen-configuration"),
+    ("GET", "/v1/decisions/{id}"),
+    ("GET", "/v1/ledger/entries/{index}"),
+    ("GET", "/v1/ledger/entries/{index}/proof"),
+    ("GET", "/v1/ledger/consistency"),
+    ("POST", "/v1/ledger/erasures"),
     ("POST", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets"),
     ("GET", "/v1/policy-sets/active"),
@@ -56,7 +69,7 @@ ROUTES: Final = (
 )
 
 # Every status that the API document names; 499 stands for a client that left before it could be answered.
-CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 499, 500, 503, 504)
+CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)
 
 # Seconds. A decision takes 0.7 ms alone and about 5 ms under load; 30 s is the longest that a request may take.
 REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -100,7 +113,12 @@ class DbOperation(StrEnum):
     POLICY_SETS = "policy_sets"
     BUDGETS = "budgets"
     SWITCHES = "switches"
+    TREE = "tree"
+    CHECKPOINT = "checkpoint"
+    SEARCH = "search"
+    ERASE = "erase"
     LEDGER_READ = "ledger_read"
+    COSIGNATURES = "cosignatures"
     OTHER = "other"
 
 
@@ -118,7 +136,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks",)
+EXTERNAL = ("jwks", "witness")
 
 
 class Tally:
@@ -331,6 +349,37 @@ class Metrics:
         self._switches_age = Gauge(
             "mfw_switches_age_seconds", "since when the kill switches are known", registry=registry
         )
+        self.checkpoint_refusals = Counter(
+            "mfw_ledger_checkpoint_refusals",
+            "times that signing was refused, for the ledger contradicts what was signed of it",
+            registry=registry,
+        )
+        self._checkpoint_age = Gauge(
+            "mfw_ledger_checkpoint_age_seconds",
+            "since when the newest checkpoint is signed; it grows while there is nothing new",
+            registry=registry,
+        )
+        self._checkpoint_lag = Gauge(
+            "mfw_ledger_checkpoint_lag_entries",
+            "entries of the ledger that no checkpoint covers yet",
+            registry=registry,
+        )
+        self._checkpoint_size = Gauge(
+            "mfw_ledger_checkpoint_size", "entries that the newest checkpoint covers", registry=registry
+        )
+        self._search_lag = Gauge(
+            "mfw_search_lag_entries", "entries of the ledger that no search of decisions finds yet", registry=registry
+        )
+        self.witness_contradictions = Counter(
+            "mfw_ledger_witness_contradictions",
+            "answers of witnesses that saw another history of the ledger",
+            registry=registry,
+        )
+        self._cosignatures = Gauge(
+            "mfw_ledger_cosignatures",
+            "witnesses that cosigned the newest checkpoint which this process signed",
+            registry=registry,
+        )
         self._policy_set_stale = Gauge(
             "mfw_policy_set_stale",
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
@@ -357,6 +406,22 @@ class Metrics:
         for kind, gauge in self._switches.items():
             gauge.set_function(partial(count, kind))
         self._switches_age.set_function(age)
+
+    def watch_checkpoints(
+        self, *, age: Callable[[], float], lag: Callable[[], float], size: Callable[[], float]
+    ) -> None:
+        """Ask these at each scrape; the age is in seconds, the others are entries."""
+        self._checkpoint_age.set_function(age)
+        self._checkpoint_lag.set_function(lag)
+        self._checkpoint_size.set_function(size)
+
+    def watch_search(self, *, lag: Callable[[], float]) -> None:
+        """Ask this at each scrape: how many entries of the ledger no search finds yet."""
+        self._search_lag.set_function(lag)
+
+    def watch_cosignatures(self, count: Callable[[], float]) -> None:
+        """Ask this at each scrape: how many witnesses cosigned the newest checkpoint."""
+        self._cosignatures.set_function(count)
 
     def external(self, dependency: str) -> Callable[[bool], None]:
         """Give what counts the calls of one service outside, by whether they worked."""

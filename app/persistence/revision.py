@@ -7,8 +7,8 @@ from app.errors import FirewallError, Kind
 from app.persistence.engine import DATABASE_ERRORS, translate
 
 # Both ends, because a pod of the release before keeps running while `pre` migrations are applied (see migrations/).
-MINIMUM_REVISION = "0010"
-MAXIMUM_REVISION = "0010"
+MINIMUM_REVISION = "0011"
+MAXIMUM_REVISION = "0011"
 
 VERSION_TABLE = "alembic_version"
 

@@ -78,8 +78,60 @@ ledger_records = Table(
     postgresql_partition_by="RANGE (recorded_at)",
 )
 
+# What a search of decisions reads: derived from the records, masked as they are, filled by app/ledger/search.py. What
+# is searched for is found by its key, eight bytes of SHA-256 (`ledger_search_key`); the words are compared as well.
+ledger_search = Table(
+    "ledger_search",
+    metadata,
+    Column("idx", BigInteger, nullable=False, autoincrement=False),
+    # The entry's: its partitions are those of the records.
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("subject_key", BigInteger, nullable=False),
+    Column("resource_key", BigInteger, nullable=False),
+    Column("resource_type_key", BigInteger, nullable=False),
+    Column("action_key", BigInteger, nullable=False),
+    Column("policy_key", BigInteger, nullable=False),
+    Column("rule_key", BigInteger, nullable=False),
+    Column("subject_type", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("resource_type", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    # Of the reason that decided.
+    Column("policy", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    PrimaryKeyConstraint("idx", "recorded_at", name="ledger_search_pkey"),
+    *(
+        Index(f"ledger_search_{name}_idx", name, "idx")
+        for name in (
+            "subject_key",
+            "resource_key",
+            "resource_type_key",
+            "action_key",
+            "policy_key",
+            "rule_key",
+            "decision",
+        )
+    ),
+    postgresql_partition_by="RANGE (recorded_at)",
+)
+
+# INVARIANT: one row. Every entry below `next_index` is in the index, or was erased; who indexes or erases holds its
+# lock, so that nothing is put into the index that was erased meanwhile.
+ledger_search_progress = Table(
+    "ledger_search_progress",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("next_index", BigInteger, nullable=False),
+    CheckConstraint("singleton", name="singleton"),
+    CheckConstraint("next_index >= 0", name="next_index"),
+)
+
 # The tables that lie in partitions by the month of `recorded_at`, each with one more that is called `..._rest`.
-PARTITIONED = ("ledger_records",)
+PARTITIONED = ("ledger_records", "ledger_search")
 
 # Which records were erased, and why; each has its entry in the ledger, written by the same transaction. Append-only.
 ledger_erasures = Table(

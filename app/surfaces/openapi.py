@@ -62,6 +62,7 @@ _WHEN: Final = {
     403: "The caller lacks the role that is needed.",
     404: "There is nothing here.",
     405: "The method is not allowed here.",
+    406: "There is no representation of this that `Accept` takes; `fix` has those that there are.",
     409: "The request conflicts with the present state.",
     413: "The body is too large.",
     415: "The body is not `application/json`, or in another coding than `gzip` or `zstd`.",
@@ -121,15 +122,21 @@ def _problem_response(status: int) -> dict[str, Any]:
 
 def json_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """A required JSON body and the security schemes, for a route's `openapi_extra`; the model's parts stand inline."""
-    schema = model.model_json_schema()
-    parts: dict[str, Any] = schema.pop("$defs", {})
     return {
         "security": SECURITY,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _inlined(schema, parts), "example": example}},
+            "content": {"application/json": {"schema": inlined(model), "example": example}},
         },
     }
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a model with its parts in their places, for what no `responses` of FastAPI can name."""
+    schema = model.model_json_schema()
+    parts: dict[str, Any] = schema.pop("$defs", {})
+    made: dict[str, Any] = _inlined(schema, parts)
+    return made
 
 
 def install_openapi(app: FastAPI) -> None:

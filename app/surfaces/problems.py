@@ -48,6 +48,8 @@ def status_and_title(kind: Kind) -> tuple[int, str]:
             return 404, "there is nothing here"
         case Kind.METHOD_NOT_ALLOWED:
             return 405, "the method is not allowed here"
+        case Kind.NOT_ACCEPTABLE:
+            return 406, "there is no such representation"
         case Kind.CONFLICT:
             return 409, "the request conflicts with the present state"
         case Kind.TOO_LARGE:

@@ -3,6 +3,7 @@
 Nor are two ids one because a database, or a cache, thinks little of case (CVE-2026-55170).
 """
 
+import asyncio
 import itertools
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jose import jwt
 
+from app.core.api_key import SECRET_BYTES
 from app.core.glob import compile_glob
 from app.core.normalise import normalise
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role, subject_patterns
@@ -23,11 +25,35 @@ from app.errors import FirewallError, Kind
 from app.ledger.once import claim
 from app.observability.metrics import Metrics
 from app.persistence.shared_buckets import Lease
+from app.settings import LimitSettings
 from app.surfaces.native.wire import mutation_from_wire
 
 SECRET = "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A"
 # What joins and separates in the usual ways of building a key from two texts.
 PARTS = st.text(alphabet='ab/:,|#"\\ \n{}[]\x1f', max_size=6)
+
+
+async def test_replicas_that_count_for_themselves_leave_nothing_to_guess() -> None:
+    """What a hundred of them let one address try in ten years, against the keys that there are."""
+    per_minute = LimitSettings().failures_per_minute_per_ip
+    now = 0
+    failures = [
+        FailedAttempts(Limit(per_minute, per_minute), clock_ns=lambda: now, sleep=lambda _: asyncio.sleep(0))
+        for _ in range(3)
+    ]
+    tried = 0
+    for minute in range(10):
+        now = minute * 60_000_000_000
+        for one in failures:
+            while one.refusal("192.0.2.1", b"mfw_abcdefgh") is None:
+                await one.count("192.0.2.1", b"mfw_abcdefgh")
+                tried += 1
+    # So many times the limit, and no more, whatever the address tries.
+    assert tried == 10 * 3 * per_minute
+    in_ten_years = 100 * per_minute * 60 * 24 * 365 * 10
+    assert in_ten_years < 2**35
+    assert SECRET_BYTES * 8 - 35 > 200
+    # An HMAC secret has 32 bytes at least in production, and is guessed offline or not at all.
 
 
 def principal(id_: str, *, method: AuthMethod = AuthMethod.API_KEY, roles: frozenset[Role] = frozenset()) -> Principal:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from app.core.glob import Glob, compile_glob
 from app.core.networks import Networks, is_within
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
+from app.edge.authn.claims import SubjectCondition
 from app.edge.authn.rejected import RejectedError
 from app.errors import FirewallError, Kind
 
@@ -44,10 +45,19 @@ def identity_rule(text: str) -> IdentityRule:
 class ClientCertificates:
     """Reads the header of trusted proxies. `header` is lower case."""
 
-    def __init__(self, *, header: str, proxies: Networks, rules: Iterable[IdentityRule]) -> None:
+    def __init__(
+        self,
+        *,
+        header: str,
+        proxies: Networks,
+        rules: Iterable[IdentityRule],
+        subjects: SubjectCondition | None = None,
+    ) -> None:
+        """Without `subjects` a certificate may speak for everybody; with it `context.claims.identity` is its own."""
         self.header = header.encode("ascii")
         self._proxies = proxies
         self._rules = tuple(rules)
+        self._subjects = subjects
         self._known: dict[bytes, Principal] = {}
 
     def value_of(self, headers: Iterable[tuple[bytes, bytes]], *, peer: str | None) -> bytes | None:
@@ -89,6 +99,7 @@ class ClientCertificates:
             kind=PrincipalKind.SERVICE,
             roles=frozenset(rule.role for rule in self._rules if rule.identity.matches(identity)),
             method=AuthMethod.MTLS,
+            binding=None if self._subjects is None else self._subjects.of({"identity": identity}),
         )
 
 

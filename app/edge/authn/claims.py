@@ -61,17 +61,23 @@ def mapped_roles(claims: JsonObject, rules: Iterable[RoleRule]) -> frozenset[Rol
 
 
 class SubjectCondition:
-    """A CEL condition over the claims of a token (`context.claims`) and the `subject` of a mutation."""
+    """A CEL condition over what a credential says (`context.claims`) and the `subject` of a mutation."""
 
-    def __init__(self, text: str) -> None:
-        """Raises FirewallError(INVALID_SETTINGS) with the place and the fix."""
+    def __init__(
+        self,
+        text: str,
+        *,
+        setting: str = "MFW_AUTH__JWT__SUBJECT_CONDITION",
+        example: str = "subject.id == context.claims.sub",
+    ) -> None:
+        """`setting` is where the text stands. Raises FirewallError(INVALID_SETTINGS) with the place and the fix."""
         try:
             self._program: Program = compile_expression(text, result=ResultType.BOOL)
         except ExpressionError as error:
             raise FirewallError(
                 Kind.INVALID_SETTINGS,
                 f"the subject condition cannot be compiled: {error}",
-                fix="write for example `subject.id == context.claims.sub` into MFW_AUTH__JWT__SUBJECT_CONDITION",
+                fix=f"write for example `{example}` into {setting}",
             ) from None
 
     def of(self, claims: JsonObject) -> "ClaimedSubjects":

@@ -44,7 +44,7 @@ def test_from_nothing_to_a_decision_and_back_to_nothing(commands, state):
         answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=True, timeout=30)
         decided = json.loads(answer.stdout)
         assert decided["decision"] == "allow"
-        assert decided["ledger_index"] == 0
+        assert decided["ledger_index"] == 1
         with urllib.request.urlopen(service.metrics_url) as metrics:
             assert metrics.status == 200
         assert stat.S_IMODE((state / "api-key").stat().st_mode) == 0o600
@@ -60,19 +60,19 @@ def test_from_nothing_to_a_decision_and_back_to_nothing(commands, state):
     with commands.development(state) as service:
         assert (state / "api-key").read_text() == key
         again = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, **service.settings)
-        assert json.loads(again.stdout)["ledger_index"] == 1
+        assert json.loads(again.stdout)["ledger_index"] == 2
         assert service.process.stop(signal.SIGTERM) == 0
 
 
 def test_it_comes_back_after_kill_9(commands, state):
     with commands.development(state) as service:
         first = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, **service.settings)
-        assert json.loads(first.stdout)["ledger_index"] == 0
+        assert json.loads(first.stdout)["ledger_index"] == 1
         service.process.popen.kill()
         service.process.popen.wait()
     with commands.development(state) as service:
         second = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, **service.settings)
-        assert json.loads(second.stdout)["ledger_index"] == 1
+        assert json.loads(second.stdout)["ledger_index"] == 2
         assert service.process.stop(signal.SIGINT) == 0
 
 

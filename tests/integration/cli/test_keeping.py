@@ -1,6 +1,9 @@
 """`mfw ledger partitions` and what else keeps the ledger in order."""
 
+import asyncio
 import json
+
+import asyncpg
 
 
 def test_partitions_are_made(commands, database_dsn):
@@ -17,3 +20,51 @@ def test_a_database_that_is_away_has_its_exit_code(commands):
     refused = commands.run("ledger", "partitions", MFW_DATABASE__URL="postgresql://u@/d?host=/nowhere")
     assert refused.returncode == 69
     assert "cannot be reached" in refused.stderr
+
+
+def test_the_integrity_of_a_database_is_checked(commands, database_dsn):
+    settings = {"MFW_DATABASE__URL": database_dsn}
+    commands.run("keys", "create", "ci", **settings)
+    clean = commands.run("integrity", "check", "--json", **settings)
+    assert clean.returncode == 0, clean.stdout
+    assert json.loads(clean.stdout)["clean"]
+    assert "nothing was found" in commands.run("integrity", "check", "--sample", 5, **settings).stdout
+
+    async def put_a_key_there():
+        connection = await asyncpg.connect(database_dsn)
+        await connection.execute(
+            "INSERT INTO api_keys (id, name, principal_id, roles, hash)"
+            " VALUES (gen_random_uuid(), E'\\x1b[31mevil', 'x', '{admin}', sha256('x'))"
+        )
+        await connection.close()
+
+    asyncio.run(put_a_key_there())
+    found = commands.run("integrity", "check", "--no-record", **settings)
+    assert found.returncode == 1
+    assert "1 check found something" in found.stdout
+    assert "\\x1b[31mevil" in found.stdout
+    (finding,) = json.loads(commands.run("integrity", "check", "--json", **settings).stdout)["findings"]
+    assert (finding["check"], finding["severity"], finding["count"]) == ("keys", "major", 1)
+
+
+def test_backups_from_the_first_to_the_restore(commands, database_dsn, empty_database_dsn, tmp_path):
+    settings = {"MFW_DATABASE__URL": database_dsn}
+    where = ("--dir", tmp_path / "backups")
+    commands.run("keys", "create", "ci", **settings)
+    made = commands.run("backup", "create", *where, **settings)
+    assert made.returncode == 0, made.stderr
+    assert "1 entries" in made.stdout
+    (listed,) = json.loads(commands.run("backup", "list", *where, "--json").stdout)
+    assert listed["name"] in commands.run("backup", "list", *where).stdout
+    assert listed["ledger"]["size"] == 1
+    assert "can be read" in commands.run("backup", "verify", *where).stdout
+    assert json.loads(commands.run("backup", "verify", *where, "--deep", "--json", **settings).stdout)["whole"]
+    refused = commands.run("backup", "restore", "latest", *where, **settings)
+    assert refused.returncode == 1
+    assert "not empty" in refused.stderr
+    restored = commands.run("backup", "restore", "latest", *where, MFW_DATABASE__URL=empty_database_dsn)
+    assert restored.returncode == 0, restored.stderr
+    assert "1 entries, verified one by one" in restored.stdout
+    assert "docs/operations.md" in restored.stderr
+    again = commands.run("backup", "create", *where, "--json", **settings)
+    assert json.loads(again.stdout)["pruned"] == []

@@ -449,6 +449,18 @@ async def test_a_database_without_schema_is_unavailable_until_it_has_one(empty_d
         assert await writer.append(entry()) == 0
 
 
+async def test_a_writer_that_has_nothing_to_write_stops_no_migration(database_dsn, database, entry):
+    held = (
+        "SELECT count(*) FROM pg_locks JOIN pg_class ON relation = pg_class.oid"
+        " WHERE relname LIKE 'ledger%' AND pid <> pg_backend_pid()"
+    )
+    async with writing(database_dsn) as writer:
+        assert await writer.wait_connected(within=30)
+        assert await database.fetchval(held) == 0
+        await writer.append(entry())
+        assert await database.fetchval(held) == 0
+
+
 async def test_a_replica_is_not_written_to(database_dsn, database, entry):
     name = await database.fetchval("SELECT current_database()")
     await database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")

@@ -16,8 +16,8 @@ from app.persistence import revision
 from app.persistence.engine import create_engine
 from app.persistence.tables import metadata
 
-PARTITION = re.compile(r"ledger_records_(rest|\d{4}_\d\d)")
-MONTH = re.compile(r"ledger_records_\d{4}_\d\d")
+PARTITION = re.compile(r"ledger_(?:records|search)_(rest|\d{4}_\d\d)")
+MONTH = re.compile(r"ledger_(?:records|search)_\d{4}_\d\d")
 # What `compare_metadata` does not look at.
 CONSTRAINTS = """
 SELECT conrelid::regclass::text AS on_table, conname AS name, pg_get_constraintdef(oid) AS definition
@@ -118,7 +118,7 @@ async def test_forward_is_repeatable(empty_database_dsn, database):
     before = await schema.status(empty_database_dsn)
     assert (before.current, before.pending, before.served) == (
         None,
-        ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"),
+        ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"),
         False,
     )
     after = await schema.apply(empty_database_dsn)
@@ -132,7 +132,7 @@ async def test_forward_back_and_forward_again(empty_database_dsn, database):
     step = await schema.apply(empty_database_dsn, revision="0001")
     assert (step.current, step.pending, step.served) == (
         "0001",
-        ("0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010"),
+        ("0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011"),
         False,
     )
     at_0001 = await shape(database)
@@ -140,7 +140,7 @@ async def test_forward_back_and_forward_again(empty_database_dsn, database):
     newest = await shape(database)
     assert (await schema.rollback(empty_database_dsn, "0001")).current == "0001"
     assert await shape(database) == at_0001
-    assert (await schema.apply(empty_database_dsn)).current == "0010"
+    assert (await schema.apply(empty_database_dsn)).current == "0011"
     assert await shape(database) == newest
 
 
@@ -367,7 +367,7 @@ async def test_the_ledger_is_never_dropped(empty_database_dsn, database):
 
 async def test_two_at_the_same_time_wait_for_one_another(empty_database_dsn):
     outcomes = await asyncio.gather(*(schema.apply(empty_database_dsn) for _ in range(4)))
-    assert {outcome.current for outcome in outcomes} == {"0010"}
+    assert {outcome.current for outcome in outcomes} == {"0011"}
 
 
 async def test_a_migration_that_does_not_get_its_turn_says_so(empty_database_dsn, database):
@@ -432,7 +432,7 @@ async def test_back_goes_only_back(empty_database_dsn, at, target):
 
 
 async def test_back_to_where_it_is_changes_nothing(database_dsn):
-    assert (await schema.rollback(database_dsn, "0010")).current == "0010"
+    assert (await schema.rollback(database_dsn, "0011")).current == "0011"
 
 
 async def test_a_database_that_is_away_is_told():
@@ -465,3 +465,33 @@ async def test_migrations_are_named_pre_or_post():
         assert name[:4].isdigit()
     newest = names[-1][:4]
     assert revision.MINIMUM_REVISION <= revision.MAXIMUM_REVISION <= newest
+
+
+async def test_the_index_has_the_months_of_the_records(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn, revision="0008")
+    for idx, month in enumerate((1, 2, 12)):
+        await database.execute(ENTRY, idx, datetime(2026, month, 1, tzinfo=UTC), b"{}")
+    await schema.apply(empty_database_dsn)
+    bounds = await database.fetch(
+        "SELECT replace(relname, 'records', 'search') AS name, pg_get_expr(relpartbound, pg_class.oid) AS bounds"
+        " FROM pg_class WHERE relname LIKE 'ledger_records_%' AND relispartition AND relkind = 'r' ORDER BY 1"
+    )
+    of_search = await database.fetch(
+        "SELECT relname AS name, pg_get_expr(relpartbound, pg_class.oid) AS bounds"
+        " FROM pg_class WHERE relname LIKE 'ledger_search_%' AND relispartition AND relkind = 'r' ORDER BY 1"
+    )
+    assert len(bounds) > 3
+    assert of_search == bounds
+
+
+async def test_an_index_is_found_by_time(empty_database_dsn, database):
+    await schema.apply(empty_database_dsn)
+    find = "SELECT ledger_index_at($1)"
+    moments = [datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in range(1, 22)]
+    assert await database.fetchval(find, moments[0]) == 0
+    await database.execute("UPDATE ledger_head SET next_index = $1", len(moments))
+    for idx, moment in enumerate(moments):
+        await database.execute(ENTRY, idx, moment, b"{}")
+    for idx, moment in enumerate(moments):
+        assert await database.fetchval(find, moment) == idx
+        assert await database.fetchval(find, moment.replace(minute=1)) == idx + 1

@@ -2,11 +2,18 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jsonschema import Draft202012Validator
+
+from app.core import dsse
+from app.core.notes import SignerKey
+from app.policies.signatures import merged, sign
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
@@ -14,6 +21,18 @@ POLICY = (ROOT / "policies" / "starter" / "kubernetes.yaml").read_bytes()
 UNKNOWN = "sha256:" + "0" * 64
 NO_ID = "5f0c6b0e-8d1f-4c59-9f8a-1c2d3e4f5a6b"
 YAML = {"Content-Type": "application/yaml"}
+SIGNER = Ed25519PrivateKey.generate()
+PEM = SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+SIGNED = {
+    "MFW_POLICIES__SOURCE": "database",
+    "MFW_POLICIES__DIRECTORY": "",
+    "MFW_POLICIES__SIGNERS": json.dumps({"sre": PEM}),
+    "MFW_LEDGER__ORIGIN": "answers.example.com/ledger",
+    "MFW_LEDGER__SIGNING_KEY": SignerKey.of("answers.example.com/ledger", Ed25519PrivateKey.generate()).text,
+}
+# Forms of answers that no JSON Schema describes.
+NOT_JSON = {"text/plain", "application/octet-stream"}
+SCARCE = {f"MFW_LIMITS__{name}": "1" for name in ("PER_MINUTE", "BURST", "BATCH_PER_MINUTE", "BATCH_BURST")}
 
 
 def closed(node: Any) -> Any:
@@ -31,12 +50,12 @@ def closed(node: Any) -> Any:
 class Checked:
     """Asks, and holds each answer against the document."""
 
-    def __init__(self, service: Any) -> None:
+    def __init__(self, service: Any, seen: set[tuple[str, str, int]] | None = None) -> None:
         self.service = service
         with service.client() as client:
             self.document = client.get("/openapi.json").json()
         self.closed = closed({"components": self.document["components"]})
-        self.seen: set[tuple[str, str, int]] = set()
+        self.seen: set[tuple[str, str, int]] = set() if seen is None else seen
 
     def ask(self, method: str, path: str, route: str | None = None, *, who: str = "key", **options: Any) -> Any:
         with self.service.client(key=getattr(self.service, who) if who else "") as client:
@@ -53,14 +72,40 @@ class Checked:
             assert answer.content == b""
             return None
         media = answer.headers["content-type"].partition(";")[0]
-        assert media in told["content"], (method, path, media)
+        assert media in {form.partition(";")[0] for form in told["content"]}, (method, path, media)
         if media == "application/x-ndjson":
+            self.lines(answer.text)
             return answer.text
+        if media in NOT_JSON:
+            return answer.content
         schema = closed(told["content"][media]["schema"])
         Draft202012Validator({**schema, **self.closed}).validate(answer.json())
         if media == "application/problem+json":
             assert answer.json()["status"] == answer.status_code
         return answer.json()
+
+    def lines(self, text: str) -> None:
+        """Each line of a stream is a result of a batch, or the counts."""
+        (batch,) = (
+            one["schema"]
+            for media, one in self.document["paths"]["/v1/decisions:batch"]["post"]["responses"]["200"][
+                "content"
+            ].items()
+            if media == "application/json"
+        )
+        result = {**closed(resolved(batch, self.document))["properties"]["results"]["items"], **self.closed}
+        *told, end = [json.loads(line) for line in text.splitlines()]
+        for one in told:
+            line = one.pop("line")
+            assert line >= 1
+            Draft202012Validator(result).validate({"index": line, **one})
+        assert end.keys() == {"summary", "lines", "complete"}
+
+
+def resolved(schema: Any, document: Any) -> Any:
+    """What a reference names."""
+    reference = schema.get("$ref")
+    return document["components"]["schemas"][reference.rpartition("/")[2]] if reference else schema
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +133,142 @@ def decisions(checked: Checked) -> None:
         ask("POST", path, json=good, who="operator_key")
         ask("POST", path, content=b"{}")
         ask("POST", path, content=b" " * 17_000_000, headers={"Content-Type": "application/json"})
-    ask("POST", one, json=GOOD | {"rationale": "other"}, headers={"Idempotency-Key": f"answers-{len(one)}"})
-    assert ("POST", one, 409) in checked.seen
+        other = GOOD | {"rationale": "other"}
+        ask("POST", path, json=other if path == one else {"mutations": [other]}, headers=key)
+
+
+def authzen(checked: Checked) -> None:
+    ask = checked.ask
+    path = "/access/v1/evaluation"
+    good = {name: GOOD[name] for name in ("subject", "action", "resource")} | {"context": {"change": GOOD["change"]}}
+    assert ask("POST", path, json=good)["decision"] is True
+    ask("POST", path, json={})
+    ask("POST", path, json=good, who="operator_key")
+    many = ask("POST", f"{path}s", json=good | {"evaluations": [{}, {"action": {"name": "x"}}, {"context": 1}]})
+    assert [one["decision"] for one in many["evaluations"]] == [True, False, False]
+    ask("POST", f"{path}s", json=[])
+    for kind in ("subject", "resource", "action"):
+        ask("POST", f"/access/v1/search/{kind}", json=good, who="operator_key")
+        ask("POST", f"/access/v1/search/{kind}", json={}, who="operator_key")
+        ask("POST", f"/access/v1/search/{kind}", json=good)
+    ask("GET", "/.well-known/authzen-configuration", who="")
+
+
+def refusals(checked: Checked) -> None:
+    """Each kind of refusal of the decision routes, as it is documented."""
+    ask = checked.ask
+    for path, body in (("/v1/decisions", GOOD), ("/v1/decisions:batch", {"mutations": [GOOD]})):
+        told = ask("POST", path, content=b"{}", headers={"Content-Type": "application/json", "Content-Encoding": "br"})
+        assert told["type"].endswith("/unsupported-encoding")
+        told = ask("POST", path, content=b"{}", headers={"Content-Type": "text/plain"})
+        assert told["type"].endswith("/unsupported-media-type")
+        ask("POST", path, json=body, headers={"X-API-Key": "two"})
+        for status in (400, 401, 403, 409, 413, 415):
+            assert ("POST", path, status) in checked.seen, (path, status)
+
+
+def limited(checked: Checked) -> None:
+    """Of a service that lets nobody do anything twice."""
+    for path, body in (("/v1/decisions", GOOD), ("/v1/decisions:batch", {"mutations": [GOOD]})):
+        for _ in range(3):
+            checked.ask("POST", path, json=body)
+        assert ("POST", path, 429) in checked.seen
+
+
+def signed_and_activated(checked: Checked) -> None:
+    def ask(*args: Any, **options: Any) -> Any:
+        return checked.ask(*args, **{"who": "admin_key"} | options)
+
+    sets = "/v1/policy-sets"
+    digest = ask("POST", sets, content=POLICY, headers=YAML)["digest"]
+    signature, activate = f"{sets}/{digest}/signatures", f"{sets}/{digest}/activate"
+    (envelope,) = merged([sign(digest, SIGNER)])
+    ask("POST", activate, sets + "/{digest}/activate", json={"reason": "not signed"})
+    ask("POST", signature, sets + "/{digest}/signatures", json=dsse.tree_of(envelope))
+    ask("POST", signature, sets + "/{digest}/signatures", json=dsse.tree_of(envelope))
+    ask("GET", signature, sets + "/{digest}/signatures")
+    ask("POST", activate, sets + "/{digest}/activate", json={"reason": "a test"})
+    # Once more: in force it is already.
+    ask("POST", activate, sets + "/{digest}/activate", json={"reason": "a test"})
+    for path in (sets, f"{sets}/active", f"{sets}/activations"):
+        assert ask("GET", path)
+    checked.ask("POST", "/v1/decisions", json=GOOD)
+
+
+def published(checked: Checked) -> None:
+    """Of a service that signs its checkpoints."""
+
+    def ask(*args: Any, **options: Any) -> Any:
+        return checked.ask(*args, **{"who": "admin_key"} | options)
+
+    made = checked.ask("POST", "/v1/decisions", json=GOOD)
+    one, proof, tile = "/v1/decisions/{id}", "/v1/ledger/entries/{index}/proof", "/ledger/tile/{path}"
+    proved = f"/v1/ledger/entries/{made['ledger_index']}/proof"
+    deadline = time.monotonic() + 20
+    while "hashes" not in (told := ask("GET", proved, proof)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert told["checkpoint"].startswith("answers.example.com/ledger\n")
+    assert ask("GET", proved, proof, headers={"Accept": "text/plain"}).startswith(b"c2sp.org/tlog-proof@v1\n")
+    assert ask("GET", "/v1/ledger/consistency?from=1")["checkpoint"] == told["checkpoint"]
+    ask("GET", "/ledger/checkpoint")
+    for path in (f"0/000.p/{told['size']}", f"entries/000.p/{told['size']}", "0/999", "nonsense"):
+        ask("GET", f"/ledger/tile/{path}", tile)
+    attestation = {"Accept": "application/vnd.in-toto+json"}
+    read = f"/v1/decisions/{made['id']}"
+    envelope = ask("GET", read, one, headers=attestation)
+    assert envelope["signatures"][0]["keyid"].startswith("answers.example.com/ledger+")
+    for who in ("", "key"):
+        ask("GET", "/ledger/checkpoint", who=who)
+        ask("GET", "/ledger/tile/0/000", tile, who=who)
+        checked.ask("GET", read, one, who=who, headers=attestation)
+
+
+def records(checked: Checked) -> None:
+    def ask(*args: Any, **options: Any) -> Any:
+        return checked.ask(*args, **{"who": "admin_key"} | options)
+
+    made = checked.ask("POST", "/v1/decisions", json=GOOD)
+    listing, one, entry, erasures = (
+        "/v1/decisions",
+        "/v1/decisions/{id}",
+        "/v1/ledger/entries/{index}",
+        "/v1/ledger/erasures",
+    )
+    deadline = time.monotonic() + 10
+    while ask("GET", f"{listing}?limit=1")["indexed"] <= made["ledger_index"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "next" in ask("GET", f"{listing}?limit=1")
+    ask("GET", f"{listing}?nonsense=1")
+    assert "salt" not in checked.ask("GET", f"/v1/decisions/{made['id']}", one)
+    for of in (made["id"], NO_ID, "no-uuid"):
+        assert ask("GET", f"/v1/decisions/{of}", one)
+    for of in (made["ledger_index"], 2**62, "x"):
+        ask("GET", f"/v1/ledger/entries/{of}", entry)
+    proof, consistency = "/v1/ledger/entries/{index}/proof", "/v1/ledger/consistency"
+    for of in (made["ledger_index"], 2**62, "x"):
+        ask("GET", f"/v1/ledger/entries/{of}/proof", proof)
+    ask("GET", f"{consistency}?from=0&to=0")
+    for query in ("", "?from=0", "?from=2&to=1", f"?from={2**62}"):
+        ask("GET", f"{consistency}{query}")
+    for path, of in ((f"/v1/decisions/{made['id']}", one), ("/v1/ledger/entries/0/proof", proof)):
+        ask("GET", path, of, headers={"Accept": "image/png"})
+    wanted = {"id": made["id"], "reason": "a test"}
+    for body in (wanted, wanted, {}, wanted | {"id": NO_ID}):
+        ask("POST", erasures, json=body)
+    ask("POST", erasures, content=b"{}")
+    ask("POST", erasures, content=b" " * 20_000, headers={"Content-Type": "application/json"})
+    assert {("POST", erasures, status) for status in (200, 201, 400, 404, 413, 415)} <= checked.seen
+    # With an erased record as well.
+    assert ask("GET", f"/v1/decisions/{made['id']}", one)["record_state"] == "erased"
+    ask("GET", f"/v1/ledger/entries/{made['ledger_index']}", entry)
+    for who in ("", "key"):
+        ask("GET", listing, who=who)
+        ask("GET", "/v1/ledger/entries/0", entry, who=who)
+        ask("GET", "/v1/ledger/entries/0/proof", proof, who=who)
+        ask("GET", f"{consistency}?from=0&to=0", who=who)
+        ask("POST", erasures, who=who, json=wanted)
 
 
 def policy_sets(checked: Checked) -> None:
@@ -162,19 +341,22 @@ def others(checked: Checked) -> None:
     checked.ask("GET", "/health/detailed", who="key")
 
 
-def test_every_answer_is_as_the_document_says(checked):
-    for part in (decisions, policy_sets, keys, switches, others):
+def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
+    for part in (decisions, refusals, authzen, records, policy_sets, keys, switches, others):
         part(checked)
+    with serve(checked.service.dsn, **SCARCE) as scarce:
+        limited(Checked(scarce, checked.seen))
+    with serve(database_dsn, **SIGNED) as signed:
+        signed_and_activated(Checked(signed, checked.seen))
+        published(Checked(signed, checked.seen))
     succeeded = {(method, route) for method, route, status in checked.seen if status < 400}
     documented = {(method.upper(), route) for route, methods in checked.document["paths"].items() for method in methods}
-    # The service of this test has its policies from a directory: none is activated, and none is signed.
-    from_a_directory = {
-        ("POST", "/v1/policy-sets/{digest}/activate"),
-        ("POST", "/v1/policy-sets/{digest}/signatures"),
-    }
-    assert documented - succeeded == from_a_directory
+    assert documented == succeeded
     refused = {(method, route) for method, route, status in checked.seen if status >= 400}
-    assert documented - refused == {("GET", f"/health{part}") for part in ("", "/live", "/ready", "/startup")}
+    assert documented - refused == {
+        *(("GET", f"/health{part}") for part in ("", "/live", "/ready", "/startup")),
+        ("GET", "/.well-known/authzen-configuration"),
+    }
 
 
 def test_an_answer_with_more_than_the_document_says_would_be_seen(checked):

@@ -312,6 +312,26 @@ ACTIVATED = {
     "ledger_index": 0,
 }
 DIGEST = "sha256:" + "0" * 64
+THROWN = {
+    "id": "i",
+    "kind": "deny-all",
+    "in_force": True,
+    "reason": "r",
+    "thrown_by": "a",
+    "thrown_at": "t",
+    "ledger_index": 0,
+}
+KEY: dict[str, Any] = {
+    "id": "i",
+    "name": "ci",
+    "principal_id": "ci",
+    "roles": ["agent"],
+    "scopes": [],
+    "subjects": [],
+    "networks": [],
+    "created_at": "t",
+}
+MADE = KEY | {"key": "mfw_secret"}
 
 
 @pytest.mark.parametrize(
@@ -347,7 +367,80 @@ DIGEST = "sha256:" + "0" * 64
         ("activate", (DIGEST,), {"reason": "r"}, ACTIVATED, f"POST /v1/policy-sets/{DIGEST}/activate", {"reason": "r"}),
         ("activations", (), {}, {"items": [ACTIVATED]}, "GET /v1/policy-sets/activations?limit=50", None),
         ("health", (), {}, {"status": "healthy", "version": "1"}, "GET /health", None),
-        ("version", (), {}, {"status": "healthy", "version": "1"}, "GET /health", None),
+        ("version", (), {}, {"version": "1", "api": ["v1"]}, "GET /v1/version", None),
+        (
+            "throw_switch",
+            ("deny-all",),
+            {"reason": "r"},
+            THROWN,
+            "POST /v1/switches",
+            {"kind": "deny-all", "reason": "r"},
+        ),
+        (
+            "throw_switch",
+            ("shadow",),
+            {"target": "p", "reason": "r", "lasting": "1h"},
+            THROWN,
+            "POST /v1/switches",
+            {"kind": "shadow", "target": "p", "reason": "r", "for": "1h"},
+        ),
+        ("switches", (), {}, {"items": [THROWN]}, "GET /v1/switches?limit=500", None),
+        (
+            "switches",
+            (),
+            {"limit": 2, "everything": True},
+            {"items": [THROWN]},
+            "GET /v1/switches?limit=2&all=true",
+            None,
+        ),
+        ("end_switch", ("i/d",), {"reason": "a b"}, THROWN, "DELETE /v1/switches/i%2Fd?reason=a+b", None),
+        (
+            "create_key",
+            ("ci",),
+            {
+                "reason": "r",
+                "roles": {"agent"},
+                "scopes": ["read"],
+                "subjects": ("agent:*",),
+                "networks": ["::/0"],
+                "principal_id": "p",
+                "expires_in_days": 3,
+            },
+            MADE,
+            "POST /v1/keys",
+            {
+                "name": "ci",
+                "reason": "r",
+                "roles": ["agent"],
+                "scopes": ["read"],
+                "subjects": ["agent:*"],
+                "networks": ["::/0"],
+                "principal_id": "p",
+                "expires_in_days": 3,
+            },
+        ),
+        ("create_key", ("ci",), {"reason": "r"}, MADE, "POST /v1/keys", {"name": "ci", "reason": "r"}),
+        ("keys", (), {}, {"items": [KEY]}, "GET /v1/keys?limit=50", None),
+        (
+            "keys",
+            (),
+            {"limit": 1, "after": "i", "everything": True},
+            {"items": [KEY], "next": "i"},
+            "GET /v1/keys?limit=1&after=i&all=true",
+            None,
+        ),
+        ("key", ("i",), {}, KEY, "GET /v1/keys/i", None),
+        ("rotate_key", ("i",), {"reason": "r"}, MADE, "POST /v1/keys/i/rotate", {"reason": "r"}),
+        (
+            "rotate_key",
+            ("i",),
+            {"reason": "r", "grace_hours": 0},
+            MADE | {"replaced": KEY},
+            "POST /v1/keys/i/rotate",
+            {"reason": "r", "grace_hours": 0},
+        ),
+        ("revoke_key", ("i",), {"reason": "r"}, KEY, "DELETE /v1/keys/i?reason=r", None),
+        ("revoke_key", ("i",), {"reason": "r", "force": True}, KEY, "DELETE /v1/keys/i?reason=r&force=true", None),
         ("ready", (), {}, {"ready": True, "reasons": []}, "GET /health/ready", None),
     ],
 )
@@ -358,6 +451,38 @@ def test_everything_else(ask, method, arguments, named, value, request_line, bod
     assert f"{request.method} {request.url.raw_path.decode()}" == request_line
     assert (json.loads(request.content) if request.content else None) == body
     assert ("content-type" in request.headers) is (body is not None)
+
+
+def test_a_new_key_is_in_no_representation(ask):
+    made = ask(answer(201, MADE | {"replaced": KEY}))("rotate_key", "i", reason="r")
+    assert (made.text, made.replaced.id) == ("mfw_secret", "i")
+    assert "mfw_secret" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [("throw_switch", ("deny-all",)), ("end_switch", ("i",)), ("create_key", ("n",)), ("rotate_key", ("i",))],
+)
+def test_an_act_is_not_repeated_blindly(ask, method, arguments):
+    both = ask(httpx.ReadError("gone"), answer(200, MADE | THROWN))
+    with pytest.raises(ProblemError):
+        both(method, *arguments, reason="r")
+    assert len(both.service.seen) == 1
+
+
+def test_a_revocation_is_repeated(ask):
+    both = ask(httpx.ReadError("gone"), answer(200, KEY))
+    assert both("revoke_key", "i", reason="r").id == "i"
+
+
+@pytest.mark.parametrize(("method", "good"), [("key", KEY), ("end_switch", THROWN)])
+def test_a_part_of_an_answer_is_none(ask, method, good):
+    named = {"reason": "r"} if method == "end_switch" else {}
+    for name in good:
+        rest = {member: value for member, value in good.items() if member != name}
+        with pytest.raises(ProblemError) as caught:
+            ask(answer(200, rest))(method, "i", **named)
+        assert caught.value.kind is ProblemKind.NOT_A_FIREWALL
 
 
 def test_health_is_an_answer_even_if_it_is_bad(ask):

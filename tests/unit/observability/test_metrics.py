@@ -72,7 +72,7 @@ def test_no_request_makes_another_series(path: str, method: str, code: int) -> N
     ("asked", "counted"),
     [
         (("/v1/decisions", "POST", 200), ("/v1/decisions", "POST", "200")),
-        (("/v1/decisions", "GET", 405), ("/v1/decisions", "POST", "405")),
+        (("/v1/decisions", "PUT", 405), ("/v1/decisions", "POST", "405")),
         (("/v1/decisions", "POST", 418), ("/v1/decisions", "POST", "415")),
         (("/health", "GET", 599), ("/health", "GET", "504")),
         (("/nowhere", "GET", 404), ("other", "other", "404")),

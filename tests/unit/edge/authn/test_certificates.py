@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from app.core.networks import networks_of
-from app.core.principal import AuthMethod, Role
+from app.core.principal import AuthMethod, Role, require_subject
 from app.core.quota import Limit
-from app.edge.authn import Authenticator, ClientCertificates, FailedAttempts, identity_rule
+from app.edge.authn import Authenticator, ClientCertificates, FailedAttempts, SubjectCondition, identity_rule
 from app.edge.authn.certificates import IDENTITY_CHARS_MAX
 from app.edge.authn.rejected import RejectedError
 from app.errors import FirewallError, Kind
@@ -44,6 +44,33 @@ class Edge:
         with pytest.raises(FirewallError) as caught:
             await self.ask(*values, **options)
         return caught.value
+
+
+async def test_an_identity_speaks_for_the_subjects_that_the_condition_allows() -> None:
+    condition = "subject.type == 'agent' && context.claims.identity.endsWith('/sa/' + subject.id)"
+    found = ClientCertificates(
+        header="x-client",
+        proxies=networks_of([PROXY]),
+        rules=[identity_rule(RULES[0])],
+        subjects=SubjectCondition(condition),
+    ).find(SPIFFE.encode())
+    require_subject(found, {"type": "agent", "id": "deploy", "properties": {}})
+    for subject in (
+        {"type": "user", "id": "deploy"},
+        {"type": "agent", "id": "other"},
+        {"type": "agent", "id": "x/sa/deploy"},
+    ):
+        with pytest.raises(FirewallError) as caught:
+            require_subject(found, {**subject, "properties": {}})
+        assert caught.value.kind is Kind.FORBIDDEN
+    # Without a condition anybody, as a gateway in front of many agents needs.
+    assert certificates().find(SPIFFE.encode()).binding is None
+
+
+def test_a_condition_that_is_none_names_its_setting() -> None:
+    with pytest.raises(FirewallError) as caught:
+        SubjectCondition("subject.", setting="MFW_AUTH__MTLS__SUBJECT_CONDITION", example="true")
+    assert "MFW_AUTH__MTLS__SUBJECT_CONDITION" in str(caught.value)
 
 
 async def test_an_identity_becomes_a_principal_with_the_roles_of_every_rule() -> None:
