@@ -153,10 +153,13 @@ def test_going_on_where_it_was_interrupted(there, monkeypatch, when):
                 pass
             else:
                 break
+        assert_untouched(there)
+        if Export.open(there).manifest.size != 700:
+            # All but what is taken away at the end.
+            continue
         # What was there before is there still, and nothing half.
         assert {name: (there / name).read_bytes() for name in earlier} == earlier
         assert not [name for name in names(there) if name.endswith(".part")]
-        assert_untouched(there)
     assert number > 3
     assert not (there / BEGUN).exists()
     assert Export.open(there).manifest.size == 1300
