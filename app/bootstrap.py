@@ -13,12 +13,15 @@ from importlib.metadata import version
 from typing import Final
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
+from app.core.witnessing import WitnessAddress
 from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
@@ -43,11 +46,16 @@ from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.checkpoints import Notary, NotaryState
 from app.ledger.erase import RecordEraser
+from app.ledger.guard import GuardFile
 from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
+from app.ledger.signing import KeySigner
 from app.ledger.spend import BudgetLedger
+from app.ledger.tree import TileStore
+from app.ledger.witnesses import CosignatureStore, HttpPost, Witnesses, WitnessesState
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
@@ -70,7 +78,7 @@ from app.service.publish import PublishService
 from app.service.read import ReadService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
+from app.settings import JwtSettings, LedgerSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
 from app.settings import PolicySource as Source
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
@@ -93,6 +101,15 @@ _HEALTH_OF_SOURCE: Final = {
     SourceState.CURRENT: Status.HEALTHY,
     SourceState.DOUBTFUL: Status.DEGRADED,
     SourceState.BEHIND: Status.UNHEALTHY,
+}
+
+# Refused: what was answered is not in the ledger any more, or the ledger is not what it was. Nobody is sent here.
+_HEALTH_OF_NOTARY: Final = {
+    NotaryState.CURRENT: Status.HEALTHY,
+    NotaryState.UNSIGNED: Status.HEALTHY,
+    NotaryState.SUPERSEDED: Status.DEGRADED,
+    NotaryState.BEHIND: Status.DEGRADED,
+    NotaryState.REFUSED: Status.UNHEALTHY,
 }
 
 _BOOTSTRAPPED: Final = {
@@ -220,6 +237,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         pooled=database.pooled,
         observer=observer,
     )
+    tree = TileStore(desk, observer=observer)
+    witnesses = _witnesses(settings.ledger, tree, CosignatureStore(desk, observer=observer), metrics)
+    notary = _notary(settings, dsn, metrics, observer, witnesses)
+    metrics.watch_checkpoints(age=lambda: notary.age, lag=lambda: notary.lag, size=lambda: notary.size)
     key_store = ApiKeyStore(engine, observer=observer)
     keys = _key_ring(settings, key_store)
     token_keys = None if settings.auth.unsafe_disabled else _token_keys(settings.auth.jwt, metrics)
@@ -276,7 +297,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         NamedCheck("ledger", check_ledger),
         NamedCheck("policies", check_policies),
         NamedCheck("switches", partial(_check_switches, board)),
+        NamedCheck("checkpoints", partial(_check_checkpoints, notary)),
     ]
+    if witnesses is not None:
+        checks.append(NamedCheck("witnesses", partial(_check_witnesses, witnesses)))
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
     if isinstance(token_keys, JwksKeys):
@@ -332,6 +356,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             opened.push_async_callback(ledger.stop)
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
             await ledger.wait_connected(within=database.connect_timeout_seconds)
+            if witnesses is not None:
+                await witnesses.start()
+                opened.push_async_callback(witnesses.stop)
+                await _hand_over_newest(witnesses, tree)
+            await notary.start()
+            opened.push_async_callback(notary.stop)
             if keys is not None:
                 if settings.auth.api_keys.bootstrap is not None:
                     await _install_key(settings.auth.api_keys.bootstrap.get_secret_value(), service=key_service)
@@ -488,6 +518,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         log=access_log,
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
+        ended=None if door is None else door.leave,
     )
     return around if door is None else SheddingMiddleware(around, door)
 
@@ -607,6 +638,80 @@ async def _check_load(shedder: Shedder) -> CheckResult:
         return CheckResult(Status.HEALTHY, detail)
     refused = ", ".join(priority.name.lower() for priority in shedder.closed)
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
+
+
+def _notary(
+    settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver, witnesses: Witnesses | None
+) -> Notary:
+    """What integrates and signs, on a connection of its own. Does not connect."""
+    database, ledger = settings.database, settings.ledger
+
+    def signer(secret: SecretStr | None) -> KeySigner | None:
+        if secret is None:
+            return None
+        if ledger.origin is None:
+            raise FirewallError(
+                Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN"
+            )
+        return KeySigner(log_key(secret.get_secret_value(), origin=ledger.origin))
+
+    return Notary(
+        partial(
+            connect,
+            dsn,
+            connect_timeout=database.connect_timeout_seconds,
+            statement_timeout=database.statement_timeout_seconds,
+            writable=True,
+            pooled=database.pooled,
+        ),
+        engine=ENGINE,
+        entropy=os.urandom,
+        signer=signer(ledger.signing_key),
+        previous=signer(ledger.previous_signing_key),
+        guard=None if ledger.guard_file is None else GuardFile(ledger.guard_file),
+        interval=ledger.checkpoint_seconds,
+        statement_timeout=database.statement_timeout_seconds,
+        published=None if witnesses is None else witnesses.hand_over,
+        refused=metrics.checkpoint_refusals.inc,
+        observer=observer,
+    )
+
+
+def _witnesses(
+    settings: LedgerSettings, tree: TileStore, store: CosignatureStore, metrics: Metrics
+) -> Witnesses | None:
+    if not settings.witnesses:
+        return None
+    witnesses = Witnesses(
+        [WitnessAddress.parse(text) for text in settings.witnesses],
+        tiles=tree.read,
+        store=store,
+        post=HttpPost(),
+        wanted=settings.cosignatures,
+        counted=metrics.external("witness"),
+        contradicted=metrics.witness_contradictions.inc,
+    )
+    metrics.watch_cosignatures(lambda: witnesses.cosignatures)
+    return witnesses
+
+
+async def _hand_over_newest(witnesses: Witnesses, tree: TileStore) -> None:
+    """What was signed before this start may lack cosignatures; while the database is away, the next one has to do."""
+    with contextlib.suppress(FirewallError):
+        newest = await tree.newest()
+        if newest is not None:
+            witnesses.hand_over(newest)
+
+
+async def _check_witnesses(witnesses: Witnesses) -> CheckResult:
+    """At most degraded: nobody may stop decisions by being away."""
+    state, detail = witnesses.report()
+    return CheckResult(Status.HEALTHY if state is WitnessesState.CURRENT else Status.DEGRADED, detail)
+
+
+async def _check_checkpoints(notary: Notary) -> CheckResult:
+    state, detail = notary.report()
+    return CheckResult(_HEALTH_OF_NOTARY[state], detail)
 
 
 async def _check_switches(board: Switchboard) -> CheckResult:

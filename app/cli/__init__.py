@@ -13,6 +13,7 @@ import typer
 from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they register their commands
 from app.cli.auditing import commands as _auditing  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
+from app.cli.backup_commands import backup
 from app.cli.integrity_commands import integrity
 from app.cli.ledger_commands import ledger
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
@@ -37,6 +38,7 @@ app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 app.add_typer(integrity, name="integrity")
+app.add_typer(backup, name="backup")
 app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 app.add_typer(witnessing, name="witness")

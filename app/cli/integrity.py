@@ -52,11 +52,12 @@ def described(report: Report) -> dict[str, Any]:
         "looked_at": report.looked_at,
         "resumed_at": report.resumed_at,
         "seed": report.seed,
-        "findings": [_described(one) for one in report.findings],
+        "findings": [described_finding(one) for one in report.findings],
     }
 
 
-def _described(one: Finding) -> dict[str, Any]:
+def described_finding(one: Finding) -> dict[str, Any]:
+    """A finding for a machine."""
     return {
         "check": one.check.value,
         "severity": one.severity.value,

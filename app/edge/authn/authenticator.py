@@ -15,7 +15,7 @@ from app.edge.authn.certificates import ClientCertificates
 from app.edge.authn.failures import PREFIX_BYTES, FailedAttempts
 from app.edge.authn.keys import UnknownKeyError
 from app.edge.authn.rejected import RejectedError
-from app.edge.authn.tokens import JwtVerifier
+from app.edge.authn.tokens import JwtVerifier, claimed_subject
 from app.errors import FirewallError, Kind
 from app.observability.metrics import AuthResult, LimitScope, Metrics
 
@@ -25,6 +25,9 @@ API_KEY_PREFIX: Final = b"mfw_"
 
 # A verified token costs about 400 bytes to remember.
 MAX_CACHED_TOKENS: Final = 10_000
+
+# Whose tokens were good: 32 bytes for each.
+MAX_CALLERS: Final = 10_000
 
 # The one thing that a caller without a valid credential is told: what exactly was wrong would help to guess.
 _REFUSED: Final = "a valid api key or token is needed"
@@ -45,7 +48,9 @@ class Authenticator:
 
     A credential that is known (a loaded API key, a token that was verified before) costs one hash and one look-up and
     is never held up. Only what is *not* known is stopped by the failures of its address or of keys that begin like it,
-    before any work is done for it: behind one proxy or one NAT, somebody's wrong key must not lock everybody out.
+    before any work is done for it: behind one proxy or one NAT, somebody's wrong key must not lock everybody out. Nor
+    must it keep out who comes with a new token, as everybody with tokens does again and again: one that names a caller
+    who was here before is verified all the same, and its failures count against that name at that address.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Authenticator:
         self._clock = clock
         self._max_cached_tokens = max_cached_tokens
         self._tokens: dict[bytes, tuple[int, float, Principal]] = {}
+        self._callers: dict[bytes, None] = {}
         self._epoch = 0
         self._attempts = metrics.auth_attempts
         self._rejections = metrics.rate_limit_rejections[LimitScope.ADDRESS]
@@ -112,7 +118,7 @@ class Authenticator:
                 if known is not None:
                     self._token_success.inc()
                     return known
-                self._admit(method, client_ip, prefix)
+                prefix = self._admit_token(credential, client_ip)
                 principal = await self._verify_token(credential, digest)
         except RejectedError as rejected:
             await self._refuse(method, client_ip, prefix, rejected)
@@ -169,7 +175,24 @@ class Authenticator:
             # The oldest goes: only genuine tokens are in here, so nobody without the issuer's key can push others out.
             del self._tokens[next(iter(self._tokens))]
         self._tokens[digest] = (self._epoch + verifier.keys.epoch, refused_from, principal)
+        caller = sha256(principal.id.encode()).digest()
+        self._callers.pop(caller, None)
+        if len(self._callers) >= MAX_CALLERS:
+            del self._callers[next(iter(self._callers))]
+        self._callers[caller] = None
         return principal
+
+    def _admit_token(self, token: bytes, client_ip: str) -> bytes:
+        """As `_admit`, but not for somebody who was here before; give what a failure counts against as well."""
+        address = _network(client_ip)
+        if self._jwt is not None and self._failures.refusal(address, b"") is not None:
+            subject = claimed_subject(token)
+            caller = b"" if subject is None else sha256(subject.encode()).digest()
+            mark = sha256(b"%b %b" % (caller, address.encode())).digest()
+            if caller in self._callers and self._failures.has_room(mark):
+                return mark
+        self._admit(AuthMethod.JWT, client_ip, b"")
+        return b""
 
     def _admit(self, method: AuthMethod, client_ip: str, prefix: bytes) -> None:
         """Refuse who failed too often, before anything is computed for it."""

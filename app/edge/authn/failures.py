@@ -52,6 +52,10 @@ class FailedAttempts:
             refused = self._prefixes.exhausted(prefix)
         return refused
 
+    def has_room(self, mark: bytes) -> bool:
+        """Whether what is counted under a mark of its own, as keys under their beginning, has not failed too often."""
+        return self._prefixes.exhausted(mark) is None
+
     async def count(self, address: str, prefix: bytes) -> None:
         """Count one failure, and wait as long as its answer is to come late.
 

@@ -45,3 +45,26 @@ def test_the_integrity_of_a_database_is_checked(commands, database_dsn):
     assert "\\x1b[31mevil" in found.stdout
     (finding,) = json.loads(commands.run("integrity", "check", "--json", **settings).stdout)["findings"]
     assert (finding["check"], finding["severity"], finding["count"]) == ("keys", "major", 1)
+
+
+def test_backups_from_the_first_to_the_restore(commands, database_dsn, empty_database_dsn, tmp_path):
+    settings = {"MFW_DATABASE__URL": database_dsn}
+    where = ("--dir", tmp_path / "backups")
+    commands.run("keys", "create", "ci", **settings)
+    made = commands.run("backup", "create", *where, **settings)
+    assert made.returncode == 0, made.stderr
+    assert "1 entries" in made.stdout
+    (listed,) = json.loads(commands.run("backup", "list", *where, "--json").stdout)
+    assert listed["name"] in commands.run("backup", "list", *where).stdout
+    assert listed["ledger"]["size"] == 1
+    assert "can be read" in commands.run("backup", "verify", *where).stdout
+    assert json.loads(commands.run("backup", "verify", *where, "--deep", "--json", **settings).stdout)["whole"]
+    refused = commands.run("backup", "restore", "latest", *where, **settings)
+    assert refused.returncode == 1
+    assert "not empty" in refused.stderr
+    restored = commands.run("backup", "restore", "latest", *where, MFW_DATABASE__URL=empty_database_dsn)
+    assert restored.returncode == 0, restored.stderr
+    assert "1 entries, verified one by one" in restored.stdout
+    assert "docs/operations.md" in restored.stderr
+    again = commands.run("backup", "create", *where, "--json", **settings)
+    assert json.loads(again.stdout)["pruned"] == []

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from jose import jwk
 
 from app.bootstrap import create_app
-from app.core.principal import Role, require_subject
+from app.core.principal import PrincipalKind, Role, require_subject
 from app.core.quota import Limit
 from app.edge.authn import (
     Authenticator,
@@ -221,6 +221,8 @@ async def test_a_pod_is_who_the_cluster_says(tmp_path):
         principal = await ask(here, pods_token(api.url))
         assert principal.id == "system:serviceaccount:agents:deploy-bot"
         assert principal.roles == {Role.AGENT}
+        # A pod is no person.
+        assert principal.kind is PrincipalKind.SERVICE
         require_subject(principal, {"type": "agent", "id": "deploy-bot", "properties": {}})
         for subject in ({"type": "agent", "id": "other"}, {"type": "user", "id": "deploy-bot"}):
             with pytest.raises(FirewallError):

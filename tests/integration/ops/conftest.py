@@ -34,6 +34,7 @@ from app.policies.store import PolicySetStore
 from app.service.force import force
 from app.service.keys import KeyService, WantedKey
 from app.service.switch import SwitchService, Wanted
+from tests.integration.service.conftest import running
 
 WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 ADMIN = Principal("ops", PrincipalKind.USER, frozenset({Role.ADMIN}), AuthMethod.JWT)
@@ -266,3 +267,9 @@ def decide():
         return await append(dsn, decision(number))
 
     return append_decision
+
+
+@pytest.fixture
+def serve():
+    """`with serve(dsn) as service`: the service itself."""
+    return running

@@ -557,6 +557,38 @@ async def test_an_address_that_fails_too_often_is_slowed_before_work_is_done() -
     assert (await edge.bearer(sign(claims()))).id == "alice"
 
 
+async def test_a_new_token_of_who_was_here_before_is_not_kept_out_by_a_neighbour() -> None:
+    edge = Edge(jwt=verifier())
+    assert (await edge.bearer(sign(claims()))).id == "alice"
+    for _ in range(5):
+        await edge.refused_bearer("a.b.c")
+    assert (await edge.refused_bearer("a.b.c")).kind is Kind.RATE_LIMITED
+    # Tokens end after minutes: the next one of hers is good at once, one of somebody unknown waits.
+    assert (await edge.bearer(sign(claims(jti="2")))).id == "alice"
+    assert (await edge.refused_bearer(sign(claims(sub="mallory")))).kind is Kind.RATE_LIMITED
+    # Who only says that they are her is verified a few times, and then is not.
+    forged = sign(claims(jti="3"))[:-4] + "AAAA"
+    kinds = [(await edge.refused_bearer(forged)).kind for _ in range(6)]
+    assert kinds == [Kind.UNAUTHENTICATED] * 5 + [Kind.RATE_LIMITED]
+    assert (await edge.refused_bearer(sign(claims(jti="4")))).kind is Kind.RATE_LIMITED
+    # At that address: elsewhere she is as welcome as ever, and so is what is known of her there.
+    assert (await edge.bearer(sign(claims(jti="5")), client_ip="192.0.2.2")).id == "alice"
+    assert (await edge.bearer(sign(claims(jti="2")))).id == "alice"
+
+
+async def test_so_many_callers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.edge.authn.authenticator.MAX_CALLERS", 2)
+    edge = Edge(jwt=verifier())
+    for name in ("alice", "bob", "carol", "bob"):
+        await edge.bearer(sign(claims(sub=name, jti=name + str(len(edge.slept)))))
+    for _ in range(5):
+        await edge.refused_bearer("a.b.c")
+    assert (await edge.refused_bearer(sign(claims(sub="alice", jti="new")))).kind is Kind.RATE_LIMITED
+    assert (await edge.bearer(sign(claims(sub="bob", jti="new")))).id == "bob"
+    for unreadable in ("a.b", "a.W10.c", "a.e30.c", "a." + "b" * 9000 + ".c", "a.eyJzdWIiOjF9.c"):
+        assert (await edge.refused_bearer(unreadable)).kind is Kind.RATE_LIMITED
+
+
 async def test_answers_come_later_and_later_up_to_a_bound() -> None:
     delays = [delay_after(failures) for failures in range(1, 400)]
     assert delays[: FREE_FAILURES + 3] == [0.0] * FREE_FAILURES + [0.1, 0.2, 0.4]
