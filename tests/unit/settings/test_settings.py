@@ -981,11 +981,6 @@ class TestWitnesses:
     VKEY = "witness.example.com/w1+5c19fb8e+BGCV6Us7HZCU3txoGxcmH+gYd+ofwCmdBz+xXhEWey5s"
     OTHER = "firewall.example.com/ledger+53462ec3+AXm1Vi6P5lT5QHixEuipi6eQH4U65pW+1+DjkQutBJZk"
     NAME = "MFW_LEDGER__WITNESSES"
-    SIGNED = GOOD | {
-        "MFW_LEDGER__ORIGIN": "firewall.example.com/ledger",
-        "MFW_LEDGER__SIGNING_KEY": "PRIVATE+KEY+firewall.example.com/ledger+53462ec3"
-        "+AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g",
-    }
 
     def test_none(self):
         ledger = Settings.load(GOOD | {self.NAME: ""}).ledger
@@ -993,7 +988,7 @@ class TestWitnesses:
 
     def test_a_key_and_an_address(self):
         given = {self.NAME: f"{self.VKEY} https://witness.example.com/", "MFW_LEDGER__COSIGNATURES": "1"}
-        ledger = Settings.load(self.SIGNED | given).ledger
+        ledger = Settings.load(GOOD | given).ledger
         assert (ledger.witnesses, ledger.cosignatures) == ((f"{self.VKEY} https://witness.example.com/",), 1)
 
     @pytest.mark.parametrize(
@@ -1006,11 +1001,13 @@ class TestWitnesses:
         ],
     )
     def test_what_cannot_be(self, value, detail):
-        assert details(self.SIGNED | {self.NAME: value}) == {self.NAME: detail}
+        assert details(GOOD | {self.NAME: value}) == {self.NAME: detail}
 
     def test_more_cosignatures_than_witnesses(self):
         given = {self.NAME: f"{self.VKEY} https://w", "MFW_LEDGER__COSIGNATURES": "2"}
-        assert details(self.SIGNED | given) == {"MFW_LEDGER__COSIGNATURES": "2 cosignatures of 1 witnesses"}
+        assert details(GOOD | given) == {"MFW_LEDGER__COSIGNATURES": "2 cosignatures of 1 witnesses"}
 
     def test_nothing_to_witness(self):
-        assert details(GOOD | {self.NAME: f"{self.VKEY} https://w"}) == {self.NAME: "nothing is signed"}
+        unsigned = {name: value for name, value in GOOD.items() if not name.startswith("MFW_LEDGER__")}
+        given = unsigned | {"MFW_ENVIRONMENT": "test", self.NAME: f"{self.VKEY} https://w"}
+        assert details(given) == {self.NAME: "nothing is signed"}
