@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
@@ -49,6 +50,7 @@ from app.ledger.append import LedgerWriter
 from app.ledger.checkpoints import Notary, NotaryState
 from app.ledger.erase import RecordEraser
 from app.ledger.guard import GuardFile
+from app.ledger.prove import Prover
 from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
@@ -71,15 +73,35 @@ from app.policies.distribute import DatabaseSource, DirectorySource, Failure, Po
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
+from app.service.attest import AttestService
 from app.service.decide import DecisionService
 from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.read import ReadService
+from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LedgerSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
+from app.settings import (
+    Environment,
+    JwtSettings,
+    LedgerSettings,
+    LimitSettings,
+    LogLevel,
+    MtlsSettings,
+    Settings,
+    SheddingSettings,
+)
 from app.settings import PolicySource as Source
+from app.surfaces.authzen.entities import read_entities
+from app.surfaces.authzen.routes import (
+    EVALUATION,
+    EVALUATIONS,
+    AuthzenEndpoints,
+    EvaluationEndpoint,
+    EvaluationsEndpoint,
+    authzen_router,
+)
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
@@ -121,7 +143,12 @@ _BOOTSTRAPPED: Final = {
 _log: Final = logging.getLogger("mfw.keys")
 
 # What a path is worth under load; what is not here is worth least.
-PRIORITIES: Final = {PATH: Priority.DECISION, f"{PATH}:batch": Priority.BATCH}
+PRIORITIES: Final = {
+    PATH: Priority.DECISION,
+    EVALUATION: Priority.DECISION,
+    f"{PATH}:batch": Priority.BATCH,
+    EVALUATIONS: Priority.BATCH,
+}
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -419,6 +446,34 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    api.include_router(
+        authzen_router(
+            AuthzenEndpoints(
+                EvaluationEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                EvaluationsEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_batch_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                searching=SearchService(
+                    source.current,
+                    clock=partial(datetime.now, UTC),
+                    entities=_entities(settings.authzen.entities),
+                    switches=board.concerning,
+                ),
+                gate=gate,
+                identifier=settings.authzen.identifier,
+                derived=settings.environment is not Environment.PRODUCTION,
+                timeout_seconds=settings.http.request_timeout_seconds,
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -460,8 +515,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    read_service = ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer))
+    prover = Prover(desk, observer=observer)
     reading = ReadEndpoints(
-        ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer)),
+        read_service,
+        prover=prover,
+        attesting=AttestService(
+            read_service, prover=prover, signer=_log_signer(settings.ledger.signing_key, origin=settings.ledger.origin)
+        ),
         erasing=EraseService(
             RecordEraser(desk, observer=observer),
             clock=partial(datetime.now, UTC),
@@ -538,6 +599,10 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _entities(file: Path | None) -> Entities:
+    return Entities() if file is None else read_entities(file)
 
 
 def _policy_source(
@@ -640,21 +705,20 @@ async def _check_load(shedder: Shedder) -> CheckResult:
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
 
 
+def _log_signer(secret: SecretStr | None, *, origin: str | None) -> KeySigner | None:
+    """Who signs for the log, None without a key."""
+    if secret is None:
+        return None
+    if origin is None:
+        raise FirewallError(Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN")
+    return KeySigner(log_key(secret.get_secret_value(), origin=origin))
+
+
 def _notary(
     settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver, witnesses: Witnesses | None
 ) -> Notary:
     """What integrates and signs, on a connection of its own. Does not connect."""
     database, ledger = settings.database, settings.ledger
-
-    def signer(secret: SecretStr | None) -> KeySigner | None:
-        if secret is None:
-            return None
-        if ledger.origin is None:
-            raise FirewallError(
-                Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN"
-            )
-        return KeySigner(log_key(secret.get_secret_value(), origin=ledger.origin))
-
     return Notary(
         partial(
             connect,
@@ -666,8 +730,8 @@ def _notary(
         ),
         engine=ENGINE,
         entropy=os.urandom,
-        signer=signer(ledger.signing_key),
-        previous=signer(ledger.previous_signing_key),
+        signer=_log_signer(ledger.signing_key, origin=ledger.origin),
+        previous=_log_signer(ledger.previous_signing_key, origin=ledger.origin),
         guard=None if ledger.guard_file is None else GuardFile(ledger.guard_file),
         interval=ledger.checkpoint_seconds,
         statement_timeout=database.statement_timeout_seconds,
