@@ -13,9 +13,11 @@ from importlib.metadata import version
 from typing import Final
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
@@ -43,10 +45,13 @@ from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
+from app.ledger.checkpoints import Notary, NotaryState
 from app.ledger.erase import RecordEraser
+from app.ledger.guard import GuardFile
 from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
+from app.ledger.signing import KeySigner
 from app.ledger.spend import BudgetLedger
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
@@ -93,6 +98,15 @@ _HEALTH_OF_SOURCE: Final = {
     SourceState.CURRENT: Status.HEALTHY,
     SourceState.DOUBTFUL: Status.DEGRADED,
     SourceState.BEHIND: Status.UNHEALTHY,
+}
+
+# Refused: what was answered is not in the ledger any more, or the ledger is not what it was. Nobody is sent here.
+_HEALTH_OF_NOTARY: Final = {
+    NotaryState.CURRENT: Status.HEALTHY,
+    NotaryState.UNSIGNED: Status.HEALTHY,
+    NotaryState.SUPERSEDED: Status.DEGRADED,
+    NotaryState.BEHIND: Status.DEGRADED,
+    NotaryState.REFUSED: Status.UNHEALTHY,
 }
 
 _BOOTSTRAPPED: Final = {
@@ -220,6 +234,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         pooled=database.pooled,
         observer=observer,
     )
+    notary = _notary(settings, dsn, metrics, observer)
+    metrics.watch_checkpoints(age=lambda: notary.age, lag=lambda: notary.lag, size=lambda: notary.size)
     key_store = ApiKeyStore(engine, observer=observer)
     keys = _key_ring(settings, key_store)
     token_keys = None if settings.auth.unsafe_disabled else _token_keys(settings.auth.jwt, metrics)
@@ -276,6 +292,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         NamedCheck("ledger", check_ledger),
         NamedCheck("policies", check_policies),
         NamedCheck("switches", partial(_check_switches, board)),
+        NamedCheck("checkpoints", partial(_check_checkpoints, notary)),
     ]
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
@@ -332,6 +349,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             opened.push_async_callback(ledger.stop)
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
             await ledger.wait_connected(within=database.connect_timeout_seconds)
+            await notary.start()
+            opened.push_async_callback(notary.stop)
             if keys is not None:
                 if settings.auth.api_keys.bootstrap is not None:
                     await _install_key(settings.auth.api_keys.bootstrap.get_secret_value(), service=key_service)
@@ -607,6 +626,45 @@ async def _check_load(shedder: Shedder) -> CheckResult:
         return CheckResult(Status.HEALTHY, detail)
     refused = ", ".join(priority.name.lower() for priority in shedder.closed)
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
+
+
+def _notary(settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver) -> Notary:
+    """What integrates and signs, on a connection of its own. Does not connect."""
+    database, ledger = settings.database, settings.ledger
+
+    def signer(secret: SecretStr | None) -> KeySigner | None:
+        if secret is None:
+            return None
+        if ledger.origin is None:
+            raise FirewallError(
+                Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN"
+            )
+        return KeySigner(log_key(secret.get_secret_value(), origin=ledger.origin))
+
+    return Notary(
+        partial(
+            connect,
+            dsn,
+            connect_timeout=database.connect_timeout_seconds,
+            statement_timeout=database.statement_timeout_seconds,
+            writable=True,
+            pooled=database.pooled,
+        ),
+        engine=ENGINE,
+        entropy=os.urandom,
+        signer=signer(ledger.signing_key),
+        previous=signer(ledger.previous_signing_key),
+        guard=None if ledger.guard_file is None else GuardFile(ledger.guard_file),
+        interval=ledger.checkpoint_seconds,
+        statement_timeout=database.statement_timeout_seconds,
+        refused=metrics.checkpoint_refusals.inc,
+        observer=observer,
+    )
+
+
+async def _check_checkpoints(notary: Notary) -> CheckResult:
+    state, detail = notary.report()
+    return CheckResult(_HEALTH_OF_NOTARY[state], detail)
 
 
 async def _check_switches(board: Switchboard) -> CheckResult:

@@ -692,7 +692,7 @@ class PolicySettings(_Section):
 
 
 class LedgerSettings(_Section):
-    """The group commit."""
+    """The group commit, and what is signed of the ledger."""
 
     queue_size: Annotated[
         int,
@@ -702,6 +702,38 @@ class LedgerSettings(_Section):
         float, Field(gt=0, le=60, description="longest wait of one decision for its commit; then 504")
     ] = 5.0
     max_batch: Annotated[int, Field(ge=1, le=10_000, description="entries in one commit at most")] = 512
+    origin: Annotated[
+        str | None,
+        _Production("required"),
+        Field(
+            description="what the log is called in its checkpoints, for good: a URL without its scheme, such as "
+            "`firewall.example.com/ledger`"
+        ),
+    ] = None
+    signing_key: Annotated[
+        SecretStr | None,
+        _Production("required"),
+        Field(
+            description="private key that signs the checkpoints, as `mfw ledger keygen` makes it, or Ed25519 in PEM; "
+            "without it the tree is made and nothing is signed"
+        ),
+    ] = None
+    previous_signing_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="the key before it, while there are verifiers that do not know the new one: it signs as well"
+        ),
+    ] = None
+    guard_file: Annotated[
+        Path | None,
+        Field(
+            description="file, outside the database and its backups, in which the last checkpoint is remembered: what "
+            "contradicts it is never signed"
+        ),
+    ] = None
+    checkpoint_seconds: Annotated[
+        float, Field(ge=0.1, le=3600, description="least time between two checkpoints, whichever replica signs")
+    ] = 1.0
     mask_key: Annotated[
         SecretStr | None,
         Field(
@@ -1149,6 +1181,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _mask_rules(settings.ledger.mask_key)
     yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
+    yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
     if not production:
         return
@@ -1258,6 +1291,50 @@ def _signer_rules(policies: PolicySettings) -> Iterator[SettingsProblem]:
             "MFW_POLICIES__SIGNATURES_REQUIRED",
             f"`{policies.signatures_required}` is more than there are signers ({len(policies.signers)})",
             "name more signers, or require fewer",
+        )
+
+
+def _ledger_rules(ledger: LedgerSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    name = "MFW_LEDGER__"
+    make = "make one: `mfw ledger keygen --origin ORIGIN --out FILE`"
+    if ledger.signing_key is None:
+        if production:
+            yield SettingsProblem(f"{name}SIGNING_KEY", "nobody could verify the ledger: it would not be signed", make)
+        for what, value in (
+            ("PREVIOUS_SIGNING_KEY", ledger.previous_signing_key),
+            ("GUARD_FILE", ledger.guard_file),
+        ):
+            if value is not None:
+                yield SettingsProblem(f"{name}{what}", "nothing is signed", f"set {name}SIGNING_KEY, or unset it")
+    if ledger.origin is None:
+        if production or ledger.signing_key is not None:
+            yield SettingsProblem(
+                f"{name}ORIGIN", "a checkpoint says which log it is of", "set it to the name of the key, for good"
+            )
+        return
+    # Imported here, as above: it brings cryptography, which most commands do without.
+    from app.core.log_keys import is_origin, log_key
+
+    if not is_origin(ledger.origin):
+        yield SettingsProblem(
+            f"{name}ORIGIN",
+            f"`{_shown(ledger.origin)}` is no name of a log",
+            "take a URL without its scheme, such as `firewall.example.com/ledger`: no spaces, no `+`",
+        )
+        return
+    ids = []
+    for what, secret in (("SIGNING_KEY", ledger.signing_key), ("PREVIOUS_SIGNING_KEY", ledger.previous_signing_key)):
+        if secret is None:
+            continue
+        try:
+            ids.append(log_key(secret.get_secret_value(), origin=ledger.origin).verifier.key_id)
+        except FirewallError as error:
+            yield SettingsProblem(f"{name}{what}", f"the key {error.detail}", error.fix or make)
+    if len(ids) > len(set(ids)):
+        yield SettingsProblem(
+            f"{name}PREVIOUS_SIGNING_KEY",
+            "is the signing key itself",
+            f"unset it, or set {name}SIGNING_KEY to a new one",
         )
 
 

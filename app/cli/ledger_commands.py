@@ -1,5 +1,6 @@
 """The commands `mfw ledger ...`: the ledger itself, by whoever holds its database or its files."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,30 @@ from app.cli.options import Json
 from app.cli.output import reporting
 
 ledger = typer.Typer(no_args_is_help=True, help="Keep the ledger, take it out, and find out whether it is what it was.")
+
+
+@ledger.command("keygen", epilog="Example: `mfw ledger keygen --origin firewall.example.com/ledger --out ledger.key`")
+def ledger_keygen(
+    *,
+    origin: Annotated[
+        str,
+        typer.Option(help="What the log is called, for good: a URL without its scheme, which need not be served."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File for the private key; the public one gets `.pub` behind it.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Make the key that signs the checkpoints of the ledger.
+
+    The private key is readable by you alone and never overwritten; it goes to the service, with
+    MFW_LEDGER__SIGNING_KEY_FILE.
+    The public key goes to auditors and witnesses.
+    """
+    from app.cli.log_key import run_keygen
+
+    with reporting(as_json=as_json):
+        run_keygen(out, origin=origin, as_json=as_json)
 
 
 @ledger.command("partitions", epilog="Example: `mfw ledger partitions --ahead 6`")

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from app.cli.exits import ExitCode
+from app.cli.note_keys import write_pair
 from app.cli.output import Refused, console, plain, write_json
 from app.cli.server import OPTIONS
 from app.core.notes import Algorithm, Checkpoint, Note, SignerKey, VerifierKey, parse_note
@@ -241,20 +242,7 @@ def run_keygen(out: Path, *, name: str, as_json: bool) -> None:
         key = SignerKey.of(name, Ed25519PrivateKey.generate(), algorithm=Algorithm.COSIGNATURE)
     except FirewallError as error:
         raise Refused(ExitCode.USAGE, error.detail, fix=error.fix) from error
-    public = out.with_name(f"{out.name}.pub")
-    try:
-        for file, text, mode in ((out, key.text, 0o600), (public, key.verifier.text, 0o644)):
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(f"{text}\n")
-    except FileExistsError as error:
-        raise Refused(
-            ExitCode.NO_INPUT, f"`{error.filename}` is there already, and a key is never overwritten",
-            fix="choose another --out",
-        ) from error  # fmt: skip
-    except OSError as error:
-        reason = (error.strerror or "unknown reason").lower()
-        raise Refused(ExitCode.NO_INPUT, f"cannot write `{error.filename}`: {reason}", fix="check the path") from error
+    public = write_pair(key, out)
     if as_json:
         write_json({"name": name, "private_key": str(out), "public_key": str(public), "vkey": key.verifier.text})
         return

@@ -105,6 +105,8 @@ class DbOperation(StrEnum):
     POLICY_SETS = "policy_sets"
     BUDGETS = "budgets"
     SWITCHES = "switches"
+    TREE = "tree"
+    CHECKPOINT = "checkpoint"
     SEARCH = "search"
     ERASE = "erase"
     LEDGER_READ = "ledger_read"
@@ -339,6 +341,24 @@ class Metrics:
         self._switches_age = Gauge(
             "mfw_switches_age_seconds", "since when the kill switches are known", registry=registry
         )
+        self.checkpoint_refusals = Counter(
+            "mfw_ledger_checkpoint_refusals",
+            "times that signing was refused, for the ledger contradicts what was signed of it",
+            registry=registry,
+        )
+        self._checkpoint_age = Gauge(
+            "mfw_ledger_checkpoint_age_seconds",
+            "since when the newest checkpoint is signed; it grows while there is nothing new",
+            registry=registry,
+        )
+        self._checkpoint_lag = Gauge(
+            "mfw_ledger_checkpoint_lag_entries",
+            "entries of the ledger that no checkpoint covers yet",
+            registry=registry,
+        )
+        self._checkpoint_size = Gauge(
+            "mfw_ledger_checkpoint_size", "entries that the newest checkpoint covers", registry=registry
+        )
         self._search_lag = Gauge(
             "mfw_search_lag_entries", "entries of the ledger that no search of decisions finds yet", registry=registry
         )
@@ -378,6 +398,14 @@ class Metrics:
         for kind, gauge in self._switches.items():
             gauge.set_function(partial(count, kind))
         self._switches_age.set_function(age)
+
+    def watch_checkpoints(
+        self, *, age: Callable[[], float], lag: Callable[[], float], size: Callable[[], float]
+    ) -> None:
+        """Ask these at each scrape; the age is in seconds, the others are entries."""
+        self._checkpoint_age.set_function(age)
+        self._checkpoint_lag.set_function(lag)
+        self._checkpoint_size.set_function(size)
 
     def watch_search(self, *, lag: Callable[[], float]) -> None:
         """Ask this at each scrape: how many entries of the ledger no search finds yet."""

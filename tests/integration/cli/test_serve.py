@@ -10,6 +10,9 @@ from urllib.error import URLError
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.core.notes import SignerKey
 
 ROOT = Path(__file__).resolve().parents[3]
 MUTATION = json.dumps(
@@ -30,6 +33,8 @@ def production(dsn: str, port: int, metrics_port: int) -> dict[str, str]:
         "MFW_HTTP__PORT": str(port),
         "MFW_METRICS__PORT": str(metrics_port),
         "MFW_ERROR_TRACKING": "logs",
+        "MFW_LEDGER__ORIGIN": "firewall.example.com/ledger",
+        "MFW_LEDGER__SIGNING_KEY": SignerKey.of("firewall.example.com/ledger", Ed25519PrivateKey.generate()).text,
         "MFW_HTTP__DRAIN_SECONDS": "0",
     }
 
@@ -42,8 +47,8 @@ def test_it_serves_and_ends_on_sigterm(commands, database_dsn):
         url = f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}"
         asked = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, MFW_URL=url, MFW_API_KEY=key)
         assert asked.returncode == 10, asked.stderr
-        # Entry 0 is the key.
-        assert json.loads(asked.stdout)["ledger_index"] == 1
+        # Entry 0 is the API key, 1 that of the ledger.
+        assert json.loads(asked.stdout)["ledger_index"] == 2
         with urllib.request.urlopen(f"{url}/health/ready") as ready:
             assert ready.status == 200
             assert "server" not in {name.lower() for name in ready.headers}

@@ -6,10 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from app.cli import app
 from app.cli.exits import ExitCode
+from app.core.notes import SignerKey
 from app.settings import variables
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,7 +97,8 @@ class TestConfig:
         assert result.exit_code == ExitCode.BAD_SETTINGS
         assert "MFW_DATABASE__URL" in result.stderr
         assert "MFW_ERROR_TRACKING" in result.stderr
-        assert "2 settings are wrong" in result.stderr
+        assert "MFW_LEDGER__SIGNING_KEY" in result.stderr
+        assert "4 settings are wrong" in result.stderr
 
     def test_check_shows_the_settings_in_force_without_secrets(self, monkeypatch):
         secret = "rT7pw2Kx9QzLm4VbN8sY"
@@ -103,9 +106,13 @@ class TestConfig:
         monkeypatch.setenv("MFW_POLICIES__DIRECTORY", "/policies")
         monkeypatch.setenv("MFW_LIMITS__BURST", "77")
         monkeypatch.setenv("MFW_ERROR_TRACKING", "logs")
+        monkeypatch.setenv("MFW_LEDGER__ORIGIN", "firewall.example.com/ledger")
+        key = SignerKey.of("firewall.example.com/ledger", Ed25519PrivateKey.generate()).text
+        monkeypatch.setenv("MFW_LEDGER__SIGNING_KEY", key)
         result = run("config", "check")
         assert result.exit_code == 0
         assert secret not in result.output
+        assert "PRIVATE+KEY" not in result.output
         assert "********" in result.output
         assert "MFW_LIMITS__BURST" in result.output
         assert "77" in result.output

@@ -3,13 +3,22 @@
 from typing import NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.core.api_key import generate
+from app.core.notes import SignerKey
 from app.settings import Environment, Settings, SettingsError, variables
 
 PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
 URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
-SAFE = {"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs"}
+ORIGIN = "firewall.example.com/ledger"
+KEY = SignerKey.of(ORIGIN, Ed25519PrivateKey.generate()).text
+SAFE = {
+    "MFW_DATABASE__URL": URL,
+    "MFW_ERROR_TRACKING": "logs",
+    "MFW_LEDGER__ORIGIN": ORIGIN,
+    "MFW_LEDGER__SIGNING_KEY": KEY,
+}
 JWT = {
     "MFW_AUTH__JWT__ENABLED": "true",
     "MFW_AUTH__JWT__ISSUER": "https://idp.example.com",
@@ -96,6 +105,9 @@ TABLE = [
     ),
     Unsafe("debug", {"MFW_DEBUG": "true"}, "MFW_DEBUG"),
     Unsafe("the embedded database", {"MFW_DATABASE__EMBEDDED": "true"}, "MFW_DATABASE__EMBEDDED"),
+    # Issue and design: a ledger that anyone can verify.
+    Unsafe("a ledger that nobody signs", {"MFW_LEDGER__SIGNING_KEY": ""}, "MFW_LEDGER__SIGNING_KEY"),
+    Unsafe("a ledger without a name", {"MFW_LEDGER__ORIGIN": ""}, "MFW_LEDGER__ORIGIN"),
     # Failure mode matrix, 1, 9 and 16: the database and its credentials, invalid configuration.
     Unsafe("no database", database(""), "MFW_DATABASE__URL"),
     Unsafe("a database without a password", database(URL.replace(f":{PASSWORD}", "")), "MFW_DATABASE__URL"),
@@ -142,7 +154,14 @@ def test_all_of_them_are_reported_at_once():
         "MFW_HTTP_PORT": "8080",
         "MFW_HTTP__PORT": "http",
     }
-    missing = {"MFW_AUTH__JWT__ISSUER", "MFW_AUTH__JWT__AUDIENCE", "MFW_LIMITS__REDIS_URL", "MFW_ERROR_TRACKING"}
+    missing = {
+        "MFW_AUTH__JWT__ISSUER",
+        "MFW_AUTH__JWT__AUDIENCE",
+        "MFW_LIMITS__REDIS_URL",
+        "MFW_ERROR_TRACKING",
+        "MFW_LEDGER__ORIGIN",
+        "MFW_LEDGER__SIGNING_KEY",
+    }
     fine = {"MFW_AUTH__JWT__ENABLED", "MFW_AUTH__JWT__ALGORITHMS", "MFW_LIMITS__REPLICAS"}
     assert sorted(refused(worst)) == sorted(worst.keys() - fine | missing)
 

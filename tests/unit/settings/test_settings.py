@@ -7,13 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from app.core.api_key import generate
+from app.core.notes import Algorithm, SignerKey
 from app.errors import Kind
 from app.settings import (
     SECRET_FILE_BYTES_MAX,
@@ -30,7 +38,15 @@ from app.settings import (
 
 PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
 URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
-GOOD = {"MFW_DATABASE__URL": URL, "MFW_POLICIES__DIRECTORY": "/policies", "MFW_ERROR_TRACKING": "logs"}
+ORIGIN = "firewall.example.com/ledger"
+KEY, OTHER_KEY = (SignerKey.of(ORIGIN, Ed25519PrivateKey.generate()).text for _ in range(2))
+GOOD = {
+    "MFW_DATABASE__URL": URL,
+    "MFW_POLICIES__DIRECTORY": "/policies",
+    "MFW_ERROR_TRACKING": "logs",
+    "MFW_LEDGER__ORIGIN": ORIGIN,
+    "MFW_LEDGER__SIGNING_KEY": KEY,
+}
 DEVELOPMENT = {"MFW_ENVIRONMENT": "development"}
 HMAC_SECRET = "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A"
 
@@ -198,6 +214,8 @@ class TestAllAtOnce:
             "MFW_DATABASE__URL",
             "MFW_POLICIES__DIRECTORY",
             "MFW_ERROR_TRACKING",
+            "MFW_LEDGER__ORIGIN",
+            "MFW_LEDGER__SIGNING_KEY",
         }
         assert all(problem.fix for problem in found.values())
         assert found["MFW_HTTP__PORT"].detail == "`eighty` is not a whole number"
@@ -209,7 +227,7 @@ class TestAllAtOnce:
         with pytest.raises(SettingsError) as one:
             Settings.load(GOOD | {"MFW_DEBUG": "true"})
         assert one.value.detail == "1 setting is wrong: MFW_DEBUG (debug is refused in production)"
-        with pytest.raises(SettingsError, match="3 settings are wrong"):
+        with pytest.raises(SettingsError, match="5 settings are wrong"):
             Settings.load({"MFW_POLICIES__SOURCE": "directory"})
 
     def test_a_value_that_cannot_be_read_is_not_also_reported_as_missing(self):
@@ -748,6 +766,8 @@ class TestReference:
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
             "MFW_LEDGER__MASK_KEY",
+            "MFW_LEDGER__SIGNING_KEY",
+            "MFW_LEDGER__PREVIOUS_SIGNING_KEY",
             "MFW_DATABASE__DIRECT_URL",
             "MFW_AUTH__API_KEYS__BOOTSTRAP",
             "MFW_AUTH__JWT__SECRET",
@@ -759,17 +779,103 @@ class TestReference:
 class TestPolicySource:
     def test_a_directory_is_followed_when_one_is_named_else_the_database(self):
         assert Settings.load(GOOD).policies.chosen_source is PolicySource.DIRECTORY
-        alone = {"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs"}
+        alone = {name: value for name, value in GOOD.items() if name != "MFW_POLICIES__DIRECTORY"}
         assert Settings.load(alone).policies.chosen_source is PolicySource.DATABASE
         assert Settings.load(alone | {"MFW_POLICIES__SOURCE": "database"}).policies.directory is None
 
     def test_what_does_not_go_together(self):
-        found = problems({"MFW_DATABASE__URL": URL, "MFW_ERROR_TRACKING": "logs", "MFW_POLICIES__SOURCE": "directory"})
+        found = problems(GOOD | {"MFW_POLICIES__DIRECTORY": "", "MFW_POLICIES__SOURCE": "directory"})
         assert found.keys() == {"MFW_POLICIES__DIRECTORY"}
         assert "needs it" in found["MFW_POLICIES__DIRECTORY"].detail
         found = problems(GOOD | {"MFW_POLICIES__SOURCE": "database"})
         assert "not read" in found["MFW_POLICIES__DIRECTORY"].detail
         assert problems(GOOD | {"MFW_POLICIES__SOURCE": "git"}).keys() == {"MFW_POLICIES__SOURCE"}
+
+
+def pem(private, **more):
+    form = {"encoding": Encoding.PEM, "format": PrivateFormat.PKCS8, "encryption_algorithm": NoEncryption()} | more
+    return private.private_bytes(**form).decode()
+
+
+class TestLedgerKeys:
+    def test_they_are_read_from_files_and_in_either_form(self, tmp_path):
+        for text in (KEY, KEY + "\n", pem(Ed25519PrivateKey.generate())):
+            file = tmp_path / "key"
+            file.write_text(text)
+            unset = {"MFW_LEDGER__SIGNING_KEY": "", "MFW_LEDGER__SIGNING_KEY_FILE": str(file)}
+            settings = Settings.load(GOOD | unset | {"MFW_LEDGER__PREVIOUS_SIGNING_KEY": OTHER_KEY})
+            assert settings.ledger.signing_key is not None
+            assert settings.ledger.signing_key.get_secret_value() == text.rstrip("\n")
+
+    def test_nothing_is_needed_outside_production(self):
+        bare = {name: value for name, value in GOOD.items() if "LEDGER" not in name}
+        assert details(bare) == {
+            "MFW_LEDGER__SIGNING_KEY": "nobody could verify the ledger: it would not be signed",
+            "MFW_LEDGER__ORIGIN": "a checkpoint says which log it is of",
+        }
+        Settings.load(bare | {"MFW_ENVIRONMENT": "test"})
+
+    @pytest.mark.parametrize(
+        ("changes", "variable", "detail"),
+        [
+            ({"ORIGIN": ""}, "ORIGIN", "a checkpoint says which log it is of"),
+            ({"ORIGIN": "two words"}, "ORIGIN", "`two words` is no name of a log"),
+            ({"ORIGIN": "a+b"}, "ORIGIN", "`a+b` is no name of a log"),
+            ({"ORIGIN": "x" * 300}, "ORIGIN", f"`{'x' * 80}` is no name of a log"),
+            ({"ORIGIN": "other"}, "SIGNING_KEY", f"the key signs under the name `{ORIGIN}`, and the origin is `other`"),
+            (
+                {"SIGNING_KEY": "secret-rubbish"},
+                "SIGNING_KEY",
+                "the key is neither the private key of a signed note nor a PEM private key",
+            ),
+            (
+                {"SIGNING_KEY": KEY[:-8] + "AAAAAAA="},
+                "SIGNING_KEY",
+                "the key is neither the private key of a signed note nor a PEM private key",
+            ),
+            (
+                {
+                    "SIGNING_KEY": SignerKey.of(
+                        ORIGIN, Ed25519PrivateKey.generate(), algorithm=Algorithm.COSIGNATURE
+                    ).text
+                },
+                "SIGNING_KEY",
+                "the key is that of a witness, and a log does not cosign",
+            ),
+            (
+                {"SIGNING_KEY": pem(rsa.generate_private_key(65537, 2048))},
+                "SIGNING_KEY",
+                "the key is not an Ed25519 key",
+            ),
+            (
+                {
+                    "SIGNING_KEY": pem(
+                        Ed25519PrivateKey.generate(), encryption_algorithm=BestAvailableEncryption(b"secret")
+                    )
+                },
+                "SIGNING_KEY",
+                "the key is encrypted, and no passphrase was given",
+            ),
+            ({"PREVIOUS_SIGNING_KEY": KEY}, "PREVIOUS_SIGNING_KEY", "is the signing key itself"),
+            (
+                {"PREVIOUS_SIGNING_KEY": "rubbish"},
+                "PREVIOUS_SIGNING_KEY",
+                "the key is neither the private key of a signed note nor a PEM private key",
+            ),
+            (
+                {"SIGNING_KEY": "", "PREVIOUS_SIGNING_KEY": KEY},
+                "PREVIOUS_SIGNING_KEY",
+                "nothing is signed",
+            ),
+            ({"SIGNING_KEY": "", "GUARD_FILE": "/guard"}, "GUARD_FILE", "nothing is signed"),
+            ({"CHECKPOINT_SECONDS": "0"}, "CHECKPOINT_SECONDS", "`0` should be greater than or equal to 0.1"),
+        ],
+    )
+    def test_what_does_not_fit(self, changes, variable, detail):
+        environ = GOOD | {"MFW_ENVIRONMENT": "test"} | {f"MFW_LEDGER__{name}": text for name, text in changes.items()}
+        found = details(environ)
+        assert found == {f"MFW_LEDGER__{variable}": detail}
+        assert "secret" not in json.dumps(found)
 
 
 class TestSigners:
