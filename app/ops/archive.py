@@ -11,7 +11,7 @@ there and not at what a run before it meant to do, so a run that was killed anyw
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,27 +19,31 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
+import sqlalchemy as sa
 
 from app.core.months import Month
 from app.core.principal import Principal
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
-from app.ledger.append import WRITE
 from app.ledger.files import digest_file
-from app.ledger.receipt import SALT_BYTES, EntryKind, SealedEntry, parse, record_digest, seal
+from app.ledger.receipt import SALT_BYTES, EntryKind, parse, record_digest, seal
 from app.ledger.records import SUFFIX, read_records, records_file
 from app.ledger.rows import LedgerRow
-from app.persistence.engine import DATABASE_ERRORS, connect, translate
+from app.ledger.search import FILL
+from app.ledger.within import append_within
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, translate
 from app.persistence.partitions import attach, attached, create, partition_name
+from app.persistence.tables import ledger_search_progress
 
 TABLE: Final = "ledger_records"
+SEARCH_TABLE: Final = "ledger_search"
 # Seconds. Detaching takes the table from everybody for a moment, so whoever is in the way wins.
 LOCK_TIMEOUT: Final = 5.0
 STATEMENT_TIMEOUT: Final = 300.0
 _ROWS_AT_ONCE: Final = 500
+_INDEXED_AT_ONCE: Final = 2000
 _UUID_ENTROPY_BYTES: Final = 10
 
 _ROWS: Final = """
@@ -56,6 +60,7 @@ INSERT INTO ledger_archives (ledger_index, ledger_id, partition, starts_at, ends
     file, bytes, digest, archived_by, archived_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
+_TURN: Final = sa.select(ledger_search_progress.c.next_index).with_for_update()
 _ATTACHED: Final = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1) AND relispartition)"
 
 
@@ -150,7 +155,7 @@ async def archive(
                 )
             return tuple(
                 [
-                    await _archive(connection, month, directory, keeper=keeper, drop=drop, did=did)
+                    await _archive(connection, dsn, month, directory, keeper=keeper, drop=drop, did=did)
                     for month in await _months(connection)
                     if month < before
                 ]
@@ -197,6 +202,11 @@ async def unarchive(dsn: str, directory: Path, *, month: Month) -> Archived:
                     f"DELETE FROM {partition} WHERE idx IN (SELECT idx FROM ledger_erasures)"  # noqa: S608 - ours
                 )
                 records = await connection.fetchval(f"SELECT count(*) FROM {partition}")  # noqa: S608 - ours
+                search = partition_name(SEARCH_TABLE, month)
+                if await connection.fetchval("SELECT to_regclass($1) IS NULL", search):
+                    await create(connection, SEARCH_TABLE, search)
+                    await attach(connection, SEARCH_TABLE, month)
+            await _index_again(dsn, rows[0]["first_index"], rows[0]["last_index"])
             return Archived(month, partition, records, file.name, dropped=False)
         finally:
             connection.terminate()
@@ -228,6 +238,7 @@ async def _months(connection: "asyncpg.Connection[Any]") -> list[Month]:
 
 async def _archive(
     connection: "asyncpg.Connection[Any]",
+    dsn: str,
     month: Month,
     directory: Path,
     *,
@@ -261,7 +272,7 @@ async def _archive(
         did(Step.WRITTEN)
         await _compare(connection, partition, file)  # (2)
         did(Step.VERIFIED)
-        await _record(connection, month, file, content, keeper=keeper)  # (3)
+        await _record(dsn, month, file, content, keeper=keeper)  # (3)
         did(Step.RECORDED)
     if is_attached:
         await _detach(connection, partition, content)  # (4)
@@ -269,7 +280,10 @@ async def _archive(
     if drop:
         await _compare(connection, partition, file)  # (5)
         did(Step.COMPARED)
-        await connection.execute(f"DROP TABLE {partition}")
+        async with connection.transaction():
+            # What the index says of that month follows from the records, and speaks of the same people.
+            await connection.execute(f"DROP TABLE IF EXISTS {partition_name(SEARCH_TABLE, month)}")
+            await connection.execute(f"DROP TABLE {partition}")
         did(Step.DROPPED)
     return Archived(month, partition, content.records, file.name, dropped=drop)
 
@@ -331,9 +345,7 @@ def _check_row(row: LedgerRow, file: Path) -> None:
         )
 
 
-async def _record(
-    connection: "asyncpg.Connection[Any]", month: Month, file: Path, content: Content, *, keeper: Keeper
-) -> None:
+async def _record(dsn: str, month: Month, file: Path, content: Content, *, keeper: Keeper) -> None:
     """Step (3): the entry and the row, both or neither."""
     digest = await asyncio.to_thread(digest_file, file)
     if digest is None:
@@ -358,34 +370,27 @@ async def _record(
         record={"engine": f"mutation-firewall/{version('mutation-firewall')}", **members},
         salt=keeper.entropy(SALT_BYTES),
     )
-    async with connection.transaction():
-        index = await _append(connection, [entry])
-        await connection.execute(
-            _INSERT,
-            index,
-            entry.id,
-            partition,
-            month.starts,
-            month.ends,
-            content.first,
-            content.last,
-            content.records,
-            file.name,
-            digest.bytes,
-            bytes.fromhex(digest.sha256),
-            keeper.principal.id,
-            now,
-        )
-
-
-async def _append(connection: "asyncpg.Connection[Any]", entries: Iterable[SealedEntry]) -> int:
-    """Append within the transaction, by the writer's own statement."""
-    await connection.execute("SET LOCAL synchronous_commit = on")
-    columns: list[list[UUID | str | bytes]] = [list(column) for column in zip(*entries, strict=True)]
-    index: int | None = await connection.fetchval(WRITE, *columns)
-    if index is None:
-        raise FirewallError(Kind.UNAVAILABLE, "the ledger has no head; restore the database")
-    return index
+    row = (
+        entry.id,
+        partition,
+        month.starts,
+        month.ends,
+        content.first,
+        content.last,
+        content.records,
+        file.name,
+        digest.bytes,
+        bytes.fromhex(digest.sha256),
+        keeper.principal.id,
+        now,
+    )
+    engine = create_engine(dsn, pool_size=1)
+    try:
+        async with engine.begin() as connection:
+            index = await append_within(connection, [entry])
+            await connection.exec_driver_sql(_INSERT, (index, *row))
+    finally:
+        await engine.dispose()
 
 
 async def _known_file(
@@ -426,6 +431,21 @@ async def _detach(connection: "asyncpg.Connection[Any]", partition: str, content
                 f"a record of `{partition}` was erased while it was archived",
                 fix="delete the file that was just written, and run the same command again",
             )
+
+
+async def _index_again(dsn: str, first: int, last: int) -> None:
+    """What searches find of a month that is back. Killed here, an integrity check finds and repairs it."""
+    engine = create_engine(dsn, pool_size=1)
+    try:
+        for start in range(first, last + 1, _INDEXED_AT_ONCE):
+            async with engine.begin() as connection:
+                # Who indexes or erases holds this row (app/ledger/search.py).
+                indexed = await connection.scalar(_TURN)
+                end = min(start + _INDEXED_AT_ONCE, last + 1, indexed or 0)
+                if end > start:
+                    await connection.execute(FILL, {"start": start, "end": end})
+    finally:
+        await engine.dispose()
 
 
 async def _load(connection: "asyncpg.Connection[Any]", partition: str, file: Path) -> None:
