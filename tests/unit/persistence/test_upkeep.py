@@ -14,9 +14,7 @@ MOMENT = datetime(2026, 6, 1, tzinfo=UTC)
 
 def shown(upkeep):
     metrics = Metrics(version="test")
-    metrics.watch_upkeep(
-        upkeep.issues, integrity_at=lambda: upkeep.integrity_at, backup_at=lambda: upkeep.backup_at
-    )
+    metrics.watch_upkeep(upkeep.issues, integrity_at=lambda: upkeep.integrity_at, backup_at=lambda: upkeep.backup_at)
     value = metrics.registry.get_sample_value
     return {
         "gaps": value("mfw_integrity_issues", {"check": "gaps"}),
