@@ -52,6 +52,8 @@ from app.persistence.engine import (
 INTERVAL: Final = 1.0
 # Entries in one transaction: half a megabyte of hashes, a tenth of a second of the database's time.
 SLICE: Final = 16_384
+# What part of a slice may be left for the next checkpoint.
+_NEARLY: Final = 16
 # Leaves hashed before others get their turn: a millisecond of the event loop.
 _CHUNK_BYTES: Final = 1024 * HASH_BYTES
 # Seconds; as for the writer (reference/firewall-failure-mode-matrix.md, mode 1).
@@ -434,9 +436,11 @@ class Notary:
         if may_sign and look.introduced is None:
             return _Step.INTRODUCE, 0.0
         due = max(0.0, self._interval - look.age)
-        if may_sign and not due and self._can_sign(look):
-            return _Step.SIGN, self._interval
         waiting = look.entries - look.integrated
+        # What came last as well, or it waits for the next one; but a backlog does not keep from signing.
+        caught_up = waiting < self._slice_max // _NEARLY or look.age >= 2 * self._interval
+        if may_sign and not due and caught_up and self._can_sign(look):
+            return _Step.SIGN, 0.0
         if waiting >= self._slice_max:
             return _Step.INTEGRATE, 0.0
         if waiting and may_sign:
