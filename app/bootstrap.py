@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
 from app.core.types import Effect
+from app.core.witnessing import WitnessAddress
 from app.edge.authn import (
     ApiKeyRing,
     Authenticates,
@@ -48,11 +50,14 @@ from app.ledger.append import LedgerWriter
 from app.ledger.checkpoints import Notary, NotaryState
 from app.ledger.erase import RecordEraser
 from app.ledger.guard import GuardFile
+from app.ledger.prove import Prover
 from app.ledger.published import PublishedLedger
 from app.ledger.read import LedgerReader
 from app.ledger.search import DecisionIndex, Indexer
 from app.ledger.signing import KeySigner
 from app.ledger.spend import BudgetLedger
+from app.ledger.tree import TileStore
+from app.ledger.witnesses import CosignatureStore, HttpPost, Witnesses, WitnessesState
 from app.observability.logs import Logs
 from app.observability.metrics import DbErrorKind, DbOperation, Metrics, PolicyFailure, serve_metrics
 from app.observability.traces import Traces, start_traces
@@ -68,15 +73,35 @@ from app.policies.distribute import DatabaseSource, DirectorySource, Failure, Po
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService
+from app.service.attest import AttestService
 from app.service.decide import DecisionService
 from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.read import ReadService
+from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
+from app.settings import (
+    Environment,
+    JwtSettings,
+    LedgerSettings,
+    LimitSettings,
+    LogLevel,
+    MtlsSettings,
+    Settings,
+    SheddingSettings,
+)
 from app.settings import PolicySource as Source
+from app.surfaces.authzen.entities import read_entities
+from app.surfaces.authzen.routes import (
+    EVALUATION,
+    EVALUATIONS,
+    AuthzenEndpoints,
+    EvaluationEndpoint,
+    EvaluationsEndpoint,
+    authzen_router,
+)
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
@@ -118,7 +143,12 @@ _BOOTSTRAPPED: Final = {
 _log: Final = logging.getLogger("mfw.keys")
 
 # What a path is worth under load; what is not here is worth least.
-PRIORITIES: Final = {PATH: Priority.DECISION, f"{PATH}:batch": Priority.BATCH}
+PRIORITIES: Final = {
+    PATH: Priority.DECISION,
+    EVALUATION: Priority.DECISION,
+    f"{PATH}:batch": Priority.BATCH,
+    EVALUATIONS: Priority.BATCH,
+}
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -234,7 +264,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         pooled=database.pooled,
         observer=observer,
     )
-    notary = _notary(settings, dsn, metrics, observer)
+    tree = TileStore(desk, observer=observer)
+    witnesses = _witnesses(settings.ledger, tree, CosignatureStore(desk, observer=observer), metrics)
+    notary = _notary(settings, dsn, metrics, observer, witnesses)
     metrics.watch_checkpoints(age=lambda: notary.age, lag=lambda: notary.lag, size=lambda: notary.size)
     key_store = ApiKeyStore(engine, observer=observer)
     keys = _key_ring(settings, key_store)
@@ -294,6 +326,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         NamedCheck("switches", partial(_check_switches, board)),
         NamedCheck("checkpoints", partial(_check_checkpoints, notary)),
     ]
+    if witnesses is not None:
+        checks.append(NamedCheck("witnesses", partial(_check_witnesses, witnesses)))
     if keys is not None:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
     if isinstance(token_keys, JwksKeys):
@@ -349,6 +383,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             opened.push_async_callback(ledger.stop)
             # The database answered just now: waiting saves the first probes from finding the writer on its way.
             await ledger.wait_connected(within=database.connect_timeout_seconds)
+            if witnesses is not None:
+                await witnesses.start()
+                opened.push_async_callback(witnesses.stop)
+                await _hand_over_newest(witnesses, tree)
             await notary.start()
             opened.push_async_callback(notary.stop)
             if keys is not None:
@@ -408,6 +446,34 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    api.include_router(
+        authzen_router(
+            AuthzenEndpoints(
+                EvaluationEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                EvaluationsEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_batch_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                searching=SearchService(
+                    source.current,
+                    clock=partial(datetime.now, UTC),
+                    entities=_entities(settings.authzen.entities),
+                    switches=board.concerning,
+                ),
+                gate=gate,
+                identifier=settings.authzen.identifier,
+                derived=settings.environment is not Environment.PRODUCTION,
+                timeout_seconds=settings.http.request_timeout_seconds,
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -449,8 +515,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         store=desk_keys, keys=key_service, gate=gate, timeout_seconds=settings.http.request_timeout_seconds
     )
     api.include_router(keys_router(key_endpoints))
+    read_service = ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer))
+    prover = Prover(desk, observer=observer)
     reading = ReadEndpoints(
-        ReadService(LedgerReader(desk), index=DecisionIndex(desk, observer=observer)),
+        read_service,
+        prover=prover,
+        attesting=AttestService(
+            read_service, prover=prover, signer=_log_signer(settings.ledger.signing_key, origin=settings.ledger.origin)
+        ),
         erasing=EraseService(
             RecordEraser(desk, observer=observer),
             clock=partial(datetime.now, UTC),
@@ -507,6 +579,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         log=access_log,
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
+        ended=None if door is None else door.leave,
     )
     return around if door is None else SheddingMiddleware(around, door)
 
@@ -526,6 +599,10 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _entities(file: Path | None) -> Entities:
+    return Entities() if file is None else read_entities(file)
 
 
 def _policy_source(
@@ -628,19 +705,20 @@ async def _check_load(shedder: Shedder) -> CheckResult:
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
 
 
-def _notary(settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver) -> Notary:
+def _log_signer(secret: SecretStr | None, *, origin: str | None) -> KeySigner | None:
+    """Who signs for the log, None without a key."""
+    if secret is None:
+        return None
+    if origin is None:
+        raise FirewallError(Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN")
+    return KeySigner(log_key(secret.get_secret_value(), origin=origin))
+
+
+def _notary(
+    settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseObserver, witnesses: Witnesses | None
+) -> Notary:
     """What integrates and signs, on a connection of its own. Does not connect."""
     database, ledger = settings.database, settings.ledger
-
-    def signer(secret: SecretStr | None) -> KeySigner | None:
-        if secret is None:
-            return None
-        if ledger.origin is None:
-            raise FirewallError(
-                Kind.INVALID_SETTINGS, "a checkpoint says which log it is of", fix="set MFW_LEDGER__ORIGIN"
-            )
-        return KeySigner(log_key(secret.get_secret_value(), origin=ledger.origin))
-
     return Notary(
         partial(
             connect,
@@ -652,14 +730,47 @@ def _notary(settings: Settings, dsn: str, metrics: Metrics, observer: DatabaseOb
         ),
         engine=ENGINE,
         entropy=os.urandom,
-        signer=signer(ledger.signing_key),
-        previous=signer(ledger.previous_signing_key),
+        signer=_log_signer(ledger.signing_key, origin=ledger.origin),
+        previous=_log_signer(ledger.previous_signing_key, origin=ledger.origin),
         guard=None if ledger.guard_file is None else GuardFile(ledger.guard_file),
         interval=ledger.checkpoint_seconds,
         statement_timeout=database.statement_timeout_seconds,
+        published=None if witnesses is None else witnesses.hand_over,
         refused=metrics.checkpoint_refusals.inc,
         observer=observer,
     )
+
+
+def _witnesses(
+    settings: LedgerSettings, tree: TileStore, store: CosignatureStore, metrics: Metrics
+) -> Witnesses | None:
+    if not settings.witnesses:
+        return None
+    witnesses = Witnesses(
+        [WitnessAddress.parse(text) for text in settings.witnesses],
+        tiles=tree.read,
+        store=store,
+        post=HttpPost(),
+        wanted=settings.cosignatures,
+        counted=metrics.external("witness"),
+        contradicted=metrics.witness_contradictions.inc,
+    )
+    metrics.watch_cosignatures(lambda: witnesses.cosignatures)
+    return witnesses
+
+
+async def _hand_over_newest(witnesses: Witnesses, tree: TileStore) -> None:
+    """What was signed before this start may lack cosignatures; while the database is away, the next one has to do."""
+    with contextlib.suppress(FirewallError):
+        newest = await tree.newest()
+        if newest is not None:
+            witnesses.hand_over(newest)
+
+
+async def _check_witnesses(witnesses: Witnesses) -> CheckResult:
+    """At most degraded: nobody may stop decisions by being away."""
+    state, detail = witnesses.report()
+    return CheckResult(Status.HEALTHY if state is WitnessesState.CURRENT else Status.DEGRADED, detail)
 
 
 async def _check_checkpoints(notary: Notary) -> CheckResult:

@@ -25,6 +25,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker carries no 
         self.config.timeout_graceful_shutdown = max(0, self.cfg.graceful_timeout - CLOSING_SECONDS)
         # Read by our protocol, which answers a connection too many itself.
         self.config.limit_concurrency = self.cfg.worker_connections
+        # Without a proxy to trust there is nothing to look for in the headers of each request.
+        self.config.proxy_headers = bool(self.config.forwarded_allow_ips)
 
     async def _serve(self) -> None:
         """As uvicorn-worker does it, with our server."""

@@ -77,13 +77,13 @@ Header = tuple[bytes, bytes]
 
 
 class RequestContext:
-    """What is known about the request while it is answered. `principal` is filled in by step 2, `status` at the end.
+    """What is known about the request while it is answered. `principal` is filled in by step 2.
 
     `keep` is the `Cache-Control` of an answer that never changes: nothing else may be kept by a cache. `limits` are the
     fields that say how often the caller may ask, where the gate took a token.
     """
 
-    __slots__ = ("keep", "limits", "principal", "request_id", "status", "trace_id")
+    __slots__ = ("keep", "limits", "principal", "request_id", "trace_id")
 
     def __init__(self, request_id: str, trace_id: str | None) -> None:
         self.request_id = request_id
@@ -91,7 +91,6 @@ class RequestContext:
         self.principal: Principal | None = None
         self.keep: bytes | None = None
         self.limits: Sequence[Header] = ()
-        self.status = 0
 
 
 def context_of(scope: Scope) -> RequestContext:
@@ -135,6 +134,7 @@ class ContextMiddleware:
     `problem` renders what is wrong with the time that a caller gives, `internal_problem` an error nobody foresaw. `log`
     takes one event per request, None for no access log. `longest` is the time in seconds from which on a caller's is
     none of its own; `least` tells how long an answer of a path takes at the least just now, as far as that is known.
+    `ended` is told of every request, with its status, when it is over.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class ContextMiddleware:
         log: Callable[[dict[str, Any]], None] | None,
         longest: float = math.inf,
         least: Callable[[str], float | None] = lambda _path: None,
+        ended: Callable[[Scope, int], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
@@ -154,6 +155,7 @@ class ContextMiddleware:
         self._problem = problem
         self._longest = longest
         self._least = least
+        self._ended = ended
         self._internal_problem = internal_problem
         self._log = log
         self._clock = clock
@@ -209,7 +211,10 @@ class ContextMiddleware:
                 # Half an answer is out: only the server can tell the client, by closing the connection.
                 raise
         finally:
-            self._record(scope, context, status or CLIENT_CLOSED_REQUEST, self._clock() - started)
+            status = status or CLIENT_CLOSED_REQUEST
+            if self._ended is not None:
+                self._ended(scope, status)
+            self._record(scope, context, status, self._clock() - started)
 
     async def _in_time(self, timeouts: Sequence[Header], scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the application for as long as the caller waits. Raises FirewallError: MALFORMED, OVERLOADED, TIMEOUT."""
@@ -234,7 +239,6 @@ class ContextMiddleware:
 
     def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         metrics = self._metrics
-        context.status = status
         # Starlette leaves the matched route in the scope; the decision endpoint is reached without it.
         route = metrics.route_of(getattr(scope.get("route"), "path", None) or scope["path"])
         method = scope["method"]

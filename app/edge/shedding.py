@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.edge.context import SAFE_HEADERS, context_of, fresh_request_id
+from app.edge.context import SAFE_HEADERS, fresh_request_id
 from app.errors import Kind
 
 # Seconds over which latencies are averaged before the limit moves, and how many make an average.
@@ -262,7 +262,7 @@ class Refusal(NamedTuple):
 class Door:
     """The one rule for both ways in, the protocol's and the middleware's: who is let in, and what the others are told.
 
-    `priorities` are by path, and `health` is how those begin that are always let in; `shed` counts refusals.
+    `priorities` are by path; `health` is always let in, with what is below it; `shed` counts refusals.
     """
 
     def __init__(
@@ -285,6 +285,7 @@ class Door:
         self._shedder = shedder
         self._priorities = priorities
         self._health = health
+        self._below = f"{health}/"
         self._shed = shed
         self._pace = pace or Pace()
         self._chance = chance
@@ -295,19 +296,24 @@ class Door:
         """What a path is worth."""
         priority = self._priorities.get(path)
         if priority is None:
-            priority = Priority.HEALTH if path.startswith(self._health) else Priority.OTHER
+            healthy = path == self._health or path.startswith(self._below)
+            priority = Priority.HEALTH if healthy else Priority.OTHER
         return priority
 
     def enter(self, priority: Priority) -> bool:
-        """Let a request in, which then has to `leave`; or not, and count that."""
+        """Let a request in, whose scope then says so until it has to `leave`; or not, and count that."""
         if self._shedder.enter(priority):
             return True
         self._shed[priority]()
         self._untold[priority] += 1
         return False
 
-    def leave(self, priority: Priority, *, started: float, status: int) -> None:
-        """Take note that a request is answered."""
+    def leave(self, scope: Scope, status: int) -> None:
+        """Take note that a request is answered. Does nothing for one that never came in."""
+        entered: tuple[Priority, float] | None = scope.pop(ENTERED, None)
+        if entered is None:
+            return
+        priority, started = entered
         now = self.clock()
         # What was refused further in took no time, and would make every decision look fast; what ran out of time took
         # at least that much, and were it left out, a service that is late for everybody would never know.
@@ -331,34 +337,27 @@ class Door:
 
 
 class SheddingMiddleware:
-    """The outermost ASGI callable, for servers that do not ask the door themselves; and the way out for all.
+    """The outermost ASGI callable: a door for servers that do not ask it themselves, and for what they leave to it.
 
-    A refusal costs neither a look at the headers nor at the body.
+    A refusal costs neither a look at the headers nor at the body. INVARIANT: whoever is let in passes `leave` on the
+    way out; that is `ContextMiddleware`'s part, which is around everything else and knows the status.
     """
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
         self._app = app
         self._door = door
 
+    # A coroutine though it awaits little: by that servers tell ASGI 3 from ASGI 2.
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        door = self._door
-        entered: tuple[Priority, float] | None = scope.get(ENTERED)
-        if entered is None:
+        if scope["type"] == "http" and ENTERED not in scope:
+            door = self._door
             priority = door.priority_of(scope["path"])
             if not door.enter(priority):
                 await self._refuse(send)
                 return
-            started = door.clock()
-        else:
-            priority, started = entered
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            door.leave(priority, started=started, status=context_of(scope).status)
+            scope[ENTERED] = (priority, door.clock())
+        await self._app(scope, receive, send)
 
     async def _refuse(self, send: Send) -> None:
         door = self._door

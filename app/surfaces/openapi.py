@@ -122,15 +122,21 @@ def _problem_response(status: int) -> dict[str, Any]:
 
 def json_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """A required JSON body and the security schemes, for a route's `openapi_extra`; the model's parts stand inline."""
-    schema = model.model_json_schema()
-    parts: dict[str, Any] = schema.pop("$defs", {})
     return {
         "security": SECURITY,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _inlined(schema, parts), "example": example}},
+            "content": {"application/json": {"schema": inlined(model), "example": example}},
         },
     }
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a model with its parts in their places, for what no `responses` of FastAPI can name."""
+    schema = model.model_json_schema()
+    parts: dict[str, Any] = schema.pop("$defs", {})
+    made: dict[str, Any] = _inlined(schema, parts)
+    return made
 
 
 def install_openapi(app: FastAPI) -> None:

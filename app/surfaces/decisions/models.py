@@ -79,6 +79,7 @@ class LinksOut(_Wire):
     """Where more of it is."""
 
     entry: str
+    proof: str
 
 
 class RecordedDecisionOut(_Wire):
@@ -104,6 +105,47 @@ class RecordedDecisionOut(_Wire):
     salt: Left[Base64] = Field(default=None, description="of the record; for callers with `ledger:read`")
     erasure: Left[ErasureOut] = Field(default=None, description="left out where nothing was erased")
     links: LinksOut
+
+
+class InclusionOut(_Wire):
+    """That an entry is in the tree (RFC 9162 section 2.1.3)."""
+
+    index: Index
+    size: Annotated[int, Field(ge=1, description="of the tree")]
+    leaf_hash: Base64
+    root: Base64
+    hashes: list[Base64] = Field(description="from the sibling of the leaf up")
+    checkpoint: Left[str] = Field(
+        default=None, description="the signed note of this size, with cosignatures; left out where none is kept"
+    )
+
+
+class ConsistencyOut(_Wire):
+    """That a tree begins with a smaller one (RFC 9162 section 2.1.4)."""
+
+    from_size: Index
+    to_size: Index
+    from_root: Base64
+    to_root: Base64
+    hashes: list[Base64]
+    checkpoint: Left[str] = Field(
+        default=None, description="the signed note of `to_size`, with cosignatures; left out where none is kept"
+    )
+
+
+class SignatureOut(_Wire):
+    """One signature of an envelope."""
+
+    keyid: str = Field(description="name and id of the ledger's key, as in its checkpoints")
+    sig: Base64
+
+
+class EnvelopeOut(_Wire):
+    """A DSSE envelope with an in-toto statement; docs/ledger.md describes the predicate."""
+
+    payload: Base64
+    payloadType: Literal["application/vnd.in-toto+json"]  # noqa: N815 - the standard's name
+    signatures: list[SignatureOut] = Field(min_length=1)
 
 
 class BytesOut(_Wire):

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import AwareDatetime
 from starlette.responses import Response
 
-from app.core import strict_json
+from app.core import dsse, strict_json
 from app.core.members import listed, refuse_unknown, text
 from app.core.principal import AccessScope, Principal
 from app.core.quota import RouteClass
@@ -21,26 +21,35 @@ from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import CLIENT_CLOSED_REQUEST
 from app.edge.gate import Gate
 from app.errors import FirewallError, Kind
+from app.ledger.prove import Prover
 from app.ledger.read import Erasure, LedgerEntry, RecordState
 from app.ledger.receipt import timestamp
 from app.ledger.search import FoundDecision, Wanted
+from app.service.attest import PAYLOAD_TYPE, AttestService
 from app.service.erase import EraseService
 from app.service.read import ReadDecision, ReadService
 from app.surfaces.decisions.models import (
     EXAMPLE_ERASURE,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    ConsistencyOut,
     EntryOut,
+    EnvelopeOut,
     ErasedOut,
     ErasureIn,
     FoundPageOut,
+    InclusionOut,
     RecordedDecisionOut,
 )
-from app.surfaces.openapi import SECURITY, json_body, problem_responses
+from app.surfaces.negotiation import JSON, chosen
+from app.surfaces.openapi import SECURITY, inlined, json_body, problem_responses
 
 DECISIONS: Final = "/v1/decisions"
 ENTRIES: Final = "/v1/ledger/entries"
 ERASURES: Final = "/v1/ledger/erasures"
+CONSISTENCY: Final = "/v1/ledger/consistency"
+
+TEXT: Final = "text/plain"
 
 # An id and a reason of 1000 characters, six bytes for each at the worst.
 BODY_BYTES_MAX: Final = 16_384
@@ -60,8 +69,19 @@ Word = Annotated[str | None, Query(min_length=1, max_length=_WORD_CHARACTERS_MAX
 class ReadEndpoints:
     """What the routes share: who asks, how often, and how long an answer may take."""
 
-    def __init__(self, reading: ReadService, *, erasing: EraseService, gate: Gate, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        reading: ReadService,
+        *,
+        prover: Prover,
+        attesting: AttestService,
+        erasing: EraseService,
+        gate: Gate,
+        timeout_seconds: float,
+    ) -> None:
         self.reading = reading
+        self.prover = prover
+        self.attesting = attesting
         self.erasing = erasing
         self._gate = gate
         self._timeout_seconds = timeout_seconds
@@ -157,12 +177,26 @@ def decisions_read_router(endpoints: ReadEndpoints) -> APIRouter:
         tags=["decisions"],
         summary="One recorded decision",
         operation_id="get_decision",
-        responses={200: {"model": RecordedDecisionOut}, **_READ_PROBLEMS, **problem_responses(404)},
+        responses={
+            200: {
+                "model": RecordedDecisionOut,
+                "headers": _VARY,
+                "content": {PAYLOAD_TYPE: {"schema": inlined(EnvelopeOut)}},
+            },
+            **_READ_PROBLEMS,
+            **problem_responses(404, 406),
+        },
         openapi_extra={"security": SECURITY},
     )
     async def get(request: Request, id: DecisionId) -> Response:  # noqa: A002 - the wire's name
-        """With its record for as long as that is kept. With `decide` alone only what the caller asked for itself."""
+        """With its record for as long as that is kept. With `decide` alone only what the caller asked for itself.
+
+        `Accept: application/vnd.in-toto+json` gives an attestation of it, signed by the key of the ledger.
+        """
         principal = await endpoints.reader(request, None)
+        if _chosen(request, PAYLOAD_TYPE) == PAYLOAD_TYPE:
+            envelope = await endpoints.timely(endpoints.attesting.attest(id, principal=principal))
+            return _json(dsse.tree_of(envelope), media_type=PAYLOAD_TYPE)
         return _json(_decision(await endpoints.timely(endpoints.reading.decision(id, principal=principal))))
 
     @router.get(
@@ -177,6 +211,76 @@ def decisions_read_router(endpoints: ReadEndpoints) -> APIRouter:
         """Of whatever kind, with its bytes and the salt, so that the record can be verified against the receipt."""
         principal = await endpoints.reader(request, AccessScope.LEDGER_READ)
         return _json(_entry(await endpoints.timely(endpoints.reading.entry(index, principal=principal))))
+
+    @router.get(
+        f"{ENTRIES}/{{index}}/proof",
+        tags=["ledger"],
+        summary="The proof that an entry is in the ledger",
+        operation_id="prove_ledger_entry",
+        responses={
+            200: {
+                "model": InclusionOut,
+                "headers": _VARY,
+                "content": {TEXT: {"schema": {"type": "string", "description": "C2SP tlog-proof"}}},
+            },
+            **_READ_PROBLEMS,
+            **problem_responses(404, 406),
+        },
+        openapi_extra={"security": SECURITY},
+    )
+    async def proof(
+        request: Request,
+        index: EntryIndex,
+        size: Annotated[
+            int | None,
+            Query(ge=1, le=INDEX_MAX, description="of the tree; that of the newest checkpoint if left out"),
+        ] = None,
+    ) -> Response:
+        """As JSON, or with `Accept: text/plain` as C2SP tlog-proof. 503 while it is under no checkpoint yet."""
+        await endpoints.reader(request, AccessScope.LEDGER_READ)
+        form = _chosen(request, TEXT)
+        made = await endpoints.timely(endpoints.prover.inclusion(index, size=size))
+        if form == TEXT:
+            return Response(made.text(), media_type=f"{TEXT}; charset=utf-8", headers=_VARIES)
+        answer = {
+            "index": made.index,
+            "size": made.size,
+            "leaf_hash": _base64(made.leaf_hash),
+            "root": _base64(made.root),
+            "hashes": [_base64(one) for one in made.hashes],
+            **_checkpoint(made.checkpoint),
+        }
+        return _json(answer)
+
+    @router.get(
+        CONSISTENCY,
+        tags=["ledger"],
+        summary="The proof that the ledger begins with what it was",
+        operation_id="prove_ledger_consistency",
+        responses={200: {"model": ConsistencyOut}, **_READ_PROBLEMS, **problem_responses(404)},
+        openapi_extra={"security": SECURITY},
+    )
+    async def consistency(
+        request: Request,
+        *,
+        old: Annotated[int, Query(alias="from", ge=0, le=INDEX_MAX, description="the size of a checkpoint you saved")],
+        new: Annotated[
+            int | None,
+            Query(alias="to", ge=0, le=INDEX_MAX, description="that of the newest checkpoint if left out"),
+        ] = None,
+    ) -> Response:
+        """From one size of the tree to another."""
+        await endpoints.reader(request, AccessScope.LEDGER_READ)
+        made = await endpoints.timely(endpoints.prover.consistency(old, new))
+        answer = {
+            "from_size": made.old,
+            "to_size": made.new,
+            "from_root": _base64(made.old_root),
+            "to_root": _base64(made.new_root),
+            "hashes": [_base64(one) for one in made.hashes],
+            **_checkpoint(made.checkpoint),
+        }
+        return _json(answer)
 
     @router.post(
         ERASURES,
@@ -214,6 +318,9 @@ def decisions_read_router(endpoints: ReadEndpoints) -> APIRouter:
     return router
 
 
+# The answer is another for another `Accept` (RFC 9110 section 12.5.5).
+_VARIES: Final = {"vary": "accept"}
+_VARY: Final = {"Vary": {"description": "`accept`", "schema": {"type": "string"}}}
 _READ_PROBLEMS: Final = problem_responses(400, 401, 403, 429, 500, 503, 504)
 _ERASURE_MEMBERS: Final = ("id", "reason")
 _FILTERS: Final = (
@@ -354,7 +461,7 @@ def _decision(read: ReadDecision) -> JsonObject:
         **({} if record is None else {"record": record}),
         **_salt(entry if read.with_salt else None),
         **_erased(entry),
-        "links": {"entry": f"{ENTRIES}/{entry.idx}"},
+        "links": {"entry": f"{ENTRIES}/{entry.idx}", "proof": f"{ENTRIES}/{entry.idx}/proof"},
     }
 
 
@@ -397,10 +504,19 @@ def _erasure(erasure: Erasure) -> JsonObject:
     }
 
 
+def _checkpoint(note: bytes | None) -> JsonObject:
+    return {} if note is None else {"checkpoint": note.decode()}
+
+
+def _chosen(request: Request, other: str) -> str:
+    """JSON, unless the caller would rather have the other form. Raises FirewallError (NOT_ACCEPTABLE)."""
+    return chosen(request.headers.getlist("accept"), (JSON, other))
+
+
 def _base64(content: bytes) -> str:
     return b64encode(content).decode()
 
 
-def _json(value: Any, *, status: int = 200) -> Response:
+def _json(value: Any, *, status: int = 200, media_type: str = JSON) -> Response:
     """`Cache-Control: no-store` comes with every answer (edge/context.py)."""
-    return Response(orjson.dumps(value), status_code=status, media_type="application/json")
+    return Response(orjson.dumps(value), status_code=status, media_type=media_type, headers=_VARIES)

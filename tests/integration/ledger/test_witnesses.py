@@ -1,48 +1,23 @@
 """Two witnesses on loopback cosign a ledger in PostgreSQL, over HTTP, and what they say is served."""
 
 import asyncio
-import contextlib
-import threading
-import time
 
 import asyncpg
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.cli.server import OPTIONS
-from app.cli.witness import Witness, WitnessApp
 from app.core.notes import Algorithm, Checkpoint, Note, SignerKey, open_checkpoint
-from app.core.witnessing import WitnessAddress
 from app.ledger.published import PublishedLedger
 from app.ledger.witnesses import CosignatureStore, HttpPost, WitnessAwayError, Witnesses, WitnessesState
 from app.persistence.engine import create_engine
 from tests.integration.service.published import LOG, ORIGIN, publish
+from tests.integration.service.witnessing import witness
 
 KEYS = [
     SignerKey.of(name, Ed25519PrivateKey.generate(), algorithm=Algorithm.COSIGNATURE)
     for name in ("w.example.com/1", "w.example.com/2")
 ]
-
-
-@contextlib.contextmanager
-def witness(key, directory):
-    """A witness that answers, and its address."""
-    state = Witness(key, logs={ORIGIN: (LOG.verifier,)}, directory=directory)
-    options = OPTIONS | {"lifespan": "off", "loop": "asyncio"}
-    server = uvicorn.Server(uvicorn.Config(WitnessApp(state), host="127.0.0.1", port=0, **options))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), name=key.name)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 30
-        while not server.started and thread.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield WitnessAddress(key.verifier, f"http://127.0.0.1:{port}")
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        state.close()
 
 
 class Signed:

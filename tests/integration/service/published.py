@@ -46,6 +46,7 @@ async def publish(dsn: str, size: int) -> Checkpoint:
                 [(tile.level, tile.index, hashes) for tile, hashes in grown.tiles.items()],
             )
             if size > before:
+                await connection.execute("UPDATE ledger_head SET next_index = $1", size)
                 await connection.execute("UPDATE ledger_tree SET size = $1, root = $2", size, grown.root)
             checkpoint = Checkpoint(ORIGIN, size, grown.root)
             note = Note(checkpoint.text, (LOG.sign(checkpoint.text),)).serialise()

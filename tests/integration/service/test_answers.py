@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jsonschema import Draft202012Validator
 
 from app.core import dsse
+from app.core.notes import SignerKey
 from app.policies.signatures import merged, sign
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,7 +27,11 @@ SIGNED = {
     "MFW_POLICIES__SOURCE": "database",
     "MFW_POLICIES__DIRECTORY": "",
     "MFW_POLICIES__SIGNERS": json.dumps({"sre": PEM}),
+    "MFW_LEDGER__ORIGIN": "answers.example.com/ledger",
+    "MFW_LEDGER__SIGNING_KEY": SignerKey.of("answers.example.com/ledger", Ed25519PrivateKey.generate()).text,
 }
+# Forms of answers that no JSON Schema describes.
+NOT_JSON = {"text/plain", "application/octet-stream"}
 SCARCE = {f"MFW_LIMITS__{name}": "1" for name in ("PER_MINUTE", "BURST", "BATCH_PER_MINUTE", "BATCH_BURST")}
 
 
@@ -67,10 +72,12 @@ class Checked:
             assert answer.content == b""
             return None
         media = answer.headers["content-type"].partition(";")[0]
-        assert media in told["content"], (method, path, media)
+        assert media in {form.partition(";")[0] for form in told["content"]}, (method, path, media)
         if media == "application/x-ndjson":
             self.lines(answer.text)
             return answer.text
+        if media in NOT_JSON:
+            return answer.content
         schema = closed(told["content"][media]["schema"])
         Draft202012Validator({**schema, **self.closed}).validate(answer.json())
         if media == "application/problem+json":
@@ -130,6 +137,23 @@ def decisions(checked: Checked) -> None:
         ask("POST", path, json=other if path == one else {"mutations": [other]}, headers=key)
 
 
+def authzen(checked: Checked) -> None:
+    ask = checked.ask
+    path = "/access/v1/evaluation"
+    good = {name: GOOD[name] for name in ("subject", "action", "resource")} | {"context": {"change": GOOD["change"]}}
+    assert ask("POST", path, json=good)["decision"] is True
+    ask("POST", path, json={})
+    ask("POST", path, json=good, who="operator_key")
+    many = ask("POST", f"{path}s", json=good | {"evaluations": [{}, {"action": {"name": "x"}}, {"context": 1}]})
+    assert [one["decision"] for one in many["evaluations"]] == [True, False, False]
+    ask("POST", f"{path}s", json=[])
+    for kind in ("subject", "resource", "action"):
+        ask("POST", f"/access/v1/search/{kind}", json=good, who="operator_key")
+        ask("POST", f"/access/v1/search/{kind}", json={}, who="operator_key")
+        ask("POST", f"/access/v1/search/{kind}", json=good)
+    ask("GET", "/.well-known/authzen-configuration", who="")
+
+
 def refusals(checked: Checked) -> None:
     """Each kind of refusal of the decision routes, as it is documented."""
     ask = checked.ask
@@ -171,6 +195,35 @@ def signed_and_activated(checked: Checked) -> None:
     checked.ask("POST", "/v1/decisions", json=GOOD)
 
 
+def published(checked: Checked) -> None:
+    """Of a service that signs its checkpoints."""
+
+    def ask(*args: Any, **options: Any) -> Any:
+        return checked.ask(*args, **{"who": "admin_key"} | options)
+
+    made = checked.ask("POST", "/v1/decisions", json=GOOD)
+    one, proof, tile = "/v1/decisions/{id}", "/v1/ledger/entries/{index}/proof", "/ledger/tile/{path}"
+    proved = f"/v1/ledger/entries/{made['ledger_index']}/proof"
+    deadline = time.monotonic() + 20
+    while "hashes" not in (told := ask("GET", proved, proof)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert told["checkpoint"].startswith("answers.example.com/ledger\n")
+    assert ask("GET", proved, proof, headers={"Accept": "text/plain"}).startswith(b"c2sp.org/tlog-proof@v1\n")
+    assert ask("GET", "/v1/ledger/consistency?from=1")["checkpoint"] == told["checkpoint"]
+    ask("GET", "/ledger/checkpoint")
+    for path in (f"0/000.p/{told['size']}", f"entries/000.p/{told['size']}", "0/999", "nonsense"):
+        ask("GET", f"/ledger/tile/{path}", tile)
+    attestation = {"Accept": "application/vnd.in-toto+json"}
+    read = f"/v1/decisions/{made['id']}"
+    envelope = ask("GET", read, one, headers=attestation)
+    assert envelope["signatures"][0]["keyid"].startswith("answers.example.com/ledger+")
+    for who in ("", "key"):
+        ask("GET", "/ledger/checkpoint", who=who)
+        ask("GET", "/ledger/tile/0/000", tile, who=who)
+        checked.ask("GET", read, one, who=who, headers=attestation)
+
+
 def records(checked: Checked) -> None:
     def ask(*args: Any, **options: Any) -> Any:
         return checked.ask(*args, **{"who": "admin_key"} | options)
@@ -193,6 +246,14 @@ def records(checked: Checked) -> None:
         assert ask("GET", f"/v1/decisions/{of}", one)
     for of in (made["ledger_index"], 2**62, "x"):
         ask("GET", f"/v1/ledger/entries/{of}", entry)
+    proof, consistency = "/v1/ledger/entries/{index}/proof", "/v1/ledger/consistency"
+    for of in (made["ledger_index"], 2**62, "x"):
+        ask("GET", f"/v1/ledger/entries/{of}/proof", proof)
+    ask("GET", f"{consistency}?from=0&to=0")
+    for query in ("", "?from=0", "?from=2&to=1", f"?from={2**62}"):
+        ask("GET", f"{consistency}{query}")
+    for path, of in ((f"/v1/decisions/{made['id']}", one), ("/v1/ledger/entries/0/proof", proof)):
+        ask("GET", path, of, headers={"Accept": "image/png"})
     wanted = {"id": made["id"], "reason": "a test"}
     for body in (wanted, wanted, {}, wanted | {"id": NO_ID}):
         ask("POST", erasures, json=body)
@@ -205,6 +266,8 @@ def records(checked: Checked) -> None:
     for who in ("", "key"):
         ask("GET", listing, who=who)
         ask("GET", "/v1/ledger/entries/0", entry, who=who)
+        ask("GET", "/v1/ledger/entries/0/proof", proof, who=who)
+        ask("GET", f"{consistency}?from=0&to=0", who=who)
         ask("POST", erasures, who=who, json=wanted)
 
 
@@ -279,17 +342,21 @@ def others(checked: Checked) -> None:
 
 
 def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
-    for part in (decisions, refusals, records, policy_sets, keys, switches, others):
+    for part in (decisions, refusals, authzen, records, policy_sets, keys, switches, others):
         part(checked)
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))
     with serve(database_dsn, **SIGNED) as signed:
         signed_and_activated(Checked(signed, checked.seen))
+        published(Checked(signed, checked.seen))
     succeeded = {(method, route) for method, route, status in checked.seen if status < 400}
     documented = {(method.upper(), route) for route, methods in checked.document["paths"].items() for method in methods}
     assert documented == succeeded
     refused = {(method, route) for method, route, status in checked.seen if status >= 400}
-    assert documented - refused == {("GET", f"/health{part}") for part in ("", "/live", "/ready", "/startup")}
+    assert documented - refused == {
+        *(("GET", f"/health{part}") for part in ("", "/live", "/ready", "/startup")),
+        ("GET", "/.well-known/authzen-configuration"),
+    }
 
 
 def test_an_answer_with_more_than_the_document_says_would_be_seen(checked):

@@ -32,7 +32,7 @@ IN_PATHS = {
 IN_QUERIES = {
     (method, path): {"reason": "a test"}
     for method, path in [("DELETE", "/v1/keys/{id}"), ("DELETE", "/v1/switches/{id}")]
-}
+} | {("GET", "/v1/ledger/consistency"): {"from": "0"}}
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -1,15 +1,19 @@
 """`/ledger/` as tlog-tiles says, over HTTP, on ledgers of every size at which a tree changes its shape."""
 
 import gzip
+import time
 
 import asyncpg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.core import merkle, notes
-from app.core.notes import Checkpoint
+from app.core.notes import Algorithm, Checkpoint, SignerKey
 from app.core.tiles import BundleId, TileId, bundles_of, decode_bundle, partial_tiles, tiles_of
+from app.surfaces.native.models import EXAMPLE_REQUEST
 from tests.integration.service.conftest import apart
 from tests.integration.service.published import LOG, ORIGIN, publish, receipt
+from tests.integration.service.witnessing import witness
 
 SIZES = (0, 1, 255, 256, 257, 65_537)
 OCTETS = "application/octet-stream"
@@ -165,3 +169,43 @@ def test_cosignatures_are_served_with_the_checkpoint(serve, database_dsn):
     with serve(database_dsn, MFW_LEDGER__PUBLIC="true") as service, service.client(key="") as client:
         note = notes.parse_note(client.get("/ledger/checkpoint").content)
         assert [one.name for one in note.signatures] == [ORIGIN, "witness.example.com/w1"]
+
+
+def test_signed_and_witnessed(serve, database_dsn, tmp_path):
+    keys = [
+        SignerKey.of(f"w.example.com/{n}", Ed25519PrivateKey.generate(), algorithm=Algorithm.COSIGNATURE)
+        for n in (1, 2)
+    ]
+    settings = {"MFW_LEDGER__ORIGIN": ORIGIN, "MFW_LEDGER__SIGNING_KEY": LOG.text, "MFW_LEDGER__PUBLIC": "true"}
+
+    def signed(service, *signers, since):
+        """The newest checkpoint once it has more entries, and they all have signed it."""
+        known = [LOG.verifier, *(key.verifier for key in keys)]
+        deadline = time.monotonic() + 15
+        with service.client(key="") as reader:
+            while time.monotonic() < deadline:
+                answer = reader.get("/ledger/checkpoint")
+                if answer.status_code == 200:
+                    opened = notes.open_checkpoint(answer.content, keys=known)
+                    if opened.checkpoint.size > since and {one.name for one in opened.signers} == set(signers):
+                        return opened.checkpoint.size
+                time.sleep(0.05)
+        raise AssertionError("not signed")
+
+    def decide(service):
+        with service.client() as agent:
+            assert agent.post("/v1/decisions", json=EXAMPLE_REQUEST).status_code == 200
+
+    with witness(keys[0], tmp_path / "1") as first:
+        with witness(keys[1], tmp_path / "2") as second:
+            settings["MFW_LEDGER__WITNESSES"] = ",".join(f"{one.key.text} {one.url}" for one in (first, second))
+            with serve(database_dsn, **settings) as service:
+                decide(service)
+                size = signed(service, ORIGIN, "w.example.com/1", "w.example.com/2", since=0)
+                with service.client(key=service.operator_key) as operator:
+                    found = operator.get("/health/detailed").json()["components"]["witnesses"]
+                assert (found["status"], found["detail"]) == ("healthy", "2 of 2 witnesses answer")
+        # One of them away: decisions and checkpoints go on.
+        with serve(database_dsn, **settings) as service:
+            decide(service)
+            signed(service, ORIGIN, "w.example.com/1", since=size)

@@ -363,6 +363,48 @@ def test_an_archived_record_is_told_apart(service, decide, get, erase):
     assert "archived" in answer.json()["detail"]
 
 
+def test_proofs_are_given_in_the_form_that_is_asked_for(service, decide, get):
+    index = decide()["ledger_index"]
+    path = f"/v1/ledger/entries/{index}/proof"
+    soon = get(path)
+    assert (soon.status_code, soon.headers["retry-after"]) == (503, "1")
+    # A tree of one leaf, signed by nobody who is asked here.
+    ((receipt,),) = execute(service, "SELECT receipt FROM ledger_entries WHERE idx = 0")
+    leaf = leaf_hash(receipt)
+    execute(service, "INSERT INTO ledger_tiles VALUES (0, 0, $1) ON CONFLICT DO NOTHING", leaf)
+    execute(service, "UPDATE ledger_tree SET size = 1, root = $1 WHERE size = 0", leaf)
+    note = f"log\n1\n{base64.b64encode(leaf).decode()}\n\n\N{EM DASH} log AAAAAQIDBAU=\n"
+    execute(
+        service,
+        "INSERT INTO ledger_checkpoints VALUES (1, $1, 'log', now(), $2) ON CONFLICT DO NOTHING",
+        leaf,
+        note.encode(),
+    )
+    first = "/v1/ledger/entries/0/proof"
+    read = get(first)
+    expected = {"index": 0, "size": 1, "leaf_hash": base64.b64encode(leaf).decode(), "hashes": [], "checkpoint": note}
+    assert read.json() == expected | {"root": expected["leaf_hash"]}
+    assert read.headers["vary"] == "accept"
+    text = get(first, headers={"Accept": "text/plain"})
+    assert text.headers["content-type"] == "text/plain; charset=utf-8"
+    assert text.text == f"c2sp.org/tlog-proof@v1\nindex 0\n\n{note}"
+    assert get(first, headers={"Accept": "image/png"}).status_code == 406
+    grown = get("/v1/ledger/consistency?from=1&to=1").json()
+    assert (grown["from_root"], grown["to_root"], grown["checkpoint"]) == (*[expected["leaf_hash"]] * 2, note)
+    assert get("/v1/ledger/consistency?from=0").json()["hashes"] == []
+    assert get("/v1/ledger/consistency").status_code == 400
+    for path in (first, "/v1/ledger/consistency?from=0"):
+        assert get(path, key=service.key).status_code == 403
+
+
+def test_without_a_key_nothing_is_attested(decide, get):
+    made = decide()
+    answer = get(f"/v1/decisions/{made['id']}", headers={"Accept": "application/vnd.in-toto+json"})
+    assert answer.status_code == 503
+    assert "MFW_LEDGER__SIGNING_KEY" in answer.json()["fix"]
+    assert get(f"/v1/decisions/{made['id']}", headers={"Accept": "text/html"}).status_code == 406
+
+
 def test_ids_are_read_in_any_case(decide, get, erase):
     made = decide()
     assert get(f"/v1/decisions/{made['id'].upper()}").json()["id"] == made["id"]

@@ -19,7 +19,6 @@ from app.cli.protocol import (
     Protocol,
 )
 from app.cli.server import KEEP_ALIVE_SECONDS, OPTIONS
-from app.edge.context import RequestContext
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Pace, Pressure, Priority, Shedder, SheddingMiddleware
 
 
@@ -305,15 +304,19 @@ class Guarded:
         self.seen = []
         self.answer = asyncio.Event()
         self.answer.set()
-        self.app = SheddingMiddleware(self.inner, self.door)
+        self.app = SheddingMiddleware(self.around, self.door)
+
+    async def around(self, scope, receive, send):
+        try:
+            await self.inner(scope, receive, send)
+        finally:
+            self.door.leave(scope, 200)
 
     async def inner(self, scope, receive, send):
         self.seen.append((scope["method"], scope["path"]))
         while (await receive()).get("more_body"):
             pass
         await self.answer.wait()
-        scope["mfw.context"] = RequestContext("r", None)
-        scope["mfw.context"].status = 200
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 

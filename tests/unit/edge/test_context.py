@@ -381,3 +381,16 @@ async def test_a_whole_answer_is_one_however_long_its_end_takes() -> None:
 
     around = await Around(app)(scope((b"x-request-timeout-ms", b"1")))
     assert [message["type"] for message in around.sent] == ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_end_of_each_request_is_told(fails: bool) -> None:
+    ended: list[tuple[str, int]] = []
+
+    async def app(asked: Any, _receive: Any, send: Any) -> None:
+        if fails:
+            raise RuntimeError
+        await answers(asked, _receive, send)
+
+    await Around(app, ended=lambda asked, status: ended.append((asked["path"], status)))(scope())
+    assert ended == [("/v1/decisions", 500 if fails else 200)]

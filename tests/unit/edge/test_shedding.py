@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.edge.context import RequestContext
 from app.edge.shedding import (
     BASE_SECONDS,
     ENTERED,
@@ -231,15 +230,22 @@ class Served:
             chance=lambda: 0.99,
             **options,
         )
-        self.middleware = SheddingMiddleware(app or self.answer, self.door)
+        self.middleware = SheddingMiddleware(self.around(app or self.answer), self.door)
 
     def count(self, priority):
         self.shed[priority] += 1
 
+    def around(self, app):
+        async def context(scope, receive, send):
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.door.leave(scope, scope.get("answer", 500))
+
+        return context
+
     async def answer(self, scope, receive, send):
         self.now += 0.25
-        scope["mfw.context"] = RequestContext("r", None)
-        scope["mfw.context"].status = scope["answer"]
         await send({"type": "http.response.start", "status": scope["answer"], "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -281,7 +287,7 @@ async def test_paths_have_their_priority_and_health_always_answers():
     served = Served(held)
     for path in ("/v1/decisions", "/v1/decisions:batch", "/v1/policy-sets", "/healthy", "/health/ready", "/health"):
         await served.ask(path)
-    assert served.shed == {HEALTH: 0, DECISION: 1, BATCH: 1, OTHER: 1}
+    assert served.shed == {HEALTH: 0, DECISION: 1, BATCH: 1, OTHER: 2}
 
 
 async def test_only_answered_decisions_say_how_long_decisions_take():
@@ -326,6 +332,9 @@ async def test_who_was_let_in_before_is_not_asked_again_and_goes_out_once():
     assert held.limit._sum == 1.0
     assert held.under_way[DECISION] == 0
     assert served.shed[DECISION] == 0
+    # Who goes out twice went out once.
+    served.door.leave({}, 200)
+    assert held.under_way[DECISION] == 0
 
 
 async def test_who_goes_says_so_in_a_refusal():

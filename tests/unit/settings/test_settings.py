@@ -1006,3 +1006,8 @@ class TestWitnesses:
     def test_more_cosignatures_than_witnesses(self):
         given = {self.NAME: f"{self.VKEY} https://w", "MFW_LEDGER__COSIGNATURES": "2"}
         assert details(GOOD | given) == {"MFW_LEDGER__COSIGNATURES": "2 cosignatures of 1 witnesses"}
+
+    def test_nothing_to_witness(self):
+        unsigned = {name: value for name, value in GOOD.items() if not name.startswith("MFW_LEDGER__")}
+        given = unsigned | {"MFW_ENVIRONMENT": "test", self.NAME: f"{self.VKEY} https://w"}
+        assert details(given) == {self.NAME: "nothing is signed"}
