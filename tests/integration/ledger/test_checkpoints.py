@@ -181,6 +181,7 @@ async def test_a_ledger_of_any_size_is_integrated_and_every_entry_proved(ledger,
 async def test_without_a_key_the_tree_is_integrated_and_health_says_so(ledger):
     notary = ledger.notary(None)
     assert notary.report()[0] is NotaryState.UNSIGNED
+    assert (notary.lag, notary.size, notary.age) == (0, 0, float("inf"))
     assert (await ledger.tree.head()).root == EMPTY_ROOT
     assert await ledger.tree.newest() is None
     assert await ledger.tree.read([]) == {}
