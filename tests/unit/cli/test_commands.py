@@ -71,7 +71,7 @@ class TestRoot:
     @pytest.mark.parametrize(
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
-        + [["tokens", "rotate"]]
+        + [["tokens", "rotate"], ["witness", "keygen"], ["witness", "serve"]]
         + [["ledger", word] for word in ("partitions",)]
         + [["integrity", "check"]]
         + [["backup", word] for word in ("create", "list", "verify", "restore")]
