@@ -48,10 +48,10 @@ SELECT number,
     'policy-' || number % {POLICIES} AS policy, ledger_search_key('policy-' || number % {POLICIES}) AS policy_key,
     'rule-' || number / {POLICIES} % {RULES} AS rule,
     ledger_search_key('policy-' || number % {POLICIES}, 'rule-' || number / {POLICIES} % {RULES}) AS rule_key
-FROM generate_series(0, {RESOURCES - 1}) AS number
+FROM generate_series(0, $resources - 1) AS number
 """
 # One row in a thousand is a hold, one in twenty a deny; which words it has follows from its index.
-FILL = f"""
+FILL = """
 INSERT INTO ledger_search (
     idx, recorded_at, id, subject_key, resource_key, resource_type_key, action_key, policy_key, rule_key,
     subject_type, subject_id, resource_type, resource_id, action, decision, policy, rule, mode
@@ -60,7 +60,7 @@ SELECT idx, $3::timestamptz + (idx * $4::float8) * interval '1 second', gen_rand
     subject_key, resource_key, resource_type_key, action_key, policy_key, rule_key,
     'agent', subject, resource_type, resource, action,
     CASE WHEN idx % 1000 = 7 THEN 'hold' WHEN idx % 20 = 3 THEN 'deny' ELSE 'allow' END, policy, rule, 'enforce'
-FROM generate_series($1::bigint, $2::bigint) AS idx JOIN words ON words.number = (idx * 7919) % {RESOURCES}
+FROM generate_series($1::bigint, $2::bigint) AS idx JOIN words ON words.number = (idx * 7919) % $5
 """
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # has no types
 WHO = Principal("bench", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
@@ -72,7 +72,7 @@ def asked() -> dict[str, Wanted]:
     return {
         "nothing": Wanted(),
         "subject": Wanted(subject=("agent", "bot-77")),
-        "resource": Wanted(resource=("apps/Type7", "prod/service-7007")),
+        "resource": Wanted(resource=("apps/Type7", "prod/service-7")),
         "resource type": Wanted(resource_type="apps/Type7"),
         "action": Wanted(action="act-7"),
         "decision, 1 in 20": Wanted(decision=Effect.DENY),
@@ -102,8 +102,8 @@ def database() -> Iterator[str]:
         shutil.rmtree(state, ignore_errors=True)
 
 
-async def fill(dsn: str, rows: int) -> None:
-    """`rows` rows over a year, in partitions by month, their indexes made afterwards."""
+async def fill(dsn: str, rows: int, *, resources: int = RESOURCES) -> None:
+    """`rows` rows over a year about so many resources, in partitions by month, their indexes made afterwards."""
     connection = await asyncpg.connect(dsn)
     indexes = await connection.fetch(
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'ledger_search' AND indexname <> $1",
@@ -115,11 +115,11 @@ async def fill(dsn: str, rows: int) -> None:
         first, last = (datetime(2025 + at // 12, at % 12 + 1, 1, tzinfo=UTC) for at in (month, month + 1))
         name, bounds = f"ledger_search_{first:%Y_%m}", f"FROM ('{first}') TO ('{last}')"
         await connection.execute(f"CREATE TABLE {name} PARTITION OF ledger_search FOR VALUES {bounds}")
-    await connection.execute(WORDS)
+    await connection.execute(WORDS.replace("$resources", str(resources)))
     await connection.execute("ANALYZE words")
     pace = timedelta(days=360).total_seconds() / rows
     for at in range(0, rows, 250_000):
-        await connection.execute(FILL, at, min(at + 250_000, rows) - 1, START, pace)
+        await connection.execute(FILL, at, min(at + 250_000, rows) - 1, START, pace, resources)
     for one in indexes:
         # Of the whole table, its partitions included.
         await connection.execute(one["indexdef"].replace(" ON ONLY ", " ON "))
