@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
@@ -65,9 +66,11 @@ from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.listening import Opens
+from app.persistence.operation_runs import OperationRuns
 from app.persistence.shared_buckets import SharedBucketStore
 from app.persistence.switchboard import STALE_SECONDS, Switchboard
 from app.persistence.switches import SwitchStore
+from app.persistence.upkeep import Upkeep
 from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
@@ -78,10 +81,29 @@ from app.service.erase import EraseService
 from app.service.keys import Installed, KeyService
 from app.service.publish import PublishService
 from app.service.read import ReadService
+from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
-from app.settings import JwtSettings, LedgerSettings, LimitSettings, LogLevel, MtlsSettings, Settings, SheddingSettings
+from app.settings import (
+    Environment,
+    JwtSettings,
+    LedgerSettings,
+    LimitSettings,
+    LogLevel,
+    MtlsSettings,
+    Settings,
+    SheddingSettings,
+)
 from app.settings import PolicySource as Source
+from app.surfaces.authzen.entities import read_entities
+from app.surfaces.authzen.routes import (
+    EVALUATION,
+    EVALUATIONS,
+    AuthzenEndpoints,
+    EvaluationEndpoint,
+    EvaluationsEndpoint,
+    authzen_router,
+)
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
@@ -123,7 +145,12 @@ _BOOTSTRAPPED: Final = {
 _log: Final = logging.getLogger("mfw.keys")
 
 # What a path is worth under load; what is not here is worth least.
-PRIORITIES: Final = {PATH: Priority.DECISION, f"{PATH}:batch": Priority.BATCH}
+PRIORITIES: Final = {
+    PATH: Priority.DECISION,
+    EVALUATION: Priority.DECISION,
+    f"{PATH}:batch": Priority.BATCH,
+    EVALUATIONS: Priority.BATCH,
+}
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -254,6 +281,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     switch_store = SwitchStore(engine, observer=observer)
     board = Switchboard(switch_store.in_force, connect=listening)
     metrics.watch_switches(board.count, age=lambda: board.age)
+    upkeep = Upkeep(OperationRuns(desk, observer=observer).latest)
+    metrics.watch_upkeep(upkeep.issues, integrity_at=lambda: upkeep.integrity_at, backup_at=lambda: upkeep.backup_at)
     entropy, counted = EntropyPool(), _counter(metrics)
     # What is secret for good comes from the kernel each time, not from a page that lies in memory.
     desk_keys = ApiKeyStore(desk, observer=observer)
@@ -352,6 +381,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
             await board.start()
             opened.push_async_callback(board.stop)
+            await upkeep.start()
+            opened.push_async_callback(upkeep.stop)
             await source.start()
             opened.push_async_callback(source.stop)
             await ledger.start()
@@ -421,6 +452,34 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    api.include_router(
+        authzen_router(
+            AuthzenEndpoints(
+                EvaluationEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                EvaluationsEndpoint(
+                    service,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_batch_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                ),
+                searching=SearchService(
+                    source.current,
+                    clock=partial(datetime.now, UTC),
+                    entities=_entities(settings.authzen.entities),
+                    switches=board.concerning,
+                ),
+                gate=gate,
+                identifier=settings.authzen.identifier,
+                derived=settings.environment is not Environment.PRODUCTION,
+                timeout_seconds=settings.http.request_timeout_seconds,
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -546,6 +605,10 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _entities(file: Path | None) -> Entities:
+    return Entities() if file is None else read_entities(file)
 
 
 def _policy_source(

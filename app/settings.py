@@ -783,6 +783,22 @@ class TracingSettings(_Section):
     sample_ratio: Annotated[float, Field(ge=0, le=1, description="share of the requests that are traced")] = 0.01
 
 
+class AuthzenSettings(_Section):
+    """OpenID AuthZEN, `/access/v1/...`."""
+
+    identifier: Annotated[
+        str | None,
+        Field(
+            description="https URL under which clients know this service, such as `https://firewall.example.com`; in "
+            "development it is what a client asks for, in production there is no metadata without it"
+        ),
+    ] = None
+    entities: Annotated[
+        Path | None,
+        Field(description="YAML file with `subjects`, `resources` and `actions` that searches look among"),
+    ] = None
+
+
 def default_state_dir() -> Path:
     """Where the embedded database and the development key live when nothing else is said."""
     system = Path("/var/lib/mutation-firewall")
@@ -848,6 +864,7 @@ class Settings(BaseSettings):
     shedding: SheddingSettings = SheddingSettings()
     policies: PolicySettings = PolicySettings()
     ledger: LedgerSettings = LedgerSettings()
+    authzen: AuthzenSettings = AuthzenSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
 
@@ -1377,6 +1394,15 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
             f"`{metrics.port}` is the port of the service as well",
             "give the metrics one of their own",
         )
+    identifier = settings.authzen.identifier
+    if identifier is not None:
+        parts = _split(identifier)
+        if parts is None or parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+            yield SettingsProblem(
+                "MFW_AUTHZEN__IDENTIFIER",
+                "is no https URL without query and fragment",
+                "write it as `https://firewall.example.com`",
+            )
     endpoint = settings.tracing.endpoint
     if endpoint is not None and not _is_web_url(endpoint):
         yield SettingsProblem(
@@ -1742,6 +1768,14 @@ def advice(settings: Settings) -> tuple[SettingsProblem, ...]:
                 "MFW_DATABASE__URL",
                 "`sslmode=require` encrypts but does not check who answers",
                 "use `verify-full` with `sslrootcert`",
+            )
+        )
+    if settings.environment is Environment.PRODUCTION and settings.ledger.guard_file is None:
+        found.append(
+            SettingsProblem(
+                "MFW_LEDGER__GUARD_FILE",
+                "an older backup of the database would be signed once every replica was restarted",
+                "name a file on a volume that no backup of the database brings back",
             )
         )
     return tuple(found)

@@ -1,9 +1,9 @@
 """Kill what a decision depends on under load, again and again, and hold every acknowledged decision against the ledger.
 
-`python -m bench.crash --times 200 --what service|postgres|network|anything`. Two replicas answer all the while.
+`python -m bench.crash --times 200 --what service|signer|postgres|network|anything`. Two replicas answer all the while.
 
 Exit code 0: every answer that reached a client is in the ledger, once, at the index and with the leaf hash that it
-named, and the index has no gap.
+named, the index has no gap, and every checkpoint that was served is one of this ledger.
 """
 
 import argparse
@@ -16,14 +16,17 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.progress import Progress
 
+from app.core.merkle import Frontier, leaf_hash
+from app.core.notes import SignerKey, open_checkpoint
 from app.migrations.schema import apply
 from app.persistence.embedded import EmbeddedPostgres
 from bench import load, service
@@ -36,6 +39,7 @@ LIVED_SECONDS = (0.05, 0.6)  # of load before a kill; random, so that death come
 PAUSE_SECONDS = 0.02  # of a caller that was refused
 RECOVERY_SECONDS = 90.0
 ANYTHING = "anything"
+CHECKPOINT = b"GET /ledger/checkpoint HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 # Few rules: what is asked here is not what they say.
 POLICIES = service.ROOT / "bench" / "policies"
 
@@ -44,23 +48,31 @@ class What(StrEnum):
     """What is killed."""
 
     SERVICE = "service"  # kill -9 of one replica; the other goes on
+    SIGNER = "signer"  # kill -9 of all replicas at once, and with them of the one that signs
     POSTGRES = "postgres"  # kill -9 of the postmaster, then a start with recovery
     NETWORK = "network"  # each connection to PostgreSQL breaks after a random number of bytes
 
 
 @dataclass(slots=True)
 class Acknowledged:
-    """What clients were told: decision id -> (ledger index, leaf hash)."""
+    """What clients were told: decision id -> (ledger index, leaf hash), and the checkpoints that they saved."""
 
     decisions: dict[str, tuple[int, str]] = field(default_factory=dict)
+    checkpoints: set[bytes] = field(default_factory=set)
     refused: int = 0
 
 
 class Replica:
     """One `mfw serve` that can be killed and started again, and those who ask it."""
 
-    def __init__(self, database_url: str, request: bytes, told: Acknowledged) -> None:
+    def __init__(self, database_url: str, request: bytes, told: Acknowledged, *, signing_key: SignerKey) -> None:
         self._database_url = database_url
+        self._settings = {
+            "MFW_LEDGER__ORIGIN": signing_key.name,
+            "MFW_LEDGER__SIGNING_KEY": signing_key.text,
+            "MFW_LEDGER__PUBLIC": "true",
+            "MFW_LEDGER__CHECKPOINT_SECONDS": "0.1",
+        }
         self._request = request
         self._told = told
         self._running = contextlib.ExitStack()
@@ -70,9 +82,12 @@ class Replica:
     async def start(self) -> None:
         """Start, and ask as soon as it is ready."""
         self._started = await asyncio.to_thread(
-            self._running.enter_context, service.firewall(self._database_url, cores=None, policies=POLICIES)
+            self._running.enter_context,
+            service.firewall(self._database_url, cores=None, policies=POLICIES, settings=self._settings),
         )
-        self._callers = [asyncio.create_task(self._caller(self._started.port)) for _ in range(CALLERS)]
+        port = self._started.port
+        work = [*[(self._request, self._decided)] * CALLERS, (CHECKPOINT, self._saved)]
+        self._callers = [asyncio.create_task(self._caller(port, *one)) for one in work]
 
     async def kill(self) -> None:
         """End it as a kernel that is out of memory does."""
@@ -87,26 +102,36 @@ class Replica:
         await asyncio.gather(*self._callers, return_exceptions=True)
         await asyncio.to_thread(self._running.close)
 
-    async def _caller(self, port: int) -> None:
+    async def _caller(self, port: int, request: bytes, take: Callable[[int, bytes], float]) -> None:
         while True:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                await self._ask(port)
+                await self._ask(port, request, take)
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _ask(self, port: int) -> None:
+    def _decided(self, status: int, body: bytes) -> float:
+        if status != 200:
+            self._told.refused += 1
+            return PAUSE_SECONDS
+        answer = json.loads(body)
+        self._told.decisions[answer["id"]] = (answer["ledger_index"], answer["receipt_hash"])
+        return 0.0
+
+    def _saved(self, status: int, body: bytes) -> float:
+        if status == 200:
+            self._told.checkpoints.add(body)
+        return PAUSE_SECONDS
+
+    async def _ask(self, port: int, request: bytes, take: Callable[[int, bytes], float]) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             while True:
-                writer.write(self._request)
+                writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
                 lower = head.lower()
                 at = lower.index(b"content-length:") + 15
-                answer = json.loads(await reader.readexactly(int(lower[at : lower.index(b"\r\n", at)])))
-                if head[9:12] == b"200":
-                    self._told.decisions[answer["id"]] = (answer["ledger_index"], answer["receipt_hash"])
-                else:
-                    self._told.refused += 1
-                    await asyncio.sleep(PAUSE_SECONDS)
+                body = await reader.readexactly(int(lower[at : lower.index(b"\r\n", at)]))
+                if pause := take(int(head[9:12]), body):
+                    await asyncio.sleep(pause)
         finally:
             writer.close()
 
@@ -136,6 +161,9 @@ async def _suffer(
                     victim = random.choice(replicas)
                     await victim.kill()
                     await victim.start()
+                case What.SIGNER:
+                    await asyncio.gather(*(replica.kill() for replica in replicas))
+                    await asyncio.gather(*(replica.start() for replica in replicas))
                 case What.POSTGRES:
                     os.kill(server.pid or 0, signal.SIGKILL)
                     while server.pid is not None:
@@ -149,7 +177,7 @@ async def _suffer(
             progress.advance(task)
 
 
-async def _run(plan: Sequence[What], server: EmbeddedPostgres) -> Acknowledged:
+async def _run(plan: Sequence[What], server: EmbeddedPostgres, signing_key: SignerKey) -> Acknowledged:
     await apply(server.dsn)
     key = await asyncio.to_thread(agent_key, server.dsn)
     mutation = (service.ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes()
@@ -157,7 +185,7 @@ async def _run(plan: Sequence[What], server: EmbeddedPostgres) -> Acknowledged:
     told = Acknowledged()
     network = BreakingNetwork(server.dsn)
     through = await network.start()
-    replicas = [Replica(through, request, told) for _ in range(REPLICAS)]
+    replicas = [Replica(through, request, told, signing_key=signing_key) for _ in range(REPLICAS)]
     try:
         await asyncio.gather(*(replica.start() for replica in replicas))
         await _more(told, than=0)
@@ -171,14 +199,16 @@ async def _run(plan: Sequence[What], server: EmbeddedPostgres) -> Acknowledged:
 def crash(plan: Sequence[What], *, scratch: Path) -> Acknowledged:
     """Kill what `plan` names, in turn, under the load of two replicas on one database, then check the ledger.
 
-    Raises AssertionError naming the decision that was lost, changed or misplaced, or the gap.
+    Raises AssertionError naming the decision that was lost, changed or misplaced, the gap, or the checkpoint that is of
+    another ledger.
     """
     # As root the server runs under a uid of its own, which must be able to pass through.
     scratch.chmod(0o711)
     server = EmbeddedPostgres(scratch / "postgres")
     server.start()
+    signing_key = SignerKey.of("crash.example/ledger", Ed25519PrivateKey.generate())
     try:
-        told = asyncio.run(_run(plan, server))
+        told = asyncio.run(_run(plan, server, signing_key))
         receipts = ledger_entries(server.dsn)
     finally:
         server.stop()
@@ -194,12 +224,25 @@ def crash(plan: Sequence[What], *, scratch: Path) -> Acknowledged:
             f"decision {identity} was acknowledged as {said}, the ledger says otherwise"
         )
     assert told.decisions, "nothing was acknowledged: the load did not run"
+    sizes = _check_checkpoints(told.checkpoints, [receipt for _, _, receipt in receipts], signing_key)
     killed = ", ".join(f"{what} {plan.count(what)} times" for what in dict.fromkeys(plan))
     print(
         f"killed {killed}: {len(told.decisions):,} acknowledged decisions, all in the ledger; "
-        f"{len(receipts):,} entries, no gap; {told.refused} refusals"
+        f"{len(receipts):,} entries, no gap; {told.refused} refusals; {sizes} checkpoints, all of this ledger"
     )
     return told
+
+
+def _check_checkpoints(saved: Collection[bytes], receipts: Sequence[bytes], signing_key: SignerKey) -> int:
+    """Each is signed, and over the first entries of the ledger as it is in the end; gives how many sizes there were."""
+    opened = [open_checkpoint(content, keys=[signing_key.verifier]).checkpoint for content in saved]
+    assert opened, "no checkpoint was served"
+    tree = Frontier()
+    for checkpoint in sorted(opened, key=lambda one: one.size):
+        assert checkpoint.size <= len(receipts), f"{checkpoint.size} entries were signed, there are {len(receipts)}"
+        tree.extend(leaf_hash(receipt) for receipt in receipts[tree.size : checkpoint.size])
+        assert checkpoint.root == tree.root, f"the checkpoint of {checkpoint.size} entries is of another ledger"
+    return len({checkpoint.size for checkpoint in opened})
 
 
 def main() -> None:

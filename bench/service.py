@@ -135,9 +135,17 @@ def bare(answer: Path, *, cores: set[int]) -> Iterator[Started]:
 
 @contextlib.contextmanager
 def firewall(
-    database_url: str, *, cores: set[int] | None, policies: Path = STARTER, shedding: bool = False
+    database_url: str,
+    *,
+    cores: set[int] | None,
+    policies: Path = STARTER,
+    shedding: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Started]:
-    """`mfw serve` as production runs it but for the rate limit and, unless `shedding`, for refusals under load."""
+    """`mfw serve` as production runs it but for the rate limit and, unless `shedding`, for refusals under load.
+
+    `settings` are MFW_ variables beside those.
+    """
     port, metrics_port = free_port(), free_port()
     environment = {
         "MFW_ENVIRONMENT": "test",
@@ -154,6 +162,7 @@ def firewall(
         "MFW_LIMITS__BATCH_BURST": "10000000",
         # The cost of looking stays, so that the figures have it.
         **({} if shedding else {"MFW_SHEDDING__DECISIONS_MIN": "1024", "MFW_SHEDDING__LAG_SECONDS": "60"}),
+        **(settings or {}),
     }
     command = [sys.executable, "-m", "app", "serve"]
     ready = f"http://127.0.0.1:{port}/health/ready"

@@ -62,6 +62,7 @@ _SECTIONS: Final = {
     "shedding": "Shedding",
     "policies": "Policies",
     "ledger": "Ledger",
+    "authzen": "AuthZEN",
     "logging": "Logging",
     "tracing": "Tracing",
 }

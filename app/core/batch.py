@@ -20,10 +20,15 @@ class BatchMode(StrEnum):
 
 
 class Batch(NamedTuple):
-    """What is asked, in order; an error stands where a mutation could not be read."""
+    """What is asked, in order; an error stands where a mutation could not be read.
+
+    With `until` the batch ends behind the first that is allowed (True), or that is not (False), and the rest is not
+    decided. It goes with the mode `EACH` alone.
+    """
 
     items: Sequence[Mutation | FirewallError]
     mode: BatchMode = BatchMode.EACH
+    until: bool | None = None
 
 
 def all_or_none(verdicts: Mapping[int, Verdict], *, barring: Iterable[int]) -> Mapping[int, Verdict]:

@@ -262,7 +262,7 @@ class Refusal(NamedTuple):
 class Door:
     """The one rule for both ways in, the protocol's and the middleware's: who is let in, and what the others are told.
 
-    `priorities` are by path, and `health` is how those begin that are always let in; `shed` counts refusals.
+    `priorities` are by path; `health` is always let in, with what is below it; `shed` counts refusals.
     """
 
     def __init__(
@@ -285,6 +285,7 @@ class Door:
         self._shedder = shedder
         self._priorities = priorities
         self._health = health
+        self._below = f"{health}/"
         self._shed = shed
         self._pace = pace or Pace()
         self._chance = chance
@@ -295,7 +296,8 @@ class Door:
         """What a path is worth."""
         priority = self._priorities.get(path)
         if priority is None:
-            priority = Priority.HEALTH if path.startswith(self._health) else Priority.OTHER
+            healthy = path == self._health or path.startswith(self._below)
+            priority = Priority.HEALTH if healthy else Priority.OTHER
         return priority
 
     def enter(self, priority: Priority) -> bool:

@@ -72,8 +72,9 @@ def _key(one: str, other: str = "''") -> str:
     return f"('x' || encode(substring(sha256(convert_to({text}, 'UTF8')) FOR 8), 'hex'))::bit(64)::bigint"
 
 
-# On the server: no record travels, and nothing of it is parsed where requests are answered.
-_FILL: Final = sa.text(f"""
+# From `start` up to before `end`, on the server: no record travels, and nothing of it is parsed where requests are
+# answered.
+FILL: Final = sa.text(f"""
     INSERT INTO ledger_search (
         idx, recorded_at, id, subject_key, resource_key, resource_type_key, action_key, policy_key, rule_key,
         subject_type, subject_id, resource_type, resource_id, action, decision, policy, rule, mode
@@ -341,7 +342,7 @@ class Indexer:
                 size = (await connection.execute(sa.select(ledger_head.c.next_index))).scalar_one()
                 end = min(size, start + self._slice)
                 if end > start:
-                    await connection.execute(_FILL, {"start": start, "end": end})
+                    await connection.execute(FILL, {"start": start, "end": end})
                     await connection.execute(_MOVE, {"end": end})
         except FirewallError:
             # Whatever it was, less of it is easier.

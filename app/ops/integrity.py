@@ -168,7 +168,7 @@ class _Check:
         try:
             size, looked_at = await self._look(position, sample=sample, seed=seed)
             if self._wanted.repair:
-                await repair(self._dsn, self._findings)
+                await repair(self._dsn, self._findings, search=self._seen.search)
         except DATABASE_ERRORS as error:
             raise translate(error) from error
         report = Report(
@@ -310,11 +310,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record=not given.no_record,
     )
     try:
-        url = Settings.load(rules_for={"database"}).database.url
+        url = Settings.load(rules_for={"database"}).database.command_url()
         if url is None:
             sys.stderr.write("error: no database is named\n  fix: set MFW_DATABASE__URL\n")
             return EXIT_USAGE
-        report = asyncio.run(run(url.get_secret_value(), wanted))
+        report = asyncio.run(run(url, wanted))
     except SettingsError as error:
         for problem in error.problems:
             sys.stderr.write(f"error: {problem.variable}: {problem.detail}\n  fix: {problem.fix}\n")

@@ -261,8 +261,10 @@ class DecisionService:
         await exchange.limit(principal, count - 1)  # (3)
 
         def render(outcomes: Mapping[int, Outcome]) -> bytes:
-            return exchange.render([outcomes[position] for position in range(count)])
+            return exchange.render([outcomes[position] for position in sorted(outcomes)])
 
+        if batch.until is not None:
+            return render(await self._decide_in_turn(principal, batch, until=batch.until))
         if claim is None:
             return render(await self._decide_all(principal, batch))
         return self._answer(await self._decide_once(claim, principal, batch, render), exchange, render)
@@ -279,6 +281,34 @@ class DecisionService:
         now = self._clock()
         made = await self._evaluate(principal, *self._admit(principal, batch, now), batch.mode, now)
         return await self._record(made) if made.asked else made.errors
+
+    async def _decide_in_turn(self, principal: Principal, batch: Batch, *, until: bool) -> Mapping[int, Outcome]:
+        """Steps 5 to 9 for one mutation after the other, up to the first whose answer is `until`.
+
+        Those whose answer is known before their budgets are counted are recorded together with the next that is not.
+        What is recorded behind the end, since somebody else took a budget meanwhile, is given to nobody.
+        """
+        now = self._clock()
+        made = await self._evaluate(principal, *self._admit(principal, batch, now), batch.mode, now)
+        outcomes: dict[int, Outcome] = {}
+        together = _Round({}, {}, {})
+        for position in range(len(batch.items)):
+            if position in made.errors:
+                together.errors[position] = made.errors[position]
+                ends, known = until is False, True
+            else:
+                verdict = together.verdicts[position] = made.verdicts[position]
+                together.asked[position] = made.asked[position]
+                ends, known = (verdict.effect is Effect.ALLOW) is until, not verdict.uncounted
+            if known and not ends and position < len(batch.items) - 1:
+                continue
+            recorded = await self._record(together) if together.asked else together.errors
+            for settled in sorted(recorded):
+                outcome = outcomes[settled] = recorded[settled]
+                if _allows(outcome) is until:
+                    return outcomes
+            together = _Round({}, {}, {})
+        return outcomes
 
     async def _decide_once(self, claim: Claim, principal: Principal, batch: Batch, render: "_Render") -> "_Told":
         """Steps 5 to 9 for a request that shall be answered once; a retry is not evaluated.
@@ -459,6 +489,10 @@ def _refuse_denied(admitted: Iterable["_Admitted"], now: datetime) -> None:
                 f"the kill switch `{switch.kind.value}` is on {switch.ends}, and the answer under this key is older",
                 fix="ask without `Idempotency-Key` for a decision of now, or again when the switch is off",
             )
+
+
+def _allows(outcome: Outcome) -> bool:
+    return not isinstance(outcome, FirewallError) and outcome.effect is Effect.ALLOW
 
 
 def _decision(asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:

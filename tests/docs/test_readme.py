@@ -157,7 +157,9 @@ def test_a_link_leads_somewhere(target):
 
 def test_the_index_has_every_page_and_no_other():
     index = (ROOT / "docs" / "README.md").read_text()
-    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    docs = ROOT / "docs"
+    pages = {str(path.relative_to(docs)) for part in ("*.md", "integrations/*.md") for path in docs.glob(part)}
+    pages -= {"README.md"}
     assert set(re.findall(r"\]\(([^)]+\.md)\)", index)) == pages
 
 

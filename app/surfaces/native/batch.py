@@ -22,10 +22,11 @@ from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Outcome
+from app.surfaces.answering import JSON, Answer, Delegated, too_late
+from app.surfaces.decided import decision_members
 from app.surfaces.native.lines import is_lines
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, BatchOut, BatchRequest
-from app.surfaces.native.routes import Answer, Delegated, too_late
-from app.surfaces.native.wire import batch_from_wire, decision_members
+from app.surfaces.native.wire import batch_from_wire
 from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
 from app.surfaces.problems import problem, problem_members
 
@@ -42,7 +43,6 @@ MAX_VALUES: Final = 500_000
 # A mutation stands two levels deeper in a batch than alone.
 MAX_DEPTH: Final = strict_json.MAX_DEPTH + 2
 
-_JSON: Final = (b"content-type", b"application/json")
 _REFUSED: Final = "refused"
 
 
@@ -174,7 +174,7 @@ class BatchEndpoint:
             if exchange.holds_slot:
                 self.slots.release()
         length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [_JSON, length, *exchange.limit_headers], body), send)
+        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
 
 
 def batch_router(endpoint: BatchEndpoint) -> APIRouter:

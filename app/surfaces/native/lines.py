@@ -32,7 +32,8 @@ from app.edge.gate import Gate
 from app.edge.idempotency import idempotency_key
 from app.errors import FirewallError, Kind
 from app.service.decide import Outcome
-from app.surfaces.native.wire import decision_members, mutation_from_wire
+from app.surfaces.decided import decision_members
+from app.surfaces.native.wire import mutation_from_wire
 from app.surfaces.problems import problem, problem_members
 
 CONTENT_TYPE: Final = b"application/x-ndjson"

@@ -9,8 +9,9 @@ from app.core.batch import BatchMode
 from app.core.manifest import ArtefactKind
 from app.core.statements import MAX_TEXT, SqlDialect
 from app.core.types import Effect, Mode, Outcome
-from app.surfaces.native.wire import MAX_BATCH, MAX_ID_CHARS, MAX_RATIONALE_CHARS
+from app.surfaces.native.wire import MAX_BATCH, MAX_RATIONALE_CHARS
 from app.surfaces.openapi import Problem
+from app.surfaces.parties import MAX_ID_CHARS
 
 
 def _without_default(schema: dict[str, Any]) -> None:

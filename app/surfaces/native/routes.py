@@ -1,7 +1,7 @@
 """`POST /v1/decisions`: the native surface, answered in front of FastAPI and documented in it (ADR 0005)."""
 
 from collections.abc import Awaitable, Coroutine
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -16,9 +16,10 @@ from app.edge.context import RequestContext, client_address, context_of, deliver
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
 from app.edge.idempotency import REPLAYED, claim_of
-from app.errors import FirewallError, Kind
+from app.errors import FirewallError
 from app.ledger.once import Claim
 from app.service.decide import Decision, Exchange
+from app.surfaces.answering import JSON, Answer, Delegated, too_late
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
 from app.surfaces.native.wire import decision_to_wire, mutation_from_wire
 from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
@@ -26,22 +27,12 @@ from app.surfaces.problems import problem
 
 PATH: Final = "/v1/decisions"
 
-_JSON: Final = (b"content-type", b"application/json")
-
 
 class Decides(Protocol):
     """The use case: it takes the steps in their order, through the exchange, and gives back what `render` made."""
 
     def decide(self, exchange: Exchange) -> Coroutine[Any, Any, bytes]:
         """Return the rendered decision, or raise FirewallError."""
-
-
-class Answer(NamedTuple):
-    """A decision as it goes over the wire."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class NativeExchange:
@@ -131,17 +122,7 @@ class DecisionEndpoint:
             # Raised in step 1, so nothing was decided. Not passed on: inside FastAPI it would become a 500.
             return
         length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [_JSON, length, *exchange.limit_headers], body), send)
-
-
-def too_late() -> FirewallError:
-    """Say that a request used up its time."""
-    return FirewallError(
-        Kind.TIMEOUT,
-        "the request took too long",
-        retry_after=1,
-        fix="ask again; a decision that was recorded meanwhile was not given to anybody",
-    )
+        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
 
 
 class HotPath:
@@ -156,18 +137,6 @@ class HotPath:
         if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
             return self._endpoint(scope, receive, send)
         return self._app(scope, receive, send)
-
-
-class Delegated(Response):
-    """Lets a raw ASGI endpoint answer a FastAPI route."""
-
-    def __init__(self, endpoint: ASGIApp) -> None:
-        super().__init__()
-        self._endpoint = endpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand over."""
-        await self._endpoint(scope, receive, send)
 
 
 def decisions_router(endpoint: DecisionEndpoint) -> APIRouter:

@@ -137,6 +137,23 @@ def decisions(checked: Checked) -> None:
         ask("POST", path, json=other if path == one else {"mutations": [other]}, headers=key)
 
 
+def authzen(checked: Checked) -> None:
+    ask = checked.ask
+    path = "/access/v1/evaluation"
+    good = {name: GOOD[name] for name in ("subject", "action", "resource")} | {"context": {"change": GOOD["change"]}}
+    assert ask("POST", path, json=good)["decision"] is True
+    ask("POST", path, json={})
+    ask("POST", path, json=good, who="operator_key")
+    many = ask("POST", f"{path}s", json=good | {"evaluations": [{}, {"action": {"name": "x"}}, {"context": 1}]})
+    assert [one["decision"] for one in many["evaluations"]] == [True, False, False]
+    ask("POST", f"{path}s", json=[])
+    for kind in ("subject", "resource", "action"):
+        ask("POST", f"/access/v1/search/{kind}", json=good, who="operator_key")
+        ask("POST", f"/access/v1/search/{kind}", json={}, who="operator_key")
+        ask("POST", f"/access/v1/search/{kind}", json=good)
+    ask("GET", "/.well-known/authzen-configuration", who="")
+
+
 def refusals(checked: Checked) -> None:
     """Each kind of refusal of the decision routes, as it is documented."""
     ask = checked.ask
@@ -325,7 +342,7 @@ def others(checked: Checked) -> None:
 
 
 def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
-    for part in (decisions, refusals, records, policy_sets, keys, switches, others):
+    for part in (decisions, refusals, authzen, records, policy_sets, keys, switches, others):
         part(checked)
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))
@@ -336,7 +353,10 @@ def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
     documented = {(method.upper(), route) for route, methods in checked.document["paths"].items() for method in methods}
     assert documented == succeeded
     refused = {(method, route) for method, route, status in checked.seen if status >= 400}
-    assert documented - refused == {("GET", f"/health{part}") for part in ("", "/live", "/ready", "/startup")}
+    assert documented - refused == {
+        *(("GET", f"/health{part}") for part in ("", "/live", "/ready", "/startup")),
+        ("GET", "/.well-known/authzen-configuration"),
+    }
 
 
 def test_an_answer_with_more_than_the_document_says_would_be_seen(checked):

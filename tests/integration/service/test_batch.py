@@ -52,7 +52,7 @@ async def test_each_is_recorded_in_order_and_a_bad_one_fails_alone(database_dsn)
         asked: list[Any] = [mutation(resource=f"r{n}", namespace="blue" if n % 2 else "green") for n in range(count)]
         asked[5] = bad
         # Of checked shape, but its change says nothing: step 5 refuses it.
-        asked[7] = asked[7]._replace(change={})
+        asked[7] = asked[7]._replace(change={"before": 1})
         outcomes = await replica.decide_all(*asked)
         assert outcomes[5] is bad
         assert isinstance(outcomes[7], FirewallError)

@@ -11,11 +11,11 @@ from bench.crash import What, crash
 
 # How much longer than usual.
 FACTOR = int(os.environ.get("MFW_TEST_CRASH_FACTOR", "1"))
-PLAN = [What.POSTGRES, *[What.NETWORK] * 4, What.SERVICE, *[What.NETWORK] * 3, What.POSTGRES, What.POSTGRES]
+PLAN = [What.POSTGRES, *[What.NETWORK] * 4, What.SERVICE, *[What.NETWORK] * 3, What.POSTGRES, What.SIGNER]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180 * FACTOR)
+@pytest.mark.timeout(300 * FACTOR)
 def test_no_acknowledged_decision_is_lost():
     scratch = Path(tempfile.mkdtemp(prefix="mfw-test-"))
     try:

@@ -196,7 +196,7 @@ def test_an_origin_that_is_named_may_call_and_no_other(database_dsn):
         ("POST", "/v1/decisions", json.dumps(mutation()).encode(), 200),
         ("POST", "/v1/decisions", b"{", 400),
         ("POST", "/v1/decisions", b" " * 1_048_577, 413),
-        ("GET", "/v1/decisions", b"", 405),
+        ("PUT", "/v1/decisions", b"", 405),
         ("GET", "/v1/policy-sets", b"", 403),
         ("GET", "/v1/nothing", b"", 404),
         ("GET", "/health/live", b"", 200),

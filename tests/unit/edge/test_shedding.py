@@ -287,7 +287,7 @@ async def test_paths_have_their_priority_and_health_always_answers():
     served = Served(held)
     for path in ("/v1/decisions", "/v1/decisions:batch", "/v1/policy-sets", "/healthy", "/health/ready", "/health"):
         await served.ask(path)
-    assert served.shed == {HEALTH: 0, DECISION: 1, BATCH: 1, OTHER: 1}
+    assert served.shed == {HEALTH: 0, DECISION: 1, BATCH: 1, OTHER: 2}
 
 
 async def test_only_answered_decisions_say_how_long_decisions_take():

@@ -15,12 +15,12 @@ from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
 from app.surfaces.native.wire import (
-    MAX_ID_CHARS,
     MAX_RATIONALE_CHARS,
     MEMBERS,
     decision_to_wire,
     mutation_from_wire,
 )
+from app.surfaces.parties import MAX_ID_CHARS
 
 GOOD: dict[str, Any] = {
     "subject": {"type": "agent", "id": "bot"},

@@ -1,0 +1,40 @@
+"""What raw ASGI endpoints have in common: how they answer, and how they stand in the API document."""
+
+from typing import Final, NamedTuple
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import FirewallError, Kind
+
+JSON: Final = (b"content-type", b"application/json")
+
+
+class Answer(NamedTuple):
+    """A decision as it goes over the wire."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def too_late() -> FirewallError:
+    """Say that a request used up its time."""
+    return FirewallError(
+        Kind.TIMEOUT,
+        "the request took too long",
+        retry_after=1,
+        fix="ask again; a decision that was recorded meanwhile was not given to anybody",
+    )
+
+
+class Delegated(Response):
+    """Lets a raw ASGI endpoint answer a FastAPI route."""
+
+    def __init__(self, endpoint: ASGIApp) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand over."""
+        await self._endpoint(scope, receive, send)
