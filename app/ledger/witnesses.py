@@ -192,6 +192,8 @@ class Witnesses:
 
     def report(self) -> tuple[WitnessesState, str]:
         """How it goes, in words for an operator."""
+        if self._newest is None:
+            return WitnessesState.CURRENT, f"{len(self._all)} witnesses; this replica has signed nothing yet"
         for one in self._all:
             if one.contradiction is not None:
                 return WitnessesState.CONTRADICTED, f"{one.address.key.name}: {one.contradiction}"

@@ -71,8 +71,8 @@ class TestRoot:
     @pytest.mark.parametrize(
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
-        + [["tokens", "rotate"]]
-        + [["ledger", word] for word in ("partitions",)]
+        + [["tokens", "rotate"], ["witness", "keygen"], ["witness", "serve"]]
+        + [["ledger", word] for word in ("partitions", "archive", "unarchive")]
         + [["integrity", "check"]]
         + [["backup", word] for word in ("create", "list", "verify", "restore")]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],

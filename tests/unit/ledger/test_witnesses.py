@@ -157,10 +157,11 @@ async def test_a_replica_that_begins_learns_what_was_cosigned(world):
 
 
 async def test_nobody_is_asked_before_it_starts(world):
-    asked = Witnesses([], tiles=world.tiles, store=world, post=world)
+    asked = Witnesses([FIRST], tiles=world.tiles, store=world, post=world)
+    assert asked.report() == (WitnessesState.CURRENT, "1 witnesses; this replica has signed nothing yet")
     asked.hand_over(signed(7))
     await asked.stop()
-    assert (asked.cosignatures, asked.report()) == (0, (WitnessesState.CURRENT, "0 of 0 witnesses answer"))
+    assert (asked.cosignatures, world.requests) == (0, [])
 
 
 async def test_only_the_newest_is_asked_for(world):

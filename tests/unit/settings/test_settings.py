@@ -712,8 +712,9 @@ class TestTheRest:
 
     def test_encryption_without_identity_is_permitted_with_advice(self):
         settings = Settings.load(database(URL.replace("verify-full", "require")))
-        assert [hint.variable for hint in advice(settings)] == ["MFW_DATABASE__URL"]
-        assert advice(Settings.load(GOOD)) == ()
+        assert [hint.variable for hint in advice(settings)] == ["MFW_DATABASE__URL", "MFW_LEDGER__GUARD_FILE"]
+        assert [hint.variable for hint in advice(Settings.load(GOOD))] == ["MFW_LEDGER__GUARD_FILE"]
+        assert advice(Settings.load(GOOD | {"MFW_LEDGER__GUARD_FILE": "/guard/checkpoint"})) == ()
 
     def test_the_state_directory(self, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 0)
