@@ -9,7 +9,7 @@ from app.persistence.engine import parse_dsn
 
 # Bytes until a connection breaks: from the middle of the greeting to some hundred batches.
 LIVES = (200, 400_000)
-# Seconds after which a server that was told nothing finds out; longer than it may keep the ledger's head for who is lost.
+# Seconds after which a server that was told nothing finds out; longer than it may keep the head for who is lost.
 FORGOTTEN_SECONDS = 8.0
 
 
