@@ -8,9 +8,9 @@ from app.service.read import _is_own
 AGENT = {"type": "agent", "id": "deploy-1"}
 
 
-def principal(*, id="mine", kind=PrincipalKind.AGENT, method=AuthMethod.API_KEY, subjects=None):
+def principal(*, name="mine", kind=PrincipalKind.AGENT, method=AuthMethod.API_KEY, subjects=None):
     binding = None if subjects is None else subject_patterns(subjects)
-    return Principal(id, kind, frozenset({Role.AGENT}), method, binding=binding)
+    return Principal(name, kind, frozenset({Role.AGENT}), method, binding=binding)
 
 
 def record(subject=AGENT, *, who=None):
@@ -26,7 +26,7 @@ def test_who_asked_reads_it():
 @pytest.mark.parametrize(
     "other",
     [
-        principal(id="other"),
+        principal(name="other"),
         principal(kind=PrincipalKind.SERVICE),
         principal(method=AuthMethod.JWT),
         principal(subjects=["agent:build-*"]),
