@@ -64,8 +64,9 @@ _LAG: Final = sa.select(
 # Another replica that is at it already is not waited for.
 _TURN: Final = sa.select(ledger_search_progress.c.next_index).with_for_update(skip_locked=True)
 _MOVE: Final = sa.update(ledger_search_progress).values(next_index=sa.bindparam("end"))
-# On the server: no record travels, and nothing of it is parsed where requests are answered.
-_FILL: Final = sa.text(f"""
+# From `start` up to before `end`, on the server: no record travels, and nothing of it is parsed where requests are
+# answered.
+FILL: Final = sa.text(f"""
     INSERT INTO ledger_search (
         idx, recorded_at, id, subject_key, resource_key, resource_type_key, action_key, policy_key, rule_key,
         subject_type, subject_id, resource_type, resource_id, action, decision, policy, rule, mode
@@ -334,7 +335,7 @@ class Indexer:
                 size = (await connection.execute(sa.select(ledger_head.c.next_index))).scalar_one()
                 end = min(size, start + self._slice)
                 if end > start:
-                    await connection.execute(_FILL, {"start": start, "end": end})
+                    await connection.execute(FILL, {"start": start, "end": end})
                     await connection.execute(_MOVE, {"end": end})
         except FirewallError:
             # Whatever it was, less of it is easier.

@@ -103,9 +103,27 @@ async def test_what_can_be_repaired_is(mixed_dsn, hands):
     assert await found(mixed_dsn) == {IntegrityCheck.RECORDS: 1}
 
 
+async def test_the_index_for_searches_is_made_again(mixed_dsn, hands):
+    everything = "SELECT * FROM ledger_search ORDER BY idx"
+    before = await hands.connection.fetch(everything)
+    await hands.tamper(
+        "DELETE FROM ledger_search WHERE idx = 5",
+        "UPDATE ledger_search SET decision = 'deny' WHERE idx = 6",
+        "UPDATE ledger_search SET idx = 7 WHERE idx = 8",
+    )
+    (finding,) = (await run(mixed_dsn, Wanted(pace=1.0, record=False, repair=True))).findings
+    assert (finding.count, finding.repaired) == (4, "indexed 4 entries again")
+    assert await found(mixed_dsn) == {}
+    assert await hands.connection.fetch(everything) == before
+
+
 async def test_a_month_that_is_archived_is_not_missed(mixed_dsn, hands):
     await hands.tamper(f"ALTER TABLE ledger_records DETACH PARTITION {THIS_MONTH}")
-    assert await found(mixed_dsn) == {IntegrityCheck.PARTITIONS: 2, IntegrityCheck.RECORDS: 309}
+    assert await found(mixed_dsn) == {
+        IntegrityCheck.PARTITIONS: 2,
+        IntegrityCheck.RECORDS: 309,
+        IntegrityCheck.SEARCH: 299,
+    }
     await hands.tamper(
         f"INSERT INTO ledger_archives SELECT 5, gen_random_uuid(), '{THIS_MONTH}', '{NOW.starts}', '{NOW.ends}',"
         " 0, 4, 5, 'f', 1, sha256(''), 'me', now()"

@@ -255,9 +255,9 @@ def test_a_masked_record_agrees_or_cannot_be_told():
 
 def test_records_that_are_gone():
     gone = row()._replace(salt=None, record=None)
-    assert result(gone, absent=Absent(erased=frozenset({5}))) is Result.ERASED
+    assert result(gone, absent=Absent(erased={5: 9})) is Result.ERASED
     assert result(gone, absent=Absent(archived=((0, 5), (5, 6)))) is Result.ARCHIVED
-    assert difference(gone, absent=Absent(frozenset({4}), ((0, 5),))).fault is Fault.RECORD_MISSING
+    assert difference(gone, absent=Absent({4: 9}, ((0, 5),))).fault is Fault.RECORD_MISSING
 
 
 def test_other_kinds_are_checked():

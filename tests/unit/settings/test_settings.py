@@ -369,6 +369,18 @@ class TestLimits:
         Settings.load(GOOD | {"MFW_ENVIRONMENT": "development", "MFW_LIMITS__REPLICAS": "3"})
 
 
+class TestAuthzen:
+    @pytest.mark.parametrize(
+        "url", ["http://pdp.example.com", "pdp.example.com", "https://", "https://pdp.example.com?x=1", "https://a/#b"]
+    )
+    def test_what_is_no_identifier_is_refused(self, url):
+        assert problems(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).keys() == {"MFW_AUTHZEN__IDENTIFIER"}
+
+    def test_an_https_url_is_taken(self):
+        url = "https://pdp.example.com/tenant"
+        assert Settings.load(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).authzen.identifier == url
+
+
 class TestMaskKey:
     @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
     def test_what_could_be_guessed_is_refused(self, key):
