@@ -118,5 +118,5 @@ class RecordEraser:
             raise FirewallError(
                 Kind.CONFLICT,
                 f"the record of entry `{idx}` is archived, and not in this database",
-                fix="bring its month back, then erase it; docs/ledger.md, Erasure, has the commands",
+                fix="bring its month back from the archive, erase it then, and archive the month again",
             )
