@@ -152,6 +152,10 @@ PRIORITIES: Final = {
     EVALUATIONS: Priority.BATCH,
 }
 
+# Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
+# between two statements, so whoever does is gone.
+STALL_SECONDS: Final = 10.0
+
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
 YOUNG_MAX: Final = 50_000
@@ -245,6 +249,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         connect_timeout=database.connect_timeout_seconds,
         statement_timeout=database.statement_timeout_seconds,
         lock_timeout=database.lock_timeout_seconds,
+        stall_timeout=STALL_SECONDS,
         pooled=database.pooled,
     )
     listening = _listening(settings)

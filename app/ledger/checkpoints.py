@@ -222,6 +222,7 @@ class Notary:
         self._failures = 0
         self._remembered: Checkpoint | None = None
         self._guarded: Checkpoint | None = None
+        self._began_anew = False
         self._last: _Look | None = None
         self._looked_at = -math.inf
         self._waiting_since: float | None = None
@@ -561,7 +562,9 @@ class Notary:
         found = await asyncio.to_thread(self._guard.read)
         if found is not None and found.origin != self._signer.key.name:
             # The way to begin anew after entries were lost: another origin, on purpose.
-            _log.warning("the guard file is of another log", extra={"fields": {"origin": found.origin}})
+            if not self._began_anew:
+                _log.warning("the guard file is of another log", extra={"fields": {"origin": found.origin}})
+            self._began_anew = True
             return None
         return found
 

@@ -247,6 +247,9 @@ async def _archive(
     did: Callable[[Step], None],
 ) -> Archived:
     partition = partition_name(TABLE, month)
+    # Before the rows are read: what is erased from here on is noticed when the partition is detached.
+    there = await connection.fetchrow(f"SELECT min(idx), max(idx) FROM {partition}")  # noqa: S608 - a name of ours
+    erased = await _erased(connection, *there)
     content = await _summed(_rows(connection, partition))
     is_attached = await connection.fetchval(_ATTACHED, partition)
     if not content.records and is_attached:
@@ -275,7 +278,7 @@ async def _archive(
         await _record(dsn, month, file, content, keeper=keeper)  # (3)
         did(Step.RECORDED)
     if is_attached:
-        await _detach(connection, partition, content)  # (4)
+        await _detach(connection, partition, content, erased=erased)  # (4)
         did(Step.DETACHED)
     if drop:
         await _compare(connection, partition, file)  # (5)
@@ -419,18 +422,25 @@ async def _checked_file(directory: Path, row: "asyncpg.Record") -> Path:
     return file
 
 
-async def _detach(connection: "asyncpg.Connection[Any]", partition: str, content: Content) -> None:
+async def _detach(connection: "asyncpg.Connection[Any]", partition: str, content: Content, *, erased: int) -> None:
     """Step (4): takes ACCESS EXCLUSIVE for a moment; without waiting it is not possible beside a default partition."""
     async with connection.transaction():
         await connection.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {partition}")
-        # Nobody can erase a record of it now; had somebody done so since it was written, the file would still have it.
-        records = await connection.fetchval(f"SELECT count(*) FROM {partition}")  # noqa: S608 - a name of ours
-        if records != content.records:
+        # Nobody can erase a record of it now; had somebody done so since it was read, the file would still have it.
+        if await _erased(connection, content.first, content.last) != erased:
             raise FirewallError(
                 Kind.CONFLICT,
                 f"a record of `{partition}` was erased while it was archived",
                 fix="delete the file that was just written, and run the same command again",
             )
+
+
+async def _erased(connection: "asyncpg.Connection[Any]", first: int | None, last: int | None) -> int:
+    """How many records were erased from one index to another: a look into an index, no scan."""
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM ledger_erasures WHERE idx BETWEEN $1::bigint AND $2::bigint", first, last
+    )
+    return count
 
 
 async def _index_again(dsn: str, first: int, last: int) -> None:

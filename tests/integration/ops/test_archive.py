@@ -199,17 +199,22 @@ async def test_an_erasure_meanwhile_is_noticed(mixed_dsn, old, tmp_path):
     assert again.records == 100
 
 
-async def test_an_erasure_before_the_lock_is_noticed(mixed_dsn, old, tmp_path, monkeypatch):
+@pytest.mark.parametrize("idx", [0, 9, 99])
+async def test_an_erasure_before_the_lock_is_noticed(mixed_dsn, old, tmp_path, monkeypatch, idx):
     record = module._record
 
     async def slow(*arguments, **more):
         await record(*arguments, **more)
-        await erase(old, 9)
+        await erase(old, idx)
 
     monkeypatch.setattr(module, "_record", slow)
     error = await refused(go(mixed_dsn, tmp_path, before=OLD, drop=True))
     assert "was erased while it was archived" in error.detail
     assert await old.connection.fetchval("SELECT count(*) FROM ledger_records WHERE idx < 100") == 98
+    # Once more, without it.
+    monkeypatch.setattr(module, "_record", record)
+    (done,) = await go(mixed_dsn, tmp_path, before=OLD, drop=True)
+    assert idx not in {row.idx for row in read_records(tmp_path / str(done.file))}
 
 
 async def test_what_was_erased_since_stays_away(mixed_dsn, old, tmp_path):
