@@ -25,7 +25,7 @@ spec:
   variables: [{name: growth, expression: "change.after.spec.replicas - change.before.spec.replicas"}]
   rules:
     - {name: small, effect: allow, when: "variables.growth <= 2"}
-    - {name: large, effect: hold, when: "variables.growth > 2", approval: {anyOf: [{group: sre, count: 2}]}}
+    - {name: large, effect: hold, when: "variables.growth > 2", message: far, approval: {anyOf: [{group: sre, count: 2}]}}
     - {name: to-zero, effect: deny, when: "change.after.spec.replicas == 0", message: never to zero}
   budgets: [{name: few, limit: 1, window: 1h, per: subject, effect: deny, when: "resource.id == 'shop/rare'", message: once}]
 ---
@@ -34,7 +34,7 @@ kind: MutationPolicy
 metadata: {name: shells}
 spec:
   match: {actions: [exec], resources: [{type: core/Pod}]}
-  rules: [{name: ask, effect: hold, when: "true", approval: {anyOf: [{group: sre}]}}]
+  rules: [{name: ask, effect: hold, when: "true", message: a shell, approval: {anyOf: [{group: sre}]}}]
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -212,7 +212,7 @@ def test_who_may_ask(firewall):
     assert post(firewall, {}, key=firewall.operator_key).status_code == 403
 
 
-def test_limits_time_and_api_servers(serve, firewall, database_dsn, tmp_path):
+def test_limits_and_api_servers(serve, database_dsn, tmp_path):
     (tmp_path / "p.yaml").write_text(POLICY)
     settings = {
         "MFW_POLICIES__DIRECTORY": str(tmp_path),
@@ -221,10 +221,7 @@ def test_limits_time_and_api_servers(serve, firewall, database_dsn, tmp_path):
         "MFW_KUBERNETES__API_SERVERS": "test",
     }
     with serve(database_dsn, **settings) as service:
-        # Nobody answers in a thousandth of a second: the API server is told before it gives up.
-        told = answered(service, asking(), query="timeout=0.0001s")
-        assert (told["allowed"], told["status"]["code"], told["status"]["reason"]) == (False, 504, "Timeout")
-        assert answered(service, asking())["allowed"] is True
+        assert [answered(service, asking())["allowed"] for _ in range(2)] == [True, True]
         limited = answered(service, asking())
         assert (limited["allowed"], limited["status"]["code"]) == (False, 429)
         assert limited["status"]["details"]["retryAfterSeconds"] >= 1
