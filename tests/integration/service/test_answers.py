@@ -159,7 +159,8 @@ def authzen(checked: Checked) -> None:
 def kubernetes(checked: Checked) -> None:
     ask = checked.ask
     path = "/kubernetes/v1/validate"
-    review = review_for(next(case for case in load() if case.decision == "allow" and review_for(case) is not None))
+    reviews = (review_for(case) for case in load() if case.decision == "allow")
+    review = next(one for one in reviews if one is not None)
     for changed in ({}, {"dryRun": True}, {"operation": "PATCH"}):
         told = ask("POST", path, json={**review, "request": {**review["request"], **changed}})
         assert told["response"]["uid"] == "u"

@@ -76,7 +76,8 @@ def firewall(tmp_path_factory, shared_database_dsn):
 
 def post(firewall, tree: Any, query="timeout=10s", **options: Any) -> httpx.Response:
     with firewall.client(**options) as client:
-        return client.post(f"{VALIDATE}?{query}", json=tree)
+        answer: httpx.Response = client.post(f"{VALIDATE}?{query}", json=tree)
+    return answer
 
 
 def answered(firewall, tree: Any, **options: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Fails:
         self._steps = steps
 
     async def review(self, exchange: ReviewExchange) -> bytes:
+        body = b""
         if self._steps > 0:
             body = await exchange.read()
         if self._steps > 1:
