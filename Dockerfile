@@ -36,12 +36,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MFW_HTTP__HOST=0.0.0.0 \
     MFW_METRICS__HOST=0.0.0.0
-# `mfw backup` needs the programs of the server's own release, or of the next later one: an older `pg_dump` refuses it.
-RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
- && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
- && apt-get install -y --no-install-recommends postgresql-client-16 postgresql-client-17 postgresql-client-18 \
- && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/mutation-firewall /opt/mutation-firewall
 WORKDIR /opt/mutation-firewall

@@ -67,9 +67,11 @@ from app.persistence.api_keys import ActiveKeys, ApiKeyStore
 from app.persistence.breaker import BreakerState
 from app.persistence.engine import connect, create_engine
 from app.persistence.listening import Opens
+from app.persistence.operation_runs import OperationRuns
 from app.persistence.shared_buckets import SharedBucketStore
 from app.persistence.switchboard import STALE_SECONDS, Switchboard
 from app.persistence.switches import SwitchStore
+from app.persistence.upkeep import Upkeep
 from app.policies.distribute import DatabaseSource, DirectorySource, Failure, PolicySource, SetInForce, SourceState
 from app.policies.signatures import RequiredSigners
 from app.policies.store import PolicySetStore
@@ -152,6 +154,10 @@ PRIORITIES: Final = {
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
 }
+
+# Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
+# between two statements, so whoever does is gone.
+STALL_SECONDS: Final = 10.0
 
 # Containers that may be made, beyond those that were dropped, before the collector looks for cycles. Python's own 700
 # are there after six requests in flight, and next to nothing here is in a cycle: counting finds it dropped.
@@ -246,6 +252,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         connect_timeout=database.connect_timeout_seconds,
         statement_timeout=database.statement_timeout_seconds,
         lock_timeout=database.lock_timeout_seconds,
+        stall_timeout=STALL_SECONDS,
         pooled=database.pooled,
     )
     listening = _listening(settings)
@@ -282,6 +289,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     switch_store = SwitchStore(engine, observer=observer)
     board = Switchboard(switch_store.in_force, connect=listening)
     metrics.watch_switches(board.count, age=lambda: board.age)
+    upkeep = Upkeep(OperationRuns(desk, observer=observer).latest)
+    metrics.watch_upkeep(upkeep.issues, integrity_at=lambda: upkeep.integrity_at, backup_at=lambda: upkeep.backup_at)
     entropy, counted = EntropyPool(), _counter(metrics)
     # What is secret for good comes from the kernel each time, not from a page that lies in memory.
     desk_keys = ApiKeyStore(desk, observer=observer)
@@ -380,6 +389,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
             await board.start()
             opened.push_async_callback(board.stop)
+            await upkeep.start()
+            opened.push_async_callback(upkeep.stop)
             await source.start()
             opened.push_async_callback(source.stop)
             await ledger.start()

@@ -1852,4 +1852,12 @@ def advice(settings: Settings) -> tuple[SettingsProblem, ...]:
                 "use `verify-full` with `sslrootcert`",
             )
         )
+    if settings.environment is Environment.PRODUCTION and settings.ledger.guard_file is None:
+        found.append(
+            SettingsProblem(
+                "MFW_LEDGER__GUARD_FILE",
+                "an older backup of the database would be signed once every replica was restarted",
+                "name a file on a volume that no backup of the database brings back",
+            )
+        )
     return tuple(found)

@@ -9,6 +9,8 @@ from app.persistence.engine import parse_dsn
 
 # Bytes until a connection breaks: from the middle of the greeting to some hundred batches.
 LIVES = (200, 400_000)
+# Seconds after which a server that was told nothing finds out; longer than it may keep the head for who is lost.
+FORGOTTEN_SECONDS = 8.0
 
 
 class BreakingNetwork:
@@ -88,6 +90,7 @@ class BreakingNetwork:
             writer.transport.abort()
             if left[0] <= 0 and random.random() < 0.5:
                 self._forgotten.append(up)
+                asyncio.get_running_loop().call_later(FORGOTTEN_SECONDS, up.transport.abort)
             else:
                 # What is on its way arrives.
                 up.close()

@@ -14,6 +14,7 @@ from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they 
 from app.cli.auditing import commands as _auditing  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
 from app.cli.backup_commands import backup
+from app.cli.decisions_commands import decisions
 from app.cli.integrity_commands import integrity
 from app.cli.ledger_commands import ledger
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
@@ -36,6 +37,7 @@ tokens = typer.Typer(no_args_is_help=True, help="Rotate the secret that tokens a
 app.add_typer(policies, name="policies")
 app.add_typer(config, name="config")
 app.add_typer(keys, name="keys")
+app.add_typer(decisions, name="decisions")
 app.add_typer(ledger, name="ledger")
 app.add_typer(integrity, name="integrity")
 app.add_typer(backup, name="backup")

@@ -26,12 +26,21 @@ from pydantic import SecretStr
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain, console
 from app.cli.server import OPTIONS
-from app.cli.state import database_file, key_file, private_directory, read_private, write_private
+from app.cli.state import (
+    database_file,
+    key_file,
+    ledger_key_file,
+    ledger_public_key_file,
+    private_directory,
+    read_private,
+    write_private,
+)
 from app.settings import Environment, PolicySource, Settings, advice
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STARTER_POLICIES: Final = ROOT / "policies" / "starter"
 EXAMPLE: Final = ROOT / "examples" / "allow-k8s-deployment-scaled.json"
+DEVELOPMENT_ORIGIN: Final = "mutation-firewall.localhost/ledger"
 # Nobody waits longer at a terminal.
 GRACE_SECONDS_MAX: Final = 5
 BACKLOG: Final = 2048
@@ -52,7 +61,7 @@ def run_dev(*, port: int | None, metrics_port: int | None, state_dir: Path | Non
             _database(settings) as dsn,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(_with_database(settings, dsn), listener))
+            runner.run(_serve(_with_database(_with_signing_key(settings), dsn), listener))
     finally:
         signal.signal(signal.SIGTERM, before)
     console(stderr=True).print("stopped")
@@ -153,6 +162,30 @@ def _with_database(settings: Settings, dsn: str) -> Settings:
     return settings.model_copy(update={"database": database})
 
 
+def _with_signing_key(settings: Settings) -> Settings:
+    """A key for the ledger of the database that is ours, made once: so that there is something to verify.
+
+    Raises `FirewallError` for a file that has no key in it.
+    """
+    if not settings.embedded_database or settings.ledger.signing_key is not None:
+        return settings
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from app.core.notes import SignerKey
+
+    file = ledger_key_file(private_directory(settings.state_dir))
+    kept = read_private(file)
+    if kept is None:
+        key = SignerKey.of(settings.ledger.origin or DEVELOPMENT_ORIGIN, Ed25519PrivateKey.generate())
+        write_private(file, key.text)
+    else:
+        key = SignerKey.parse(kept)
+    # Each time: whoever verifies looks here, and it may have been lost.
+    write_private(ledger_public_key_file(settings.state_dir), key.verifier.text)
+    signing = {"origin": key.name, "signing_key": SecretStr(key.text)}
+    return settings.model_copy(update={"ledger": settings.ledger.model_copy(update=signing)})
+
+
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     """Steps 4 to 6."""
     from app.bootstrap import create_app
@@ -196,6 +229,7 @@ def show_panel(settings: Settings, port: int) -> None:
     from rich.panel import Panel
 
     out = console()
+    public = ledger_public_key_file(settings.state_dir)
     lines = [f"service   http://{_reachable(settings.http.host)}:{port}"]
     if settings.metrics.enabled:
         lines.append(f"metrics   http://{_reachable(settings.metrics.host)}:{settings.metrics.port}/metrics")
@@ -203,6 +237,7 @@ def show_panel(settings: Settings, port: int) -> None:
         f"policies  {_near(settings.policies.directory) if settings.policies.directory else 'from the database'}",
         f"state     {settings.state_dir}",
         f"API key   in {key_file(settings.state_dir)}",
+        *([f"ledger    signed; its public key in {public}"] if public.exists() else []),
     ]
     out.print(Panel("\n".join(lines), title="mutation firewall", expand=False))
     # Outside the box, and never wrapped: it is there to be copied.

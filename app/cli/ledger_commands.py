@@ -52,6 +52,44 @@ def ledger_partitions(
         run_partitions(ahead=ahead, as_json=as_json)
 
 
+@ledger.command("archive", epilog="Example: `mfw ledger archive --before 2026-01 --to /archive --drop`")
+def ledger_archive(
+    *,
+    before: Annotated[str, typer.Option(metavar="MONTH", help="Archive every month before this one.")],
+    to: Annotated[Path, typer.Option(help="Where the files go; keep them as long as the records are to be kept.")],
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop the tables as well, after each was compared with its file once more.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Move records of months that are over into files; receipts stay, so everything can still be verified.
+
+    Each month is written, read back and verified against its receipts, named in the ledger, and detached. Interrupted,
+    the same command goes on where it stopped. Nothing is ever dropped that is not in a verified file.
+    """
+    from app.cli.keeping import run_archive
+
+    with reporting(as_json=as_json):
+        run_archive(before, to, drop=drop, as_json=as_json)
+
+
+@ledger.command("unarchive", epilog="Example: `mfw ledger unarchive 2025-12 --from /archive`")
+def ledger_unarchive(
+    month: Annotated[str, typer.Argument(metavar="MONTH", help="The month to bring back, such as `2025-12`.")],
+    *,
+    directory: Annotated[Path, typer.Option("--from", help="Where its file is.")],
+    as_json: Json = False,
+) -> None:
+    """Bring the records of an archived month back, each verified against its entry in the ledger.
+
+    A record that was erased since does not come back.
+    """
+    from app.cli.keeping import run_unarchive
+
+    with reporting(as_json=as_json):
+        run_unarchive(month, directory, as_json=as_json)
+
+
 @ledger.command(
     "reveal",
     epilog="Example: `mfw ledger reveal record.json /change/after/data/password --value value.json`, where "

@@ -1,4 +1,4 @@
-"""What `mfw dev` keeps in files of its own: its API key and, while it runs, the URL of its database."""
+"""What `mfw dev` keeps in files of its own: its API key, the ledger's key and, while it runs, its database's URL."""
 
 import os
 from pathlib import Path
@@ -22,6 +22,16 @@ def key_file(state_dir: Path) -> Path:
 def database_file(state_dir: Path) -> Path:
     """Where the database's URL is while the development service runs."""
     return state_dir / "database-url"
+
+
+def ledger_key_file(state_dir: Path) -> Path:
+    """Where the key is that signs the development ledger."""
+    return state_dir / "ledger.key"
+
+
+def ledger_public_key_file(state_dir: Path) -> Path:
+    """Where its public half is, for `mfw ledger verify`."""
+    return state_dir / "ledger.key.pub"
 
 
 def write_private(file: Path, text: str) -> None:

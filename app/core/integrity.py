@@ -92,7 +92,7 @@ def advice(check: IntegrityCheck) -> str:
         case IntegrityCheck.BUDGETS:
             return "budgets count decisions that are not recorded; they go by themselves when their windows are over"
         case IntegrityCheck.SEARCH:
-            return "searches may miss entries; the records themselves are whole"
+            return "run this with `--repair`: searches miss decisions, or find what is not there; the ledger is whole"
         case IntegrityCheck.EXPIRED:
             return "run this with `--repair`; with some traffic they are swept by themselves"
         case IntegrityCheck.OUTBOX:

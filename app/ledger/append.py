@@ -55,6 +55,8 @@ DEADLINE = 5.0
 BACKOFF = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # Seconds that `stop` gives to what still waits.
 DRAIN_TIMEOUT = 10.0
+# Seconds that a server which hears nothing more of us keeps the head for us; the same as in AWAIT_WRITERS.
+STALL = 5.0
 # Seconds that a connection has to have its statement cancelled.
 LEAVE_TIMEOUT = 2.0
 # Seconds. Who waited so long for the head, and finds that others wrote meanwhile, waited for their disk; a round trip
@@ -98,8 +100,14 @@ FROM ledger_entries WHERE idx = $1 AND id = $2
 # the log, so that what is found is on disk once this is committed.
 AWAIT_WRITERS = """
 SELECT next_index, CASE
-    WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+    WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END,
+    set_config('idle_in_transaction_session_timeout', '5s', true)
 FROM ledger_head FOR UPDATE
+"""
+# A server that lost us in the middle of a message waits for the rest, and holds the head meanwhile. Only PostgreSQL 17
+# and newer has a limit for that; older ones find out when nothing answers on the wire (TCP_KEEPALIVES in engine.py).
+LIMIT = """
+SELECT set_config('transaction_timeout', $1, false) WHERE current_setting('server_version_num')::int >= 170000
 """
 FIND = "SELECT id, idx, receipt FROM ledger_entries WHERE id = ANY($1::uuid[])"
 
@@ -343,6 +351,8 @@ class LedgerWriter:
         )
         try:
             self._insert, self._harden = await self._asking(connection, WRITE), await self._asking(connection, HARDEN)
+            if not self._pooled:
+                await connection.fetchval(LIMIT, str(int((self._statement_timeout + STALL) * 1000)))
             # asyncpg prepares without ending what it began: until the first append our locks would stop migrations.
             await connection.execute("SELECT 1")
         except BaseException:

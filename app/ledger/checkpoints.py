@@ -52,6 +52,8 @@ from app.persistence.engine import (
 INTERVAL: Final = 1.0
 # Entries in one transaction: half a megabyte of hashes, a tenth of a second of the database's time.
 SLICE: Final = 16_384
+# What part of a slice may be left for the next checkpoint.
+_NEARLY: Final = 16
 # Leaves hashed before others get their turn: a millisecond of the event loop.
 _CHUNK_BYTES: Final = 1024 * HASH_BYTES
 # Seconds; as for the writer (reference/firewall-failure-mode-matrix.md, mode 1).
@@ -201,7 +203,8 @@ class Notary:
         self._engine = engine
         self._entropy = entropy
         self._signer = signer
-        self._previous = previous
+        # The one that signs, and the one before it.
+        self._signers = [one for one in (signer, previous) if one is not None]
         self._guard = guard
         self._interval = interval
         self._slice_max = slice_max
@@ -219,6 +222,7 @@ class Notary:
         self._failures = 0
         self._remembered: Checkpoint | None = None
         self._guarded: Checkpoint | None = None
+        self._began_anew = False
         self._last: _Look | None = None
         self._looked_at = -math.inf
         self._waiting_since: float | None = None
@@ -420,7 +424,7 @@ class Notary:
 
     def _others(self, note: Note) -> list[UUID]:
         """The ids of the entries that introduce other keys which signed, under our name, and which are not ours."""
-        ours = {(one.key.name, one.key.key_id) for one in (self._signer, self._previous) if one is not None}
+        ours = {(one.key.name, one.key.key_id) for one in self._signers}
         names = {name for name, _ in ours}
         return [
             introduction_id(one.name, one.key_id)
@@ -434,9 +438,11 @@ class Notary:
         if may_sign and look.introduced is None:
             return _Step.INTRODUCE, 0.0
         due = max(0.0, self._interval - look.age)
-        if may_sign and not due and self._can_sign(look):
-            return _Step.SIGN, self._interval
         waiting = look.entries - look.integrated
+        # What came last as well, or it waits for the next one; but a backlog does not keep from signing.
+        caught_up = waiting < self._slice_max // _NEARLY or look.age >= 2 * self._interval
+        if may_sign and not due and caught_up and self._can_sign(look):
+            return _Step.SIGN, 0.0
         if waiting >= self._slice_max:
             return _Step.INTEGRATE, 0.0
         if waiting and may_sign:
@@ -462,12 +468,9 @@ class Notary:
 
     async def _introduce(self, connection: "asyncpg.Connection[Any]", look: _Look) -> None:
         """Say in the log that our key begins. Holds the ledger's head to the commit, which comes next."""
-        if self._signer is None:
-            return
-        key = self._signer.key
-        if self._previous is not None:
-            replaces = [self._previous.key.text]
-        else:
+        key, *before = [one.key for one in self._signers]
+        replaces = [one.text for one in before]
+        if not before:
             replaces = [] if look.note is None else [f"{one.name}+{one.key_id:08x}" for one in look.note.signatures]
         entry = introduction(key, replaces=replaces, now=self._now(), entropy=self._entropy, engine=self._engine)
         await connection.fetchrow(WRITE, *([member] for member in entry), False)
@@ -526,20 +529,17 @@ class Notary:
             if look.newest is not None and one.checkpoint.size == look.signed:
                 _compare(one, look.newest.root)
 
-    async def _sign(self, connection: "asyncpg.Connection[Any]", look: _Look) -> "_Made | None":
+    async def _sign(self, connection: "asyncpg.Connection[Any]", look: _Look) -> "_Made":
         """Sign the tree as it was committed, if it continues everything that was signed."""
-        if self._signer is None:
-            return None
         known = list(self._signed(look))
         wanted = tiles_for_root(look.integrated).union(*(tiles_for_root(one.checkpoint.size) for one in known))
         places = await read_places(connection, wanted)
         _check_root(look, places)
         for one in known:
             _compare(one, root(one.checkpoint.size, reader_of(places)))
-        signers = [self._signer]
-        if self._previous is not None and look.previous_introduced is not None:
-            signers.append(self._previous)
-        checkpoint = Checkpoint(self._signer.key.name, look.integrated, look.root)
+        began = (look.introduced, look.previous_introduced)
+        signers = [one for one, index in zip(self._signers, began, strict=False) if index is not None]
+        checkpoint = Checkpoint(signers[0].key.name, look.integrated, look.root)
         text = checkpoint.text
         # From here on this process signs nothing that contradicts it, whatever becomes of the transaction.
         self._remembered = checkpoint
@@ -562,7 +562,9 @@ class Notary:
         found = await asyncio.to_thread(self._guard.read)
         if found is not None and found.origin != self._signer.key.name:
             # The way to begin anew after entries were lost: another origin, on purpose.
-            _log.warning("the guard file is of another log", extra={"fields": {"origin": found.origin}})
+            if not self._began_anew:
+                _log.warning("the guard file is of another log", extra={"fields": {"origin": found.origin}})
+            self._began_anew = True
             return None
         return found
 

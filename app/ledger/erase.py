@@ -6,7 +6,7 @@ One transaction appends the entry that says so, writes down why, and deletes the
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import FirewallError, Kind
-from app.ledger.read import Erasure
+from app.ledger.read import Erasure, archived_at
 from app.ledger.receipt import EntryKind, SealedEntry
 from app.ledger.within import append_within
 from app.persistence.engine import Observer, Unobserved, transaction
@@ -67,7 +67,8 @@ class RecordEraser:
     async def erase(self, id: UUID, *, reason: str, by: str, at: datetime, seal: Seal) -> Erased:  # noqa: A002 - its name
         """Erase the record of the entry with an id; where that was done before, say so and change nothing.
 
-        Raises FirewallError: NOT_FOUND, CONFLICT for a kind that is not erased, and for a record that is archived.
+        Raises FirewallError: NOT_FOUND, CONFLICT for a kind that is not erased, and for a record that is not in the
+        database.
         """
         async with transaction(
             self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock
@@ -114,9 +115,17 @@ class RecordEraser:
                 ledger_records.c.idx == idx, ledger_records.c.recorded_at == recorded_at
             )
         )
-        if found.one_or_none() is None:
+        if found.one_or_none() is not None:
+            return
+        if (await connection.execute(sa.select(archived_at(recorded_at)))).scalar_one():
+            month = recorded_at.astimezone(UTC).strftime("%Y-%m")
             raise FirewallError(
                 Kind.CONFLICT,
-                f"the record of entry `{idx}` is archived, and not in this database",
-                fix="bring its month back, then erase it; docs/ledger.md, Erasure, has the commands",
+                f"the record of entry `{idx}` is in the archive of `{month}`, and not in this database",
+                fix=f"`mfw ledger unarchive {month} --from DIR`, erase it then, and archive the month again",
             )
+        raise FirewallError(
+            Kind.CONFLICT,
+            f"the record of entry `{idx}` is missing, and nothing says why",
+            fix="run `mfw integrity check`, and restore what it names",
+        )

@@ -52,7 +52,7 @@ def new_file(path: Path) -> Iterator[Written]:
     """
     part = path.with_name(path.name + PART_SUFFIX)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as stream:
@@ -67,6 +67,13 @@ def new_file(path: Path) -> Iterator[Written]:
         sync_directory(path.parent)
     except OSError as error:
         raise _failed("written", path, error) from error
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, for the owner alone. Raises OSError."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> FileDigest:

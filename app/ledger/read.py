@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import EntryKind, leaf_hash, record_digest
 from app.persistence.engine import DATABASE_ERRORS, translate
-from app.persistence.tables import ledger_entries, ledger_erasures, ledger_head, ledger_records
+from app.persistence.tables import ledger_archives, ledger_entries, ledger_erasures, ledger_head, ledger_records
 
 # A gap report is for a person; the count is complete, the list is not.
 GAPS_SHOWN = 10
@@ -24,6 +24,7 @@ class RecordState(StrEnum):
     KEPT = "kept"
     ERASED = "erased"  # by law; an entry of its own says so
     ARCHIVED = "archived"  # with all of its month: it is not in this database any more
+    MISSING = "missing"  # nothing says where it went: the database is damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,16 @@ class LedgerEntry:
     salt: bytes | None
     record: bytes | None
     erasure: Erasure | None = None
+    archived: bool = False
 
     @property
     def state(self) -> RecordState:
-        """What became of its record. Does not check: that an archive has it."""
+        """What became of its record. Does not check: that its month's archive has it."""
         if self.record is not None:
             return RecordState.KEPT
-        return RecordState.ARCHIVED if self.erasure is None else RecordState.ERASED
+        if self.erasure is not None:
+            return RecordState.ERASED
+        return RecordState.ARCHIVED if self.archived else RecordState.MISSING
 
     @property
     def leaf_hash(self) -> bytes:
@@ -152,7 +156,13 @@ class LedgerReader:
         gone = ledger_erasures.c
         erased = (gone.erased_at, gone.erased_by, gone.reason, gone.ledger_id, gone.ledger_index)
         rows = await self._rows(
-            sa.select(ledger_entries, ledger_records.c.salt, ledger_records.c.record, *erased)
+            sa.select(
+                ledger_entries,
+                ledger_records.c.salt,
+                ledger_records.c.record,
+                *erased,
+                archived_at(ledger_entries.c.recorded_at).label("archived"),
+            )
             .select_from(joined)
             .where(condition)
         )
@@ -168,6 +178,7 @@ class LedgerReader:
                 erasure=None
                 if row.erased_at is None
                 else Erasure(row.erased_at, row.erased_by, row.reason, row.ledger_id, row.ledger_index),
+                archived=row.archived,
             )
             for row in rows
         ]
@@ -178,3 +189,8 @@ class LedgerReader:
                 return list(await connection.execute(statement))
         except DATABASE_ERRORS as error:
             raise translate(error) from error
+
+
+def archived_at(recorded_at: "sa.ColumnElement[datetime] | datetime") -> "sa.ColumnElement[bool]":
+    """Whether the month of a record was archived, as a condition."""
+    return sa.exists().where(ledger_archives.c.starts_at <= recorded_at, ledger_archives.c.ends_at > recorded_at)

@@ -3,8 +3,8 @@
 Nothing in a row is true because it stands here: the database, or a file, says so. `verify` and `replay` find out.
 """
 
-from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -33,14 +33,25 @@ class Activated:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Which records are gone rightly, says the database: single ones, and ranges from the first to after the last."""
+    """Which records are gone rightly, says the database: single ones, each with the index of the entry that says so,
+    and ranges from the first to after the last.
+    """
 
-    erased: frozenset[int] = frozenset()
+    erased: Mapping[int, int] = field(default_factory=dict)
     archived: tuple[tuple[int, int], ...] = ()
 
     def is_archived(self, idx: int) -> bool:
         """Whether the record of an entry lies in an archive."""
         return any(start <= idx < end for start, end in self.archived)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How far the tree of a ledger goes; `note` is the newest checkpoint, with its cosignatures, None without one."""
+
+    size: int
+    root: bytes
+    note: bytes | None
 
 
 class LedgerSource(Protocol):

@@ -64,16 +64,24 @@ _LAG: Final = sa.select(
 # Another replica that is at it already is not waited for.
 _TURN: Final = sa.select(ledger_search_progress.c.next_index).with_for_update(skip_locked=True)
 _MOVE: Final = sa.update(ledger_search_progress).values(next_index=sa.bindparam("end"))
-# On the server: no record travels, and nothing of it is parsed where requests are answered.
-_FILL: Final = sa.text(f"""
+
+
+def _key(one: str, other: str = "''") -> str:
+    """`ledger_search_key` written out: a call of it costs more than what it does."""
+    text = f"char_length({one})::text || ':' || {one} || {other}"
+    return f"('x' || encode(substring(sha256(convert_to({text}, 'UTF8')) FOR 8), 'hex'))::bit(64)::bigint"
+
+
+# From `start` up to before `end`, on the server: no record travels, and nothing of it is parsed where requests are
+# answered.
+FILL: Final = sa.text(f"""
     INSERT INTO ledger_search (
         idx, recorded_at, id, subject_key, resource_key, resource_type_key, action_key, policy_key, rule_key,
         subject_type, subject_id, resource_type, resource_id, action, decision, policy, rule, mode
     )
     SELECT idx, recorded_at, id,
-        ledger_search_key(subject_type, subject_id), ledger_search_key(resource_type, resource_id),
-        ledger_search_key(resource_type), ledger_search_key(action), ledger_search_key(policy),
-        ledger_search_key(policy, rule),
+        {_key("subject_type", "subject_id")}, {_key("resource_type", "resource_id")},
+        {_key("resource_type")}, {_key("action")}, {_key("policy")}, {_key("policy", "rule")},
         left(subject_type, {WORD_CHARACTERS_MAX}), left(subject_id, {WORD_CHARACTERS_MAX}),
         left(resource_type, {WORD_CHARACTERS_MAX}), left(resource_id, {WORD_CHARACTERS_MAX}),
         left(action, {WORD_CHARACTERS_MAX}), decision, left(policy, {WORD_CHARACTERS_MAX}),
@@ -334,7 +342,7 @@ class Indexer:
                 size = (await connection.execute(sa.select(ledger_head.c.next_index))).scalar_one()
                 end = min(size, start + self._slice)
                 if end > start:
-                    await connection.execute(_FILL, {"start": start, "end": end})
+                    await connection.execute(FILL, {"start": start, "end": end})
                     await connection.execute(_MOVE, {"end": end})
         except FirewallError:
             # Whatever it was, less of it is easier.

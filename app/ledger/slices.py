@@ -1,13 +1,14 @@
 """Reads a whole ledger from the database, in slices: short read-only transactions, constant memory, no table twice."""
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
 import asyncpg
 
+from app.core.tiles import HASH_BYTES, TileId
 from app.errors import FirewallError, Kind
-from app.ledger.rows import Absent, Activated, LedgerRow
+from app.ledger.rows import Absent, Activated, LedgerRow, Published
 from app.persistence.engine import DATABASE_ERRORS, STATEMENT_TIMEOUT, connect, translate
 
 # Entries in one transaction: short enough to keep no vacuum waiting, long enough that its round trips cost nothing.
@@ -34,6 +35,13 @@ _ACTIVATIONS: Final = """
     SELECT ledger_index, digest, activated_at FROM policy_set_activations ORDER BY ledger_index, sequence
 """
 _ARCHIVES: Final = "SELECT first_index, last_index FROM ledger_archives ORDER BY first_index"
+_CHECKPOINT: Final = "SELECT size, root, note || cosignatures FROM ledger_checkpoints ORDER BY size DESC LIMIT 1"
+_CHECKPOINTS: Final = "SELECT size, note || cosignatures FROM ledger_checkpoints ORDER BY size"
+_TREE: Final = "SELECT size, root FROM ledger_tree"
+_TILES: Final = """
+    SELECT tiles.level, tiles.idx, tiles.hashes FROM ledger_tiles AS tiles
+    JOIN unnest($1::smallint[], $2::bigint[]) AS wanted (level, idx) USING (level, idx)
+"""
 _POLICY_SET: Final = "SELECT documents FROM policy_sets WHERE digest = $1"
 _POLICY_SETS: Final = "SELECT digest FROM policy_sets ORDER BY number"
 
@@ -101,10 +109,10 @@ class LedgerDatabase:
     async def absent(self) -> Absent:
         """Which records were erased, and which lie in archives."""
         async with self._reading():
-            erased = await self._connection.fetch("SELECT idx FROM ledger_erasures")
+            erased = await self._connection.fetch("SELECT idx, ledger_index FROM ledger_erasures")
             archived = await self._connection.fetch(_ARCHIVES)
         return Absent(
-            frozenset(row["idx"] for row in erased),
+            {row["idx"]: row["ledger_index"] for row in erased},
             tuple((row["first_index"], row["last_index"] + 1) for row in archived),
         )
 
@@ -118,6 +126,36 @@ class LedgerDatabase:
         """The digests of all sets, the oldest first."""
         async with self._reading():
             return [row["digest"] for row in await self._connection.fetch(_POLICY_SETS)]
+
+    async def published(self) -> Published:
+        """The newest checkpoint; without any, how far the tree goes."""
+        async with self._reading():
+            signed = await self._connection.fetchrow(_CHECKPOINT)
+            if signed is not None:
+                size, root, note = signed.values()
+                return Published(size, root, note)
+            tree = await self._connection.fetchrow(_TREE)
+        if tree is None:
+            raise FirewallError(Kind.UNAVAILABLE, "the ledger has no tree", fix="restore the database from its backup")
+        return Published(tree["size"], tree["root"], None)
+
+    async def checkpoints(self) -> Sequence[tuple[int, bytes]]:
+        """Every checkpoint that is kept, the oldest first."""
+        async with self._reading():
+            return [(size, note) for size, note in await self._connection.fetch(_CHECKPOINTS)]
+
+    async def tiles(self, wanted: Sequence[TileId]) -> dict[TileId, bytes]:
+        """Those of some tiles that are there, cut to the width that is asked for."""
+        async with self._reading():
+            rows = await self._connection.fetch(
+                _TILES, [tile.level for tile in wanted], [tile.index for tile in wanted]
+            )
+        found = {(level, index): hashes for level, index, hashes in rows}
+        return {
+            tile: found[tile.level, tile.index][: tile.width * HASH_BYTES]
+            for tile in wanted
+            if (tile.level, tile.index) in found
+        }
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "apply",
         description="Bring the database's schema forward to the newest revision, or to one that is named.\n"
         "Each migration is one transaction; two runs at the same time wait for one another; repeating is harmless.\n"
-        "Take a backup first: `pg_dump`.",
+        "Take a backup first: `mfw backup create`.",
         examples="  python -m app.migrations.apply\n  python -m app.migrations.apply --to 0001\n",
     )
     parser.add_argument(

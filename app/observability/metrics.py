@@ -16,6 +16,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from app.core.integrity import IntegrityCheck
 from app.core.principal import AuthMethod
 from app.core.switches import SwitchKind
 from app.core.types import Effect, Mode
@@ -381,6 +382,23 @@ class Metrics:
             "witnesses that cosigned the newest checkpoint which this process signed",
             registry=registry,
         )
+        issues = Gauge(
+            "mfw_integrity_issues",
+            "what the last integrity check that went through found, by check",
+            ("check",),
+            registry=registry,
+        )
+        self._integrity_issues = {check: issues.labels(check.value) for check in IntegrityCheck}
+        self._integrity_at = Gauge(
+            "mfw_integrity_last_success_timestamp_seconds",
+            "when the last integrity check went through, whatever it found; 0 if never",
+            registry=registry,
+        )
+        self._backup_at = Gauge(
+            "mfw_backup_last_success_timestamp_seconds",
+            "when the last backup was complete; 0 if never",
+            registry=registry,
+        )
         self._policy_set_stale = Gauge(
             "mfw_policy_set_stale",
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
@@ -401,6 +419,19 @@ class Metrics:
             self._under_way[priority].set_function(count)
         self._lag.set_function(lag)
         self._memory.set_function(memory)
+
+    def watch_upkeep(
+        self,
+        issues: Callable[[IntegrityCheck], float],
+        *,
+        integrity_at: Callable[[], float],
+        backup_at: Callable[[], float],
+    ) -> None:
+        """Ask these at each scrape: what jobs found, and when they last went through, in seconds since 1970."""
+        for check, gauge in self._integrity_issues.items():
+            gauge.set_function(partial(issues, check))
+        self._integrity_at.set_function(integrity_at)
+        self._backup_at.set_function(backup_at)
 
     def watch_switches(self, count: Callable[[SwitchKind], int], *, age: Callable[[], float]) -> None:
         """Ask these at each scrape: how many kill switches of a kind are on, and since when that is known."""

@@ -49,14 +49,16 @@ _BESIDE: Final = {
         " (SELECT FROM kill_switches WHERE ledger_index = asked OR end_ledger_index = asked)"
     ),
 }
+_SEARCH: Final = "SELECT idx, id, decision FROM ledger_search WHERE idx >= $1 AND idx < $2"
 _KEYS: Final = "SELECT id, revoked_at IS NOT NULL AS revoked FROM api_keys WHERE id = ANY($1::uuid[])"
 
 
 @dataclass(slots=True)
 class Seen:
-    """What a whole run has to remember: the keys whose making is in the ledger."""
+    """What a run has to remember: keys whose making is in the ledger, and what is wrong in the index for searches."""
 
     keys: set[str] = field(default_factory=set)
+    search: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ async def check_slice(
     archived = [(row["starts_at"], row["ends_at"]) for row in await connection.fetch(_ARCHIVED)]
     leaves: list[bytes | None] = [None] * (end - start)
     beside: dict[IntegrityCheck, list[int]] = {}
+    # Decisions that a search should find: by index, their id and what was decided.
+    searched: dict[int, tuple[UUID, object]] = {}
     keys: list[tuple[int, str, str]] = []
     expected = start
     async for entry in _entries(connection, start, end, findings):
@@ -92,6 +96,8 @@ async def check_slice(
         _check_record(entry, members, erased=entry.idx in erased, archived=is_archived, findings=findings)
         if members is None:
             continue
+        if members["kind"] == EntryKind.DECISION and (entry.records or is_archived):
+            searched[entry.idx] = (entry.id, members["decision"])
         match members["kind"]:
             case EntryKind.ERASURE:
                 beside.setdefault(IntegrityCheck.ERASURES, []).append(entry.idx)
@@ -115,6 +121,7 @@ async def check_slice(
             if idx not in found:
                 findings.add(check, f"entry {idx} has no row beside it")
     await _check_keys(connection, keys, findings, seen)
+    await _check_search(connection, start, end, searched, archived=bool(archived), findings=findings, seen=seen)
     await _check_leaves(connection, start, leaves, findings)
 
 
@@ -189,6 +196,35 @@ async def _check_keys(
             findings.add(IntegrityCheck.KEYS, f"entry {idx} is about key {key}, which is not there")
         elif act == "revoke" and not revoked[key]:
             findings.add(IntegrityCheck.KEYS, f"entry {idx} revoked key {key}, which works")
+
+
+async def _check_search(
+    connection: "asyncpg.Connection[Any]",
+    start: int,
+    end: int,
+    searched: dict[int, tuple[UUID, object]],
+    *,
+    archived: bool,
+    findings: Findings,
+    seen: Seen,
+) -> None:
+    """Compare the index for searches with the decisions that have a record."""
+    indexed = await connection.fetchval("SELECT next_index FROM ledger_search_progress") or 0
+    found = {row["idx"]: (row["id"], row["decision"]) for row in await connection.fetch(_SEARCH, start, end)}
+    for idx in sorted(searched.keys() | found.keys()):
+        if idx not in searched:
+            said = f"a search finds entry {idx}, which is no decision or has no record"
+        elif idx not in found:
+            # The index comes behind; and that of an archived month goes with its records.
+            if idx >= indexed or archived:
+                continue
+            said = f"no search finds entry {idx}"
+        elif found[idx] != searched[idx]:
+            said = f"a search says other things of entry {idx} than its receipt"
+        else:
+            continue
+        findings.add(IntegrityCheck.SEARCH, said)
+        seen.search.add(idx)
 
 
 async def _check_leaves(

@@ -168,7 +168,7 @@ class _Check:
         try:
             size, looked_at = await self._look(position, sample=sample, seed=seed)
             if self._wanted.repair:
-                await repair(self._dsn, self._findings)
+                await repair(self._dsn, self._findings, search=self._seen.search)
         except DATABASE_ERRORS as error:
             raise translate(error) from error
         report = Report(

@@ -20,6 +20,9 @@ CONNECT_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 30.0
 # The server says so itself first; this is for a server that says nothing any more.
 CLIENT_GRACE = 2.0
+# For the server's side: a client that is gone without a word must not keep its locks for the two hours of a kernel's
+# default. Half a minute.
+TCP_KEEPALIVES = {"tcp_keepalives_idle": "15", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 # Outside the hot path little happens at a time.
 POOL_SIZE = 5
 POOL_OVERFLOW = 5
@@ -94,7 +97,9 @@ def raw_dsn(dsn: str) -> str:
 def _server_settings(statement_timeout: float, more: Mapping[str, str], *, pooled: bool) -> dict[str, str]:
     # PgBouncer keeps these two for each client, and refuses to open a connection with any that it does not know.
     kept = {"application_name": APPLICATION_NAME, "timezone": "UTC"}
-    return kept if pooled else {**kept, "statement_timeout": _milliseconds(statement_timeout), **more}
+    if pooled:
+        return kept
+    return {**kept, **TCP_KEEPALIVES, "statement_timeout": _milliseconds(statement_timeout), **more}
 
 
 def _milliseconds(seconds: float) -> str:
@@ -134,13 +139,16 @@ def create_engine(
     connect_timeout: float = CONNECT_TIMEOUT,
     statement_timeout: float = STATEMENT_TIMEOUT,
     lock_timeout: float | None = None,
+    stall_timeout: float | None = None,
     pooled: bool = False,
 ) -> AsyncEngine:
     """The engine for everything that is not on the hot path; it connects when first used. Timeouts are in seconds.
 
+    After `stall_timeout` the server ends a transaction in which nothing is asked: who died there held its locks.
     `pooled` as for `connect`; the timeouts are then set anew in each transaction. Raises as `parse_dsn`.
     """
-    settings = {} if lock_timeout is None else {"lock_timeout": _milliseconds(lock_timeout)}
+    limits = {"lock_timeout": lock_timeout, "idle_in_transaction_session_timeout": stall_timeout}
+    settings = {name: _milliseconds(limit) for name, limit in limits.items() if limit is not None}
     # Checked now, so that a bad DSN is refused here and not by the first query.
     raw_dsn(dsn)
     engine = create_async_engine(

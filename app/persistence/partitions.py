@@ -43,6 +43,10 @@ SELECT child.relname AS name, pg_get_expr(child.relpartbound, child.oid) AS boun
 FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
 WHERE inhparent = $1::text::regclass ORDER BY 1
 """
+_UNTUNED = """
+SELECT relname AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+WHERE inhparent = $1::text::regclass AND reloptions IS NULL ORDER BY 1
+"""
 # Statement triggers are not handed down to partitions, and TRUNCATE fires no others.
 _STATEMENT_TRIGGERS = """
 SELECT tgname AS name, proname AS function FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
@@ -185,7 +189,14 @@ async def _keep_ahead(connection: "asyncpg.Connection[Any]", table: str, ahead: 
             await create(connection, table, name)
             await attach(connection, table, month)
             made.append(name)
+    await _tune(connection, table)
     return Made(tuple(made), moved)
+
+
+async def _tune(connection: "asyncpg.Connection[Any]", table: str) -> None:
+    """Give the settings to partitions that a migration made without; writers and readers go on."""
+    for row in await connection.fetch(_UNTUNED, table):
+        await connection.execute(f'ALTER TABLE "{row["name"]}" SET ({INSERT_ONLY})')
 
 
 async def _strayed(connection: "asyncpg.Connection[Any]", table: str) -> list[Month]:

@@ -99,3 +99,13 @@ def test_only_named_files_go_into_the_build():
         assert (ROOT / name).exists(), name
     for secret in (".env", "state/api-key", "tests/x.py", ".git/config"):
         assert not any(fnmatch(secret, rule) or secret.startswith(f"{rule}/") for rule in let_in)
+
+
+def test_the_image_of_the_backup_job_is_the_service_with_the_programs_it_needs():
+    text = (ROOT / "Dockerfile.backup").read_text()
+    assert "FROM ${IMAGE}" in text
+    assert {"postgresql-client-16", "postgresql-client-18"} <= set(text.split())
+    users = re.findall(r"^USER (\S+)$", text, re.MULTILINE)
+    assert users == ["0:0", *every(FINAL, "USER")]
+    command = json.loads(re.findall(r"^CMD (.*)$", text, re.MULTILINE)[0])
+    assert command[:2] == ["backup", "create"]

@@ -114,10 +114,10 @@ def replay(work: Work, *, start: int, end: int | None, shard: Shard, workers: in
     pieces = [(max(at, start), min(at + piece, end)) for at in ours]
     workers = max(1, min(workers or os.cpu_count() or 1, len(pieces)))
     tally = Tally()
-    with progress("replaying", total=sum(last - first for first, last in pieces)) as done:
+    with progress("replaying", total=sum(last - first for first, last in pieces)) as bar:
         for found in _pieces(work, pieces, workers=workers):
             tally.add(found)
-            done(found.entries)
+            bar.more(found.entries)
     return Replayed(start, end, shard, workers, time.monotonic() - began, tally)
 
 

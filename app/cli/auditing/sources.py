@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import FirewallError, Kind
+from app.ledger.exported import Export
 from app.ledger.rows import LedgerSource
 from app.ledger.slices import LedgerDatabase
 from app.persistence import revision
@@ -22,6 +23,8 @@ async def open_source(place: Place) -> LedgerSource:
     """Open it. Raises FirewallError."""
     if place.dsn is not None:
         return await LedgerDatabase.open(place.dsn)
+    if place.export is not None:
+        return Export.open(place.export)
     raise FirewallError(Kind.INVALID_SETTINGS, "no ledger is named")
 
 

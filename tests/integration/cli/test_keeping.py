@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
 import asyncpg
+
+from app.core.months import Month
 
 
 def test_partitions_are_made(commands, database_dsn):
@@ -68,3 +71,39 @@ def test_backups_from_the_first_to_the_restore(commands, database_dsn, empty_dat
     assert "docs/operations.md" in restored.stderr
     again = commands.run("backup", "create", *where, "--json", **settings)
     assert json.loads(again.stdout)["pruned"] == []
+
+
+def test_months_are_archived_and_brought_back(commands, database_dsn, tmp_path):
+    settings = {"MFW_DATABASE__URL": database_dsn}
+    where = tmp_path / "archive"
+    commands.run("keys", "create", "ci", **settings)
+    last = Month.of(datetime.now(UTC)).after(-1)
+
+    async def as_if_a_month_ago():
+        connection = await asyncpg.connect(database_dsn)
+        for table in ("ledger_records", "ledger_entries"):
+            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        await connection.execute(
+            f"CREATE TABLE ledger_records_{last.suffix} PARTITION OF ledger_records"
+            f" FOR VALUES FROM ('{last.starts}') TO ('{last.ends}')"
+        )
+        for table in ("ledger_entries", "ledger_records"):
+            await connection.execute(f"UPDATE {table} SET recorded_at = '{last.starts}'")
+        await connection.close()
+
+    asyncio.run(as_if_a_month_ago())
+    this_month = str(last.after(1))
+    done = commands.run("ledger", "archive", "--before", this_month, "--to", where, **settings)
+    assert done.returncode == 0, done.stderr
+    assert f"{last}: 1 records, detached, in ledger_records_{last.suffix}-0-0-1.ndjson.zst" in done.stdout
+    again = commands.run("ledger", "archive", "--before", this_month, "--to", where, "--drop", "--json", **settings)
+    assert json.loads(again.stdout)[0]["dropped"]
+    assert (
+        "nothing before" in commands.run("ledger", "archive", "--before", this_month, "--to", where, **settings).stdout
+    )
+    back = commands.run("ledger", "unarchive", str(last), "--from", where, **settings)
+    assert "1 records are back" in back.stdout, back.stderr
+    refused = commands.run("ledger", "unarchive", "2026-13", "--from", where, **settings)
+    assert refused.returncode == 65
+    refused = commands.run("ledger", "unarchive", str(last), "--from", where, "--json", **settings)
+    assert "are there" in json.loads(refused.stdout)["error"]["detail"]

@@ -527,3 +527,56 @@ async def test_stopping_does_not_wait_for_ever(wire, entry, fault):
         for task in tasks:
             assert (await refused(task)).kind is Kind.UNAVAILABLE
         assert writer.waiting == 0
+
+
+async def test_some_that_are_appended_together_leave_together(wire, reader, entry, fault):
+    async with writing(wire.dsn, batch_max=2) as writer:
+        await writer.append(entry())
+        wire.fault = fault.HANG
+        hanging = asyncio.create_task(writer.append(entry()))
+        await wire.struck.wait()
+        five = [entry() for _ in range(5)]
+        together = asyncio.create_task(writer.append_all(five))
+        await asyncio.sleep(0)
+        assert writer.waiting == 6
+        together.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await together
+        assert writer.waiting == 1
+        wire.mended.set()
+        assert await hanging == 1
+        assert await writer.append(entry()) == 2
+    assert (await reader.verify_gapless()).size == 3
+
+
+async def test_some_that_are_appended_together_find_a_full_line_together(wire, entry, fault):
+    """Whoever is let in gets in whole: the line is longer by one such group at most."""
+    async with writing(wire.dsn, queue_max=3) as writer:
+        await writer.append(entry())
+        wire.fault = fault.HANG
+        hanging = asyncio.create_task(writer.append(entry()))
+        await wire.struck.wait()
+        five = [entry() for _ in range(5)]
+        let_in = asyncio.create_task(writer.append_all(five))
+        await asyncio.sleep(0)
+        error = await refused(writer.append_all([entry(), entry()]))
+        assert error.kind is Kind.OVERLOADED
+        assert writer.waiting == 6
+        wire.mended.set()
+        assert await hanging == 1
+        assert await let_in == [2, 3, 4, 5, 6]
+
+
+async def test_batches_grow_while_one_is_under_way(wire, entry, fault):
+    observed = Observed()
+    async with writing(wire.dsn, observer=observed) as writer:
+        await writer.append(entry())
+        wire.fault = fault.HANG
+        hanging = asyncio.create_task(writer.append(entry()))
+        await wire.struck.wait()
+        waiting = [asyncio.create_task(writer.append(entry())) for _ in range(200)]
+        await asyncio.sleep(0)
+        wire.mended.set()
+        assert list(await asyncio.gather(hanging, *waiting)) == list(range(1, 202))
+    # One alone, the one that hung, and all the others.
+    assert len(observed.times) == 3

@@ -177,3 +177,24 @@ async def test_the_entry_of_an_erasure_is_not_erased(engine, entries):
     with pytest.raises(FirewallError) as caught:
         await RecordEraser(engine).erase(done.erasure.ledger_id, reason="r", by="admin", at=NOW, seal=sealed)
     assert caught.value.kind is Kind.CONFLICT
+
+
+async def test_what_is_not_in_the_database_is_not_erased(engine, entries, database_dsn):
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute("ALTER TABLE ledger_records DISABLE TRIGGER USER")
+    await connection.execute("DELETE FROM ledger_records WHERE idx = 1")
+    reader = LedgerReader(engine)
+    assert (await reader.get(1)).state is RecordState.MISSING
+    with pytest.raises(FirewallError, match="is missing") as caught:
+        await erase(engine, entries[1])
+    assert caught.value.kind is Kind.CONFLICT
+    await connection.execute(
+        "INSERT INTO ledger_archives SELECT 9, gen_random_uuid(), 'p', recorded_at, recorded_at + interval '1 day',"
+        " 1, 1, 1, 'f', 1, sha256(''), 'me', now() FROM ledger_entries WHERE idx = 1"
+    )
+    await connection.close()
+    assert (await reader.get(1)).state is RecordState.ARCHIVED
+    with pytest.raises(FirewallError, match="in the archive of") as caught:
+        await erase(engine, entries[1])
+    assert caught.value.kind is Kind.CONFLICT
+    assert await reader.size() == 3

@@ -234,3 +234,28 @@ async def test_nobody_asks_before_there_is_a_connection():
     writer = LedgerWriter("postgresql://nowhere")
     with pytest.raises(asyncpg.InterfaceError):
         await writer._insert()
+
+
+async def test_who_is_lost_in_the_middle_gives_the_head_back(database_dsn, database, entry):
+    """A server that hears nothing more of a client would keep its locks; ours it ends."""
+    async with writing(database_dsn) as (writer,):
+        connection = writer._connection
+        async with connection.transaction():
+            await connection.fetchrow(AWAIT_WRITERS)
+            assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "5s"
+        if await database.fetchval("SELECT current_setting('server_version_num')::int >= 170000"):
+            # Twice the deadline, and what the head is kept for.
+            assert await connection.fetchval("SHOW transaction_timeout") == "15s"
+        assert await writer.append(entry()) == 0
+
+
+async def test_a_head_that_a_lost_client_holds_is_free_again(database_dsn, entry):
+    lost = create_engine(database_dsn, stall_timeout=0.1)
+    async with writing(database_dsn) as (writer,):
+        gone = await lost.connect()
+        await gone.exec_driver_sql("SELECT 1 FROM ledger_head FOR UPDATE")
+        # And not a word more.
+        assert await writer.append(entry()) == 0
+        await gone.invalidate()
+        await gone.close()
+    await lost.dispose()

@@ -24,6 +24,7 @@ from app.core.types import Effect, Mutation, Reason, Verdict
 from app.core.uuid7 import uuid7
 from app.ledger.append import LedgerWriter
 from app.ledger.receipt import EntryKind, PendingDecision, seal, seal_decision
+from app.ledger.search import Indexer
 from app.ledger.within import append_within
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.engine import connect, create_engine, parse_dsn
@@ -119,6 +120,15 @@ async def integrate(connection, *, sign=True):
     return grown
 
 
+async def index_all(dsn):
+    """Index everything, for searches."""
+    engine = create_engine(dsn)
+    indexer = Indexer(engine)
+    while await indexer.step():
+        pass
+    await engine.dispose()
+
+
 async def fill(dsn):
     """Some of everything."""
     await append(dsn, *(decision(number) for number in range(DECISIONS)))
@@ -175,6 +185,7 @@ async def fill(dsn):
                 "INSERT INTO ledger_erasures VALUES (7, 'a test', 'me', now(), $1, $2)", (erased.id, index)
             )
             await transaction.exec_driver_sql("DELETE FROM ledger_records WHERE idx = 7")
+            await transaction.exec_driver_sql("DELETE FROM ledger_search WHERE idx = 7")
         await connection.execute(
             "INSERT INTO budget_uses (key, decided_at, decision_id, policy, budget, expires_at)"
             " SELECT sha256(''), now(), id, 'p', 'b', now() + interval '1 hour' FROM ledger_entries WHERE idx = 3"
@@ -183,6 +194,7 @@ async def fill(dsn):
             "INSERT INTO idempotency_keys VALUES (sha256('a'), sha256('b'), '', now() + interval '1 hour')"
         )
         await integrate(connection)
+        await index_all(dsn)
     finally:
         await connection.close()
         await engine.dispose()

@@ -2,11 +2,13 @@
 
 import os
 import stat
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import asyncpg
+import httpx
 import orjson
 import pytest
 
@@ -18,6 +20,8 @@ from app.ops import programs
 from app.ops.backup import backups, create, manifest_of, prune
 from app.ops.integrity import Wanted, run
 from app.ops.restore import restore, verify
+from app.persistence import revision
+from app.persistence.embedded import free_port
 from app.persistence.engine import create_engine, parse_dsn
 from app.persistence.operation_runs import OperationRuns
 
@@ -51,7 +55,7 @@ async def refused(awaitable):
 async def test_a_backup_says_what_it_is(made, directory, mixed_dsn):
     (found,) = backups(directory)
     assert found == made == manifest_of(directory, "latest") == manifest_of(directory, made.name)
-    assert (made.ledger.size, made.ledger.tree_size, made.revision) == (310, 310, "0010")
+    assert (made.ledger.size, made.ledger.tree_size, made.revision) == (310, 310, revision.MAXIMUM_REVISION)
     assert made.ledger.checkpoint is not None
     assert made.ledger.checkpoint.startswith("log.example/ledger\n310\n")
     files = sorted(directory.iterdir())
@@ -83,6 +87,22 @@ async def test_the_drill(made, directory, mixed_dsn, server_dsn, serve):
         assert answer.status_code == 200
         assert [idx for idx, _, _ in service.entries()] == list(range(311))
     assert {one.check.value for one in (await run(mixed_dsn, Wanted(pace=1.0, record=False))).findings} <= {"keys"}
+
+
+async def test_the_service_shows_what_jobs_found(made, mixed_dsn, hands, serve):
+    await hands.tamper("UPDATE ledger_records SET record = '' WHERE idx = 5")
+    await run(mixed_dsn, Wanted(pace=1.0))
+    port = free_port()
+    with serve(mixed_dsn, MFW_METRICS__ENABLED="true", MFW_METRICS__PORT=str(port)):
+        deadline = time.monotonic() + 30
+        shown = ""
+        while 'mfw_integrity_issues{check="records"} 1.0' not in shown and time.monotonic() < deadline:
+            shown = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    assert 'mfw_integrity_issues{check="records"} 1.0' in shown
+    assert 'mfw_integrity_issues{check="gaps"} 0.0' in shown
+    for name in ("mfw_backup", "mfw_integrity"):
+        (line,) = [one for one in shown.splitlines() if one.startswith(f"{name}_last_success_timestamp_seconds ")]
+        assert time.time() - float(line.split()[1]) < 300
 
 
 async def test_a_backup_is_verified_by_restoring_it(made, directory, mixed_dsn):

@@ -2,14 +2,17 @@
 
 import asyncio
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ruamel.yaml import YAML
 
 from app.core.integrity import IntegrityCheck, Severity
 from app.core.months import Month
+from app.core.notes import SignerKey
 from app.errors import FirewallError, Kind
 from app.ops import integrity, structure
 from app.ops.entries import SLICE
@@ -103,9 +106,27 @@ async def test_what_can_be_repaired_is(mixed_dsn, hands):
     assert await found(mixed_dsn) == {IntegrityCheck.RECORDS: 1}
 
 
+async def test_the_index_for_searches_is_made_again(mixed_dsn, hands):
+    everything = "SELECT * FROM ledger_search ORDER BY idx"
+    before = await hands.connection.fetch(everything)
+    await hands.tamper(
+        "DELETE FROM ledger_search WHERE idx = 5",
+        "UPDATE ledger_search SET decision = 'deny' WHERE idx = 6",
+        "UPDATE ledger_search SET idx = 7 WHERE idx = 8",
+    )
+    (finding,) = (await run(mixed_dsn, Wanted(pace=1.0, record=False, repair=True))).findings
+    assert (finding.count, finding.repaired) == (4, "indexed 4 entries again")
+    assert await found(mixed_dsn) == {}
+    assert await hands.connection.fetch(everything) == before
+
+
 async def test_a_month_that_is_archived_is_not_missed(mixed_dsn, hands):
     await hands.tamper(f"ALTER TABLE ledger_records DETACH PARTITION {THIS_MONTH}")
-    assert await found(mixed_dsn) == {IntegrityCheck.PARTITIONS: 2, IntegrityCheck.RECORDS: 309}
+    assert await found(mixed_dsn) == {
+        IntegrityCheck.PARTITIONS: 2,
+        IntegrityCheck.RECORDS: 309,
+        IntegrityCheck.SEARCH: 299,
+    }
     await hands.tamper(
         f"INSERT INTO ledger_archives SELECT 5, gen_random_uuid(), '{THIS_MONTH}', '{NOW.starts}', '{NOW.ends}',"
         " 0, 4, 5, 'f', 1, sha256(''), 'me', now()"
@@ -249,3 +270,35 @@ class TestMain:
         assert integrity.main(["--sample", "0"]) == 2
         assert integrity.main([]) == 3
         assert "cannot be reached" in capsys.readouterr().err
+
+
+async def test_what_the_service_itself_writes_is_clean(database_dsn, serve):
+    key = SignerKey.of("firewall.test/ledger", Ed25519PrivateKey.generate())
+    mutation = {
+        "subject": {"type": "agent", "id": "a"},
+        "action": {"name": "update"},
+        "resource": {"type": "box", "id": "b"},
+        "change": {"after": {"size": 1}},
+    }
+    settings = {"MFW_LEDGER__ORIGIN": key.name, "MFW_LEDGER__SIGNING_KEY": key.text}
+    with (
+        serve(database_dsn, **settings) as service,
+        service.client() as agent,
+        service.client(key=service.admin_key) as admin,
+        service.client(key=service.operator_key) as client,
+    ):
+        for _ in range(3):
+            answer = agent.post("/v1/decisions:batch", json={"mutations": [mutation] * 100})
+            assert answer.status_code == 200, answer.text
+        made = admin.post("/v1/keys", json={"name": "ci", "roles": ["agent"], "reason": "a test"})
+        assert made.status_code == 201, made.text
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            size = len(service.entries())
+            found = client.get("/ledger/checkpoint")
+            if found.status_code == 200 and found.text.split("\n")[1] == str(size):
+                break
+    report = await run(database_dsn, FAST)
+    assert report.entries >= 301
+    # The keys of the test itself were put there past the service.
+    assert [(one.check, one.count) for one in report.findings] == [(IntegrityCheck.KEYS, 3)]

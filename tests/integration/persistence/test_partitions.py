@@ -163,3 +163,16 @@ async def test_a_database_that_is_away_is_told():
     with pytest.raises(FirewallError) as caught:
         await make_ahead("postgresql://u@/d?host=/nowhere")
     assert caught.value.kind is Kind.UNAVAILABLE
+
+
+async def test_every_partition_is_vacuumed_as_one_that_only_grows(database_dsn, database):
+    await database.execute("ALTER TABLE ledger_search_rest RESET (autovacuum_freeze_min_age)")
+    await make_ahead(database_dsn)
+    rows = await database.fetch(
+        "SELECT relname, reloptions FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent IN ('ledger_records'::regclass, 'ledger_search'::regclass)"
+    )
+    assert len(rows) == 10
+    assert all("autovacuum_vacuum_insert_threshold=100000" in row["reloptions"] for row in rows)
+    entries = await database.fetchval("SELECT reloptions FROM pg_class WHERE relname = 'ledger_entries'")
+    assert sorted(entries) == sorted(partitions.INSERT_ONLY.replace(" = ", "=").split(", "))

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from app.core.principal import AccessScope
+from app.persistence.api_keys import ApiKeyStore
+from app.persistence.engine import create_engine
 from tests.corpus.cases import load
+from tests.integration.service.conftest import apart
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICY = """\
@@ -241,6 +245,55 @@ def test_pages_of_a_search(firewall):
 
 def test_who_asks_may_not_look_around(firewall):
     assert search(firewall, "action", ask(), key=firewall.key).status_code == 403
+
+
+def test_who_is_bound_asks_and_finds_for_itself(serve, database_dsn, tmp_path):
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "p.yaml").write_text(POLICY)
+    (tmp_path / "e.yaml").write_text(ENTITIES)
+
+    async def bound() -> str:
+        engine = create_engine(database_dsn)
+        try:
+            scopes = {AccessScope.DECIDE, AccessScope.READ}
+            made = await ApiKeyStore(engine).create("b", principal_id="b", scopes=scopes, subjects=["user:bob"])
+            return made.key
+        finally:
+            await engine.dispose()
+
+    key = apart(bound())
+    with (
+        serve(
+            database_dsn,
+            MFW_POLICIES__DIRECTORY=str(tmp_path / "policies"),
+            MFW_AUTHZEN__ENTITIES=str(tmp_path / "e.yaml"),
+        ) as service,
+        service.client(key=key) as client,
+    ):
+        assert client.post("/access/v1/evaluation", json=ask()).status_code == 403
+        assert client.post("/access/v1/evaluation", json=ask(subject="bob")).json()["decision"] is True
+        many = {"evaluations": [ask(), ask(subject="bob")]}
+        both = client.post("/access/v1/evaluations", json=many).json()["evaluations"]
+        assert [one["decision"] for one in both] == [False, True]
+        assert both[0]["context"]["error"]["status"] == 403
+        found = client.post("/access/v1/search/subject", json=ask()).json()["results"]
+        assert found == [{"type": "user", "id": "bob"}]
+        assert client.post("/access/v1/search/action", json=ask()).status_code == 403
+
+
+def test_a_change_that_nobody_states_is_doubt(serve, database_dsn, tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "apiVersion: mutationfirewall.io/v1\nkind: MutationPolicy\nmetadata: {name: p}\nspec:\n  rules:\n"
+        "    - {name: all, effect: allow, when: 'resource.id == \"a\"'}\n"
+        "    - {name: big, effect: deny, when: 'change.after.size > 3', message: too big}\n"
+    )
+    with serve(database_dsn, MFW_POLICIES__DIRECTORY=str(tmp_path)) as service:
+        small = {**ask(), "context": {"change": {"before": {}, "after": {"size": 1}}}}
+        assert evaluate(service, small).json()["decision"] is True
+        unstated = evaluate(service, ask()).json()
+        assert unstated["decision"] is False
+        assert unstated["context"]["reasons"][0]["rule"] == "big"
+        assert unstated["context"]["reason"].startswith("rule_error")
 
 
 def test_metadata_says_where_everything_is(firewall, serve, database_dsn):

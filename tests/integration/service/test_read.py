@@ -355,12 +355,26 @@ def test_an_archived_record_is_told_apart(service, decide, get, erase):
     finally:
         execute(service, "ALTER TABLE ledger_records ENABLE ALWAYS TRIGGER append_only")
         execute(service, "ALTER TABLE ledger_records ENABLE ALWAYS TRIGGER never_emptied")
-    read = get(f"/v1/decisions/{made['id']}").json()
-    assert read["record_state"] == "archived"
-    assert "erasure" not in read
-    answer = erase(made["id"])
-    assert answer.status_code == 409
-    assert "archived" in answer.json()["detail"]
+
+    def told():
+        read = get(f"/v1/decisions/{made['id']}").json()
+        assert "erasure" not in read
+        refused = erase(made["id"])
+        assert refused.status_code == 409
+        return read["record_state"], refused.json()
+
+    state, problem = told()
+    assert state == "missing"
+    assert "`mfw integrity check`" in problem["fix"]
+    execute(
+        service,
+        "INSERT INTO ledger_archives VALUES ($1, gen_random_uuid(), 'p', date_trunc('month', now(), 'UTC'),"
+        " date_trunc('month', now(), 'UTC') + interval '1 month', 0, $1, 1, 'f', 1, sha256(''), 'me', now())",
+        index,
+    )
+    state, problem = told()
+    assert state == "archived"
+    assert f"mfw ledger unarchive {made['decided_at'][:7]} --from" in problem["fix"]
 
 
 def test_proofs_are_given_in_the_form_that_is_asked_for(service, decide, get):

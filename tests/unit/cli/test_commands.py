@@ -72,7 +72,7 @@ class TestRoot:
         "command",
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
         + [["tokens", "rotate"], ["witness", "keygen"], ["witness", "serve"]]
-        + [["ledger", word] for word in ("partitions",)]
+        + [["ledger", word] for word in ("partitions", "archive", "unarchive")]
         + [["integrity", "check"]]
         + [["backup", word] for word in ("create", "list", "verify", "restore")]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],

@@ -369,6 +369,18 @@ class TestLimits:
         Settings.load(GOOD | {"MFW_ENVIRONMENT": "development", "MFW_LIMITS__REPLICAS": "3"})
 
 
+class TestAuthzen:
+    @pytest.mark.parametrize(
+        "url", ["http://pdp.example.com", "pdp.example.com", "https://", "https://pdp.example.com?x=1", "https://a/#b"]
+    )
+    def test_what_is_no_identifier_is_refused(self, url):
+        assert problems(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).keys() == {"MFW_AUTHZEN__IDENTIFIER"}
+
+    def test_an_https_url_is_taken(self):
+        url = "https://pdp.example.com/tenant"
+        assert Settings.load(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).authzen.identifier == url
+
+
 class TestMaskKey:
     @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
     def test_what_could_be_guessed_is_refused(self, key):
@@ -712,8 +724,9 @@ class TestTheRest:
 
     def test_encryption_without_identity_is_permitted_with_advice(self):
         settings = Settings.load(database(URL.replace("verify-full", "require")))
-        assert [hint.variable for hint in advice(settings)] == ["MFW_DATABASE__URL"]
-        assert advice(Settings.load(GOOD)) == ()
+        assert [hint.variable for hint in advice(settings)] == ["MFW_DATABASE__URL", "MFW_LEDGER__GUARD_FILE"]
+        assert [hint.variable for hint in advice(Settings.load(GOOD))] == ["MFW_LEDGER__GUARD_FILE"]
+        assert advice(Settings.load(GOOD | {"MFW_LEDGER__GUARD_FILE": "/guard/checkpoint"})) == ()
 
     def test_the_state_directory(self, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -1,0 +1,84 @@
+"""A service with a key signs its ledger, serves the checkpoint, and says how it does."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.core.merkle import leaf_hash, root_of
+from app.core.notes import Checkpoint, Note, SignerKey, open_checkpoint
+from tests.integration.service.conftest import running
+
+ROOT = Path(__file__).resolve().parents[3]
+ALLOWED = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
+ORIGIN = "firewall.example.com/ledger"
+
+
+@pytest.fixture(scope="module")
+def key() -> SignerKey:
+    return SignerKey.of(ORIGIN, Ed25519PrivateKey.generate())
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_decisions_are_under_a_checkpoint_soon(request, database_dsn, key, tmp_path, pooled):
+    through = {}
+    if pooled:
+        pgbouncer = request.getfixturevalue("pgbouncer")
+        through = {"MFW_DATABASE__URL": pgbouncer.dsn(database_dsn), "MFW_DATABASE__POOLER": "transaction"}
+    signing = {
+        "MFW_LEDGER__ORIGIN": ORIGIN,
+        "MFW_LEDGER__SIGNING_KEY": key.text,
+        "MFW_LEDGER__CHECKPOINT_SECONDS": "0.1",
+        "MFW_LEDGER__GUARD_FILE": str(tmp_path / "guard"),
+        **through,
+    }
+    with running(database_dsn, **signing) as service, running(database_dsn, **signing) as other:
+        with service.client() as client, other.client() as second:
+            indexes = [one.post("/v1/decisions", json=ALLOWED).json()["ledger_index"] for one in (client, second) * 3]
+        deadline = time.monotonic() + 15
+        with other.client(key=service.operator_key) as reader:
+            while True:
+                content = reader.get("/ledger/checkpoint").content
+                checkpoint = open_checkpoint(content, keys=[key.verifier]).checkpoint
+                if checkpoint.size > max(indexes):
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            health = reader.get("/health/detailed").json()["components"]["checkpoints"]
+        entries = service.entries()
+    assert (tmp_path / "guard").exists()
+    assert health["status"] == "healthy"
+    assert "entries signed" in health["detail"]
+    leaves = [leaf_hash(receipt) for _, _, receipt in entries[: checkpoint.size]]
+    assert (checkpoint.origin, checkpoint.root) == (ORIGIN, root_of(leaves))
+    assert sum(b'"act":"introduce-ledger-key"' in receipt for _, _, receipt in entries) == 1
+
+
+def test_a_service_whose_ledger_lost_entries_is_not_ready(database_dsn, key, tmp_path):
+    signing = {
+        "MFW_LEDGER__ORIGIN": ORIGIN,
+        "MFW_LEDGER__SIGNING_KEY": key.text,
+        "MFW_LEDGER__GUARD_FILE": str(tmp_path / "guard"),
+    }
+
+    text = Checkpoint(ORIGIN, 1000, bytes(32)).text
+    (tmp_path / "guard").write_bytes(Note(text, (key.sign(text),)).serialise())
+    with running(database_dsn, **signing) as service, service.client(key=service.operator_key) as reader:
+        deadline = time.monotonic() + 15
+        while (ready := reader.get("/health/ready")).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert ready.json()["reasons"] == ["checkpoints is unhealthy"]
+        detail = reader.get("/health/detailed").json()["components"]["checkpoints"]["detail"]
+        assert "1000 were signed, as the guard file says" in detail
+        assert "docs/ledger.md" in detail
+
+
+def test_without_a_key_health_says_so(database_dsn):
+    with running(database_dsn) as service, service.client(key=service.operator_key) as reader:
+        component = reader.get("/health/detailed").json()["components"]["checkpoints"]
+        assert component["status"] == "healthy"
+        assert component["detail"].startswith("no signing key")
+        assert reader.get("/ledger/checkpoint").status_code == 404
