@@ -15,7 +15,10 @@ def review_for(case: Case, *, uid: str = "u") -> dict[str, Any] | None:
     """Write a case as a review; None for what no API server asks."""
     body = case.mutation
     group, _, kind = body["resource"]["type"].rpartition("/")
-    operation = _OPERATIONS.get(body["action"]["name"])
+    sent = body.get("context", {}).get("kubernetes", {}).get("request", {})
+    if sent and "subResource" not in sent:
+        return None
+    operation = sent.get("operation") or _OPERATIONS.get(body["action"]["name"])
     change = body.get("change", {})
     if group not in _GROUPS and not group.endswith(".k8s.io"):
         return None
@@ -26,7 +29,7 @@ def review_for(case: Case, *, uid: str = "u") -> dict[str, Any] | None:
             return None
         change = normalise(mutation(body)).inputs["change"]
     before, after = change.get("before"), change.get("after")
-    if (before is not None, after is not None) != (operation != CREATE, operation != DELETE):
+    if (before is not None, after is not None) != (operation in {UPDATE, DELETE}, operation != DELETE):
         return None
     namespace, _, name = body["resource"]["id"].rpartition("/")
     if "/" in namespace:
@@ -47,6 +50,7 @@ def review_for(case: Case, *, uid: str = "u") -> dict[str, Any] | None:
             "oldObject": before,
             "dryRun": False,
             "options": None,
+            **{name: sent[name] for name in ("kind", "resource", "subResource") if name in sent},
         },
     }
 
