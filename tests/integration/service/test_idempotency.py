@@ -121,7 +121,7 @@ async def test_a_batch_under_a_key(database_dsn, database):
             told = [await batch(one, "b")]
             assert told[0].answer == b"deny,deny"
         # Nothing that can be asked about: nothing is kept.
-        empty = await batch(one, "c", items=[mutation()._replace(change={})])
+        empty = await batch(one, "c", items=[mutation()._replace(change={"before": 1})])
         assert (empty.answer, len(empty.outcomes)) == (b"", 1)
         assert await database.fetchval("SELECT count(*) FROM idempotency_keys") <= 2
 
@@ -176,7 +176,7 @@ async def test_a_request_that_fails_is_not_kept(database_dsn, database):
         assert await database.fetchval("SELECT count(*) FROM idempotency_keys") == 0
         # Nothing to say about the mutation: nothing is kept either, and the key is free.
         with pytest.raises(FirewallError):
-            await ask(replica, asked=mutation()._replace(change={}))
+            await ask(replica, asked=mutation()._replace(change={"before": 1}))
         answer, told = await ask(replica)
         assert answer
         assert not told
