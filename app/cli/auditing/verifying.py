@@ -123,5 +123,5 @@ def _show(verified: Verified, *, seconds: float) -> None:
     rate = verified.size / seconds if seconds else 0.0
     out.print(
         Text(f"{verified.size} entries of {plain(verified.origin or 'a log without a name')}: {word}", style=style),
-        f"({plain(by)}{plain(cosigned)}; {verified.saved} checkpoints from before; {seconds:.1f} s, {rate:.0f}/s)",
+        f"({plain(by)}{plain(cosigned)}; compared with {verified.saved} from before; {seconds:.1f} s, {rate:.0f}/s)",
     )

@@ -39,7 +39,7 @@ TALKATIVE = {
             {
                 "name": "yes",
                 "effect": "allow",
-                "when": "change.after.ratio < 1.5 && now > timestamp('2020-01-01T00:00:00Z')",
+                "when": "change.after.ratio < 1.5 && (!has(change.after.limit) || change.after.limit == 9) && now > timestamp('2020-01-01T00:00:00Z')",
                 "obligations": [{"key": "until", "valueExpression": "string(now)"}],
             },
             {
@@ -50,6 +50,16 @@ TALKATIVE = {
                 "approval": {"anyOf": [{"group": "sre", "count": 2}]},
             },
         ],
+    },
+}
+# One of what decides nothing, and one of what does.
+MASK = {
+    "apiVersion": "mutationfirewall.io/v1",
+    "kind": "RecordMask",
+    "metadata": {"name": "secrets"},
+    "spec": {
+        "match": {"actions": ["talk"]},
+        "masks": [{"pointer": "/change/after/pin", "action": "hash"}, {"pointer": "/change/after/limit"}],
     },
 }
 ADMISSION: list[dict[str, Any]] = [
@@ -98,7 +108,7 @@ def documents() -> list[dict[str, Any]]:
     # Whoever activates has to be allowed to by the set in force.
     activate = policy(name="activate", match={"resources": [{"type": "policy-set"}]})
     others = [one for one in starter if one["metadata"]["name"] != "firewall-itself"]
-    return [*others, *metered, FREEZE, TALKATIVE, *ADMISSION, activate]
+    return [*others, *metered, FREEZE, TALKATIVE, MASK, *ADMISSION, activate]
 
 
 def bodies() -> list[dict[str, Any]]:
@@ -108,6 +118,7 @@ def bodies() -> list[dict[str, Any]]:
     found += [
         _own("talk", {"ratio": ratio, "big": 2**63 - 1}, rationale="because ✓") for ratio in (0.5, 1.0, 1.5, 1e300)
     ]
+    found += [_own("talk", {"ratio": 0.5, "pin": "4711"}), _own("talk", {"ratio": 0.5, "limit": 9})]
     found += [_own("frozen", {"a": None})]
     found += [_own("metered", {"n": n}, namespace=f"ns-{n % 5}") for n in range(9)]
     return found
@@ -117,7 +128,7 @@ def _own(action: str, after: dict[str, Any], *, namespace: str = "blue", **more:
     return {
         "subject": {"type": "agent", "id": "coder-7"},
         "action": {"name": action},
-        "resource": {"type": "apps/Deployment", "id": "shop", "properties": {"namespace": namespace}},
+        "resource": {"type": "shop/Item", "id": "shop", "properties": {"namespace": namespace}},
         "change": {"after": after},
         **more,
     }

@@ -207,7 +207,7 @@ def test_columns_that_say_something_else():
         ({"mutation": "sha256:" + "0" * 64}, Fault.INPUT, ["mutation"]),
         ({"approved_by": "somebody"}, Fault.SEAL, ["approved_by"]),
         ({"input": {"subject": {}}}, Fault.RECORD, []),
-        ({"input": {**orjson.loads(row().record)["input"], "change": {}}}, Fault.INPUT, []),
+        ({"input": {**orjson.loads(row().record)["input"], "change": {"diff": 1}}}, Fault.INPUT, []),
         ({"switches": [{"id": "s", "kind": "party"}]}, Fault.INPUT, []),
         ({"version": 2}, Fault.RECORD, []),
         ({"engine": ...}, Fault.RECORD, []),
