@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.core.admission.callers import ClusterView
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
@@ -95,6 +96,7 @@ from app.settings import (
     SheddingSettings,
 )
 from app.settings import PolicySource as Source
+from app.surfaces.admission.routes import VALIDATE, AdmissionEndpoint, admission_router
 from app.surfaces.authzen.entities import read_entities
 from app.surfaces.authzen.routes import (
     EVALUATION,
@@ -148,6 +150,7 @@ _log: Final = logging.getLogger("mfw.keys")
 PRIORITIES: Final = {
     PATH: Priority.DECISION,
     EVALUATION: Priority.DECISION,
+    VALIDATE: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
 }
@@ -482,6 +485,23 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 identifier=settings.authzen.identifier,
                 derived=settings.environment is not Environment.PRODUCTION,
                 timeout_seconds=settings.http.request_timeout_seconds,
+            )
+        )
+    )
+    kubernetes = settings.kubernetes
+    api.include_router(
+        admission_router(
+            AdmissionEndpoint(
+                service,
+                gate=gate,
+                view=ClusterView(
+                    agents=kubernetes.agent_rules,
+                    environments=kubernetes.environment_rules,
+                    cluster=kubernetes.cluster or "",
+                ),
+                api_servers=kubernetes.api_server_globs,
+                max_body_bytes=settings.http.max_admission_body_bytes,
+                timeout_seconds=kubernetes.timeout_seconds,
             )
         )
     )

@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_network
@@ -23,8 +23,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.core.admission.callers import AgentRule, EnvironmentRule, agent_rule, environment_rule
 from app.core.api_key import CHECKSUM_CHARACTERS, is_well_formed
 from app.core.api_key import PREFIX as API_KEY_PREFIX
+from app.core.glob import Glob, compile_glob
 from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
 from app.errors import FirewallError, Kind
@@ -280,6 +282,15 @@ class HttpSettings(_Section):
         int,
         Field(ge=1024, le=67_108_864, description="longest body of a batch that is read; longer is answered with 413"),
     ] = 8_388_608
+    max_admission_body_bytes: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=16_777_216,
+            description="longest review of Kubernetes that is read: two objects as large as etcd takes them, and what "
+            "is around them",
+        ),
+    ] = 4_194_304
     request_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one request may take; then 504")
     ] = 30.0
@@ -799,6 +810,59 @@ class AuthzenSettings(_Section):
     ] = None
 
 
+class KubernetesSettings(_Section):
+    """The admission webhook, `/kubernetes/v1/validate`."""
+
+    agents: Annotated[
+        Items,
+        Field(
+            description="which callers of the API server are AI agents, each as `user=GLOB`, `group=GLOB`, "
+            "`namespace=GLOB` (of a service account) or `extra=KEY=GLOB`, such as `namespace=agents`"
+        ),
+    ] = ()
+    environments: Annotated[
+        Items,
+        Field(
+            description="`resource.properties.environment` by namespace, each as `GLOB=ENVIRONMENT`, the first that "
+            "fits, such as `*-staging=staging,*=production`; `*` alone fits what lives in none as well"
+        ),
+    ] = ()
+    cluster: Annotated[
+        str | None, Field(min_length=1, max_length=253, description="`resource.properties.cluster` of every review")
+    ] = None
+    api_servers: Annotated[
+        Items,
+        Field(
+            description="principals, as globs of their ids, whose reviews are answered; without any those of "
+            "everybody with the scope `decide`"
+        ),
+    ] = ()
+    timeout_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=30,
+            description="longest time that one review may take, then it is denied; less where the API server waits "
+            "for less",
+        ),
+    ] = 2.5
+
+    @property
+    def agent_rules(self) -> tuple[AgentRule, ...]:
+        """`agents`, read. Raises ValueError where the rules found something, as the two below do."""
+        return tuple(agent_rule(text) for text in self.agents)
+
+    @property
+    def environment_rules(self) -> tuple[EnvironmentRule, ...]:
+        """`environments`, read."""
+        return tuple(environment_rule(text) for text in self.environments)
+
+    @property
+    def api_server_globs(self) -> tuple[Glob, ...]:
+        """`api_servers`, read."""
+        return tuple(compile_glob(text) for text in self.api_servers)
+
+
 def default_state_dir() -> Path:
     """Where the embedded database and the development key live when nothing else is said."""
     system = Path("/var/lib/mutation-firewall")
@@ -865,6 +929,7 @@ class Settings(BaseSettings):
     policies: PolicySettings = PolicySettings()
     ledger: LedgerSettings = LedgerSettings()
     authzen: AuthzenSettings = AuthzenSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
 
@@ -1198,6 +1263,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _mask_rules(settings.ledger.mask_key)
     yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
+    yield from _kubernetes_rules(settings.kubernetes)
     yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
     if not production:
@@ -1384,6 +1450,22 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
         yield SettingsProblem(name, "has no password", "give the server one: whoever reaches it can lift every limit")
     elif production and parts.password and (why := weakness(unquote(parts.password))):
         yield SettingsProblem(name, f"the password {why}", "generate one: `openssl rand -hex 24`")
+
+
+def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProblem]:
+    readers: tuple[tuple[str, Sequence[str], Callable[[str], object], str], ...] = (
+        ("AGENTS", kubernetes.agents, agent_rule, "namespace=agents"),
+        ("ENVIRONMENTS", kubernetes.environments, environment_rule, "*-staging=staging"),
+        ("API_SERVERS", kubernetes.api_servers, compile_glob, "kube-apiserver-*"),
+    )
+    for name, texts, read, example in readers:
+        for text in texts:
+            try:
+                read(text)
+            except ValueError as error:
+                yield SettingsProblem(
+                    f"MFW_KUBERNETES__{name}", f"`{_shown(text)}`: {error}", f"write it as `{example}`"
+                )
 
 
 def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:

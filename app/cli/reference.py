@@ -63,6 +63,7 @@ _SECTIONS: Final = {
     "policies": "Policies",
     "ledger": "Ledger",
     "authzen": "AuthZEN",
+    "kubernetes": "Kubernetes",
     "logging": "Logging",
     "tracing": "Tracing",
 }

@@ -142,7 +142,9 @@ class _Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The ledger at one moment. `age` is that of the newest checkpoint, in seconds by the database's clock."""
+    """The ledger at one moment. `age` is that of the newest checkpoint, in seconds by the database's clock; `ours` says
+    whether our key signed that.
+    """
 
     entries: int
     integrated: int
@@ -153,6 +155,7 @@ class _Look:
     introduced: int | None
     previous_introduced: int | None
     superseded: bool
+    ours: bool
 
     @property
     def signed(self) -> int:
@@ -221,6 +224,8 @@ class Notary:
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
         self._remembered: Checkpoint | None = None
+        self._learnt: Checkpoint | None = None
+        self._concluded = False
         self._guarded: Checkpoint | None = None
         self._began_anew = False
         self._last: _Look | None = None
@@ -302,7 +307,8 @@ class Notary:
         self._observer.timed(OPERATION, time.perf_counter() - began)
         self._failures = 0
         self._trouble = None
-        if self._refusal is not None:
+        # Who was not elected found nothing out.
+        if self._refusal is not None and self._concluded:
             self._refusal = None
             _log.warning("checkpoints are signed again")
         return pause
@@ -341,8 +347,10 @@ class Notary:
         # In a transaction, or a pooler would ask one server and bring the answer of another.
         async with connection.transaction(isolation="read_committed"):
             look = await self._look(connection)
+            await self._learn(connection, look)
         step, wait = self._next(look)
-        if step is _Step.NONE:
+        self._concluded = step is _Step.NONE
+        if self._concluded:
             return wait
         made: _Made | None = None
         try:
@@ -368,6 +376,7 @@ class Notary:
                         assert_never(step)
         except asyncpg.RestrictViolationError as error:
             raise _contradiction("the tree in the database is not the one that it was made of") from error
+        self._concluded = True
         if made is not None:
             # Only now: before the commit nobody can fetch it.
             self._take(replace(look, newest=made.checkpoint, note=made.note, age=0.0))
@@ -403,13 +412,33 @@ class Notary:
             introduced=row["introduced"],
             previous_introduced=row["previous_introduced"],
             superseded=superseded,
+            ours=is_ours,
         )
         self._take(look)
         self._compare_sizes(look)
-        # Also what another replica signed with the same key: this one will not contradict it either.
-        if is_ours and newest is not None and (self._remembered is None or newest.size > self._remembered.size):
-            self._remembered = newest
         return look
+
+    async def _learn(self, connection: "asyncpg.Connection[Any]", look: _Look) -> None:
+        """Compare what another replica signed with what is remembered here, and only then remember that instead.
+
+        Or a replica that remembers nothing, on a database that was restored, would make the others forget.
+        """
+        newest = look.newest
+        if newest is None or newest == self._learnt or not look.ours:
+            return
+        await self._compare_roots(connection, look)
+        self._learnt = newest
+        if self._remembered is None or newest.size > self._remembered.size:
+            self._remembered = newest
+
+    async def _compare_roots(self, connection: "asyncpg.Connection[Any]", look: _Look) -> dict[Place, bytes]:
+        """Compare the tree with everything that was signed of it; gives the tiles that this takes."""
+        known = [one for one in self._signed(look) if one.checkpoint.size <= look.integrated]
+        wanted = tiles_for_root(look.integrated).union(*(tiles_for_root(one.checkpoint.size) for one in known))
+        places = await read_places(connection, wanted)
+        for one in known:
+            _compare(one, root(one.checkpoint.size, reader_of(places)))
+        return places
 
     def _take(self, look: _Look) -> None:
         """Keep what metrics and health are asked for."""
@@ -531,12 +560,7 @@ class Notary:
 
     async def _sign(self, connection: "asyncpg.Connection[Any]", look: _Look) -> "_Made":
         """Sign the tree as it was committed, if it continues everything that was signed."""
-        known = list(self._signed(look))
-        wanted = tiles_for_root(look.integrated).union(*(tiles_for_root(one.checkpoint.size) for one in known))
-        places = await read_places(connection, wanted)
-        _check_root(look, places)
-        for one in known:
-            _compare(one, root(one.checkpoint.size, reader_of(places)))
+        _check_root(look, await self._compare_roots(connection, look))
         began = (look.introduced, look.previous_introduced)
         signers = [one for one, index in zip(self._signers, began, strict=False) if index is not None]
         checkpoint = Checkpoint(signers[0].key.name, look.integrated, look.root)

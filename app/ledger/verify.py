@@ -360,7 +360,7 @@ def _own(export: Export, trust: Trust, findings: Findings) -> Iterator[Saved]:
     """The checkpoints that earlier exports into the same directory saw."""
     for path in export.manifest.checkpoints:
         content = export.note(path)
-        if content is None:
+        if content is None or content == export.note():
             continue
         try:
             checkpoint, _ = _opened(content, keys=(*trust.keys, *trust.witnesses), unsigned=not trust.keys)

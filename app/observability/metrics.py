@@ -36,6 +36,7 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/resource"),
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
+    ("POST", "/kubernetes/v1/validate"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),

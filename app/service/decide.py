@@ -14,7 +14,10 @@
 A batch takes the same way: (2) and a first (3) come before (1), since its body may be large; (3) again, for its
 mutations, after (4); then (5) to (8) for each, (9) for all of them in as few statements as it takes.
 
-Doubt denies, and no answer leaves without a committed ledger entry, except a refusal, which is never an allow.
+A review takes the same way as one mutation, and where its enforcement point says that nothing will be changed (a dry
+run) it ends with (8): that is a rehearsal, which has a type of its own and no place in the ledger.
+
+Doubt denies, and no decision leaves without a committed ledger entry; a refusal is never an allow.
 """
 
 import asyncio
@@ -138,6 +141,41 @@ class BatchExchange(Protocol):
         """Learn that the answer is one that was given before, and that nothing was decided."""
 
 
+class Rehearsal(NamedTuple):
+    """A verdict that is in no ledger, since nothing will be done upon it; budgets count as used up."""
+
+    effect: Effect
+    reasons: tuple[Reason, ...]
+    policy_set: str
+    mutation_digest: str
+    approval: Mapping[str, Any] | None
+    obligations: tuple[Obligation, ...] = ()
+    warnings: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = NO_ANNOTATIONS
+
+
+class ReviewExchange(Protocol):
+    """One request of an enforcement point, which may say that nothing will be changed; the steps as in `Exchange`."""
+
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        """Step 1."""
+
+    def authenticate(self) -> Coroutine[Any, Any, Principal]:
+        """Step 2."""
+
+    def limit(self, principal: Principal) -> Coroutine[Any, Any, None]:
+        """Step 3."""
+
+    def parse(self, body: bytes) -> tuple[Mutation, bool]:
+        """Step 4; the flag says that nothing will be changed, whatever the answer is."""
+
+    def render(self, decision: Decision) -> bytes:
+        """Step 10."""
+
+    def render_rehearsal(self, rehearsal: Rehearsal) -> bytes:
+        """Step 10 for what was not recorded."""
+
+
 class Ledger(Protocol):
     """Where decisions become durable."""
 
@@ -246,6 +284,45 @@ class DecisionService:
         index = await self._ledger.append(entry)  # (9) INVARIANT: nothing below runs before COMMIT
         self._count(verdict)
         return exchange.render(_decision(asked, verdict, entry, index))  # (10)
+
+    async def review(self, exchange: ReviewExchange) -> bytes:
+        """Decide one mutation and record it, unless it will not happen: then say what would be decided, and no more.
+
+        Raises `FirewallError` from any step: then nothing was allowed, and the caller is told so.
+        """
+        body = await exchange.read()  # (1)
+        principal = await exchange.authenticate()  # (2)
+        await exchange.limit(principal)  # (3)
+        mutation, rehearsed = exchange.parse(body)  # (4)
+        if rehearsed:
+            return exchange.render_rehearsal(self._rehearse(principal, mutation))
+        (outcome,) = await self.decide_all(principal, Batch((mutation,)))  # (5) to (9)
+        return exchange.render(_decided(outcome))  # (10)
+
+    def _rehearse(self, principal: Principal, mutation: Mutation) -> Rehearsal:
+        """Steps 5 to 8.
+
+        INVARIANT: who is bound to subjects is no enforcement point but one of those whom it watches, and would learn
+        without a trace what gets past the policies. Raises FirewallError (FORBIDDEN).
+        """
+        if principal.binding is not None:
+            raise FirewallError(
+                Kind.FORBIDDEN,
+                "a credential that is bound to subjects gets no answer without a record",
+                fix="ask with `dryRun: false`, or with a credential that may speak for every subject",
+            )
+        asked = self._asked(principal, mutation, self._policies(), self._clock())  # (5)
+        verdict = decide(asked.policy_set, asked.normalised, asked.now, switches=asked.switches)  # (6) (7) (8)
+        return Rehearsal(
+            effect=verdict.effect,
+            reasons=verdict.reasons,
+            policy_set=asked.policy_set.digest,
+            mutation_digest=asked.normalised.digest,
+            approval=verdict.approval,
+            obligations=verdict.obligations,
+            warnings=verdict.warnings,
+            annotations=verdict.annotations,
+        )
 
     async def decide_batch(self, exchange: BatchExchange) -> bytes:
         """Decide many mutations, record each, and give the rendered answers.

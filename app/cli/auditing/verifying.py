@@ -126,5 +126,5 @@ def _show(verified: Verified, *, seconds: float) -> None:
     entries = "entries" if verified.records else "receipts, and no records,"
     out.print(
         Text(f"{verified.size} {entries} of {plain(verified.origin or 'a log without a name')}: {word}", style=style),
-        f"({plain(by)}{plain(cosigned)}; {verified.saved} checkpoints from before; {seconds:.1f} s, {rate:.0f}/s)",
+        f"({plain(by)}{plain(cosigned)}; compared with {verified.saved} from before; {seconds:.1f} s, {rate:.0f}/s)",
     )

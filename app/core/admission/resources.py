@@ -122,6 +122,14 @@ def subresource_of(group: str, kind: str) -> tuple[tuple[str, str] | None, str] 
     return _SUBRESOURCES.get((group, kind))
 
 
+def kind_of(group: str, resource: str) -> str | None:
+    """Give the kind that a resource of Kubernetes' own is of; None for that of a custom one."""
+    return _KINDS.get((group, resource))
+
+
 def groups_of(group: str, resource: str) -> frozenset[str]:
     """Give every group under which a resource is served, its own among them."""
     return _GROUPS.get((group, resource)) or frozenset((group,))
+
+
+_KINDS: Mapping[tuple[str, str], str] = {(group, resource_of(kind)): kind for group, kind in _SCOPES}

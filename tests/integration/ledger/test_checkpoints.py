@@ -449,6 +449,37 @@ class TestRefused:
         await ledger.forget(200)
         assert "as this process remembers" in await self.refused(notary)
 
+    async def test_who_remembers_nothing_makes_nobody_forget(self, grown):
+        """After a restore a fresh replica signs another history; those that were there before go on refusing."""
+        ledger, signer = grown
+        witness = ledger.notaries[0]
+        await ledger.forget(200)
+        await ledger.fill(150, what="other")
+        fresh = ledger.notary(signer)
+        await work(fresh)
+        # The key's entry was lost as well.
+        assert await checked(ledger, signer) == 351
+        for _ in range(2):
+            assert "the first 301 entries have another root" in await self.refused(witness)
+        await ledger.fill(20, what="other")
+        await work(fresh)
+        assert "as this process remembers" in await self.refused(witness)
+
+    async def test_who_is_not_elected_does_not_say_that_all_is_well(self, grown):
+        ledger, signer = grown
+        notary = ledger.notary(signer)
+        await ledger.fill(5)
+        async with ledger.tampering() as connection:
+            await connection.execute("UPDATE ledger_tree SET root = sha256('other')")
+        await notary._turn()
+        assert notary.report()[0] is NotaryState.REFUSED
+        holder = await asyncpg.connect(ledger.dsn)
+        async with holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock($1)", checkpoints.ADVISORY_LOCK)
+            assert await notary._turn() == 0.0
+            assert notary.report()[0] is NotaryState.REFUSED
+        await holder.close()
+
     async def test_an_older_database_is_found_by_the_guard_file(self, grown, tmp_path):
         ledger, signer = grown
         guard = GuardFile(tmp_path / "guard")
@@ -512,7 +543,7 @@ class TestRefused:
             ),
             (
                 "UPDATE ledger_tiles SET hashes = overlay(hashes PLACING '\\x00'::bytea FROM 1) WHERE level = 0 AND idx = 1",
-                "the tiles do not give the root of the tree of 301 entries",
+                "the first 301 entries have another root than the one that was signed, in the database",
             ),
             ("DELETE FROM ledger_tiles WHERE level = 1", "missing"),
             ("UPDATE ledger_checkpoints SET root = sha256('other')", "says one thing, and its note another"),

@@ -14,6 +14,8 @@ from jsonschema import Draft202012Validator
 from app.core import dsse
 from app.core.notes import SignerKey
 from app.policies.signatures import merged, sign
+from tests.corpus.cases import load
+from tests.corpus.reviews import review_for
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
@@ -152,6 +154,19 @@ def authzen(checked: Checked) -> None:
         ask("POST", f"/access/v1/search/{kind}", json={}, who="operator_key")
         ask("POST", f"/access/v1/search/{kind}", json=good)
     ask("GET", "/.well-known/authzen-configuration", who="")
+
+
+def kubernetes(checked: Checked) -> None:
+    ask = checked.ask
+    path = "/kubernetes/v1/validate"
+    reviews = (review_for(case) for case in load() if case.decision == "allow")
+    review = next(one for one in reviews if one is not None)
+    for changed in ({}, {"dryRun": True}, {"operation": "PATCH"}):
+        told = ask("POST", path, json={**review, "request": {**review["request"], **changed}})
+        assert told["response"]["uid"] == "u"
+    ask("POST", path, json={})
+    ask("POST", path, json=review, who="")
+    ask("POST", path, json={}, who="operator_key")
 
 
 def refusals(checked: Checked) -> None:
@@ -342,7 +357,7 @@ def others(checked: Checked) -> None:
 
 
 def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
-    for part in (decisions, refusals, authzen, records, policy_sets, keys, switches, others):
+    for part in (decisions, refusals, authzen, kubernetes, records, policy_sets, keys, switches, others):
         part(checked)
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))

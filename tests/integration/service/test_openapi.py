@@ -114,6 +114,7 @@ def test_document_names_every_path(service):
         "/access/v1/search/resource",
         "/access/v1/search/action",
         "/.well-known/authzen-configuration",
+        "/kubernetes/v1/validate",
         "/v1/policy-sets",
         "/v1/policy-sets/active",
         "/v1/policy-sets/activations",

@@ -1024,3 +1024,24 @@ class TestWitnesses:
         unsigned = {name: value for name, value in GOOD.items() if not name.startswith("MFW_LEDGER__")}
         given = unsigned | {"MFW_ENVIRONMENT": "test", self.NAME: f"{self.VKEY} https://w"}
         assert details(given) == {self.NAME: "nothing is signed"}
+
+
+class TestKubernetes:
+    def test_what_is_known_of_a_cluster(self):
+        said = {
+            "MFW_KUBERNETES__AGENTS": "namespace=agents,extra=k=v*",
+            "MFW_KUBERNETES__ENVIRONMENTS": "*-staging=staging,*=production",
+            "MFW_KUBERNETES__API_SERVERS": "kube-*",
+        }
+        kubernetes = Settings.load(DEVELOPMENT | said).kubernetes
+        assert [rule.glob.text for rule in kubernetes.agent_rules] == ["agents", "v*"]
+        assert [rule.environment for rule in kubernetes.environment_rules] == ["staging", "production"]
+        assert [glob.text for glob in kubernetes.api_server_globs] == ["kube-*"]
+
+    @pytest.mark.parametrize(
+        ("name", "text"), [("AGENTS", "agents"), ("ENVIRONMENTS", "staging"), ("API_SERVERS", "a**b")]
+    )
+    def test_what_is_no_rule(self, name, text):
+        found = details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text})
+        assert found.keys() == {f"MFW_KUBERNETES__{name}"}
+        assert f"`{text}`" in found[f"MFW_KUBERNETES__{name}"]
