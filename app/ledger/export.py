@@ -10,6 +10,7 @@ Every file is whole or not there, so the same command goes on where it was inter
 is new. INVARIANT: until (5) the directory is the export that it was, but for records that were erased meanwhile.
 """
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +43,7 @@ from app.ledger.exported import (
     CHUNK,
     LISTS,
     MANIFEST,
+    RECORDS,
     Chunk,
     Export,
     Manifest,
@@ -156,6 +158,7 @@ class _Writer:
             write_file(self._directory / CHECKPOINT, published.note)
         if before is not None:
             self._sweep(before, manifest)
+        self._sweep_records(manifest)
         (self._directory / BEGUN).unlink(missing_ok=True)
         return Exported(
             size=published.size,
@@ -270,6 +273,13 @@ class _Writer:
             narrow.append(BundleId(before.size // TILE_WIDTH, before.size % TILE_WIDTH))
         for one in narrow:
             (self._directory / one.path).unlink(missing_ok=True)
+
+    def _sweep_records(self, manifest: Manifest) -> None:
+        """Take away files of records that runs left which were interrupted: an erasure reaches listed ones alone."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._directory / RECORDS):
+                if f"{RECORDS}/{entry.name}" not in manifest.files:
+                    Path(entry.path).unlink()
 
 
 def _other_records(directory: Path, *, records: bool) -> FirewallError:

@@ -80,8 +80,8 @@ FIXES: Final[dict[Code, str]] = {
     Code.FILE_ALTERED: "fetch the export again from where it was made",
     Code.FILE_MISSING: "fetch the export again from where it was made",
 }
-# No fault of the log: a set that came from a directory of files, and what the next checkpoint will show.
-NOTES: Final = frozenset({Code.POLICY_SET_UNSTORED, Code.ERASURE_PENDING})
+# No fault of the log: a set that came from a directory of files.
+NOTES: Final = frozenset({Code.POLICY_SET_UNSTORED})
 
 
 @dataclass(frozen=True, slots=True)

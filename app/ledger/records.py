@@ -99,7 +99,7 @@ def _rows(stream: BinaryIO, name: str, heard: Callable[[bytes], object]) -> Iter
     for number, line in enumerate(_lines(stream, name, heard), start=1):
         try:
             row = decode_row(line)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FirewallError(Kind.MALFORMED, f"line {number} of `{name}` is no entry of a ledger") from error
         yield row
 
@@ -156,7 +156,7 @@ def _put(line: dict[str, Any], name: str, content: bytes | None) -> None:
 
 
 def decode_row(line: bytes) -> LedgerRow:
-    """A row of its line. Raises KeyError, TypeError and ValueError."""
+    """A row of its line. Raises AttributeError, KeyError, TypeError and ValueError."""
     members = orjson.loads(line)
     idx, kind, salt = members["idx"], members["kind"], members["salt"]
     recorded_at = datetime.fromisoformat(members["recorded_at"])

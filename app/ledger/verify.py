@@ -64,7 +64,9 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came of it. `root` is the one that was signed, or that of the manifest where no key was named."""
+    """What came of it. `root` is the one that was signed, or that of the manifest where no key was named; without
+    `records` there were receipts alone.
+    """
 
     size: int
     root: bytes
@@ -72,6 +74,7 @@ class Verified:
     signers: tuple[str, ...]
     witnesses: tuple[str, ...]
     saved: int
+    records: bool
     findings: Findings
 
     @property
@@ -141,6 +144,7 @@ def verify(
         signers=signers,
         witnesses=witnesses,
         saved=len(kept),
+        records=manifest.records,
         findings=findings,
     )
 
@@ -220,13 +224,21 @@ class _Entries:
     def _chunk(self, chunk: Chunk) -> Iterator[LedgerRow]:
         heard = sha256()
         seen = 0
+        strayed = False
         try:
             for row in read_records(self._export.directory / chunk.path, heard=heard.update):
                 seen += 1
                 if seen % TILE_WIDTH == 0:
                     self._advanced(TILE_WIDTH)
-                if self._takes(row.idx):
-                    yield row
+                if not self._takes(row.idx):
+                    continue
+                if not strayed and not chunk.start <= row.idx < chunk.end:
+                    # Who reads a range of entries opens the files that are named for it.
+                    strayed = True
+                    self._findings.add(
+                        Code.FILE_ALTERED, f"`{chunk.path}` has an entry that its name does not say", index=row.idx
+                    )
+                yield row
         except FirewallError as error:
             missing = digest_file(self._export.directory / chunk.path) is None
             self._findings.add(Code.FILE_MISSING if missing else Code.FILE_ALTERED, f"`{chunk.path}`: {error.detail}")

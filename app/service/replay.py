@@ -24,23 +24,28 @@ from uuid import UUID
 
 import orjson
 
+from app.core import pointer
 from app.core.batch import BATCH_NOT_ALLOWED
 from app.core.budgets import from_record as counters_from_record
 from app.core.decide import FIREWALL, decide
 from app.core.index import CompiledPolicySet
-from app.core.normalise import normalise
+from app.core.masking import MASK
+from app.core.normalise import digest, normalise
 from app.core.principal import AccessScope, AuthMethod, Principal, PrincipalKind, Role
 from app.core.switches import from_record as switches_from_record
-from app.core.types import Effect, JsonObject, Mutation, NormalisedMutation, Reason, Verdict
+from app.core.types import Effect, JsonObject, Mode, Mutation, NormalisedMutation, Reason, Verdict
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import (
     RECORD_VERSION,
     EntryKind,
     PendingDecision,
     SealedEntry,
+    build_decision,
     parse,
+    principal_digest,
     record_digest,
     seal_decision,
+    subject_digest,
 )
 from app.ledger.rows import Absent, Activated, LedgerRow
 from app.policies.load import check_documents
@@ -390,6 +395,8 @@ def _derived(
 ) -> Result:
     """Steps (4) and (5)."""
     masked = "masked" in record
+    if masked:
+        _judge_masks(row, record, receipt, policy_set)
     try:
         normalised, verdict, sealed = _again(row, record, now=now, policy_set=policy_set)
     except FirewallError as error:
@@ -411,6 +418,52 @@ def _derived(
     if not members:
         members = _members(receipt, orjson.loads(sealed.receipt))
     raise _Differs(Fault.SEAL, "the same decision gives another record or receipt", members=members)
+
+
+def _judge_masks(row: LedgerRow, record: JsonObject, receipt: JsonObject, policy_set: CompiledPolicySet) -> None:
+    """Refuse what no missing value explains: places that no mask of the set took out, a digest or a receipt that is not
+    that of the record as it stands. Without this a record that says `masked` could differ in anything.
+    """
+    mutation = Mutation(**record["input"], request_id=record["request_id"], rationale=record["rationale"])
+    tree: JsonObject = {**record["input"], "rationale": record["rationale"]}
+    names = {one.name for one in policy_set.masks}
+    places = [(one["pointer"], one["mask"]) for one in record["masked"]]
+    if not places or not all(mask in names and _is_hidden(tree, place) for place, mask in places):
+        raise _Differs(Fault.RECORD, "the record lacks values that no mask of its policy set took out")
+    if digest(mutation) != record["mutation"]:
+        raise _Differs(
+            Fault.INPUT,
+            "the mutation has another digest",
+            members=(Member("mutation", _shown(record["mutation"]), digest(mutation)),),
+        )
+    first, salt = record["reasons"][0], row.salt or b""
+    told = build_decision(
+        id=record["id"],
+        at=record["now"],
+        decision=Effect(record["decision"]),
+        mode=Mode(first["mode"]),
+        policy=first["policy"],
+        rule=first["rule"],
+        mutation=record["mutation"],
+        policy_set=record["policy_set"],
+        principal=principal_digest(salt, _principal(record["principal"])),
+        subject=subject_digest(salt, mutation.subject),
+        record=receipt["record"],
+    )
+    if told != row.receipt:
+        members = _members(receipt, orjson.loads(told))
+        raise _Differs(Fault.SEAL, "the receipt says something else than its record", members=members)
+
+
+def _is_hidden(tree: JsonObject, place: str) -> bool:
+    """Whether a mask left its mark at a place. Raises AttributeError, TypeError for what is no pointer."""
+    node: Any = tree
+    try:
+        for token in pointer.split(place):
+            node = pointer.step(node, token)
+    except pointer.PointerError:
+        return False
+    return bool(node == MASK)
 
 
 # What a decision is, in its record.

@@ -79,6 +79,7 @@ def to_json(verified: Verified, *, seconds: float) -> dict[str, Any]:
     return {
         "ok": verified.untouched,
         "size": verified.size,
+        "records": verified.records,
         "root": verified.root.hex(),
         "origin": verified.origin,
         "signers": list(verified.signers),
@@ -121,7 +122,9 @@ def _show(verified: Verified, *, seconds: float) -> None:
     cosigned = f", cosigned by {', '.join(verified.witnesses)}" if verified.witnesses else ""
     word, style = ("untouched", "bold green") if verified.untouched else ("not untouched", "bold red")
     rate = verified.size / seconds if seconds else 0.0
+    # Whoever takes the records out of an export can say that it never had any.
+    entries = "entries" if verified.records else "receipts, and no records,"
     out.print(
-        Text(f"{verified.size} entries of {plain(verified.origin or 'a log without a name')}: {word}", style=style),
+        Text(f"{verified.size} {entries} of {plain(verified.origin or 'a log without a name')}: {word}", style=style),
         f"({plain(by)}{plain(cosigned)}; compared with {verified.saved} from before; {seconds:.1f} s, {rate:.0f}/s)",
     )

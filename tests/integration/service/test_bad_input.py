@@ -113,12 +113,11 @@ def test_unknown_action_is_denied_by_default_not_refused(service):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/v1/decisions", 405),
         ("PUT", "/v1/decisions", 405),
         ("POST", "/v1/decisions/", 404),
         ("GET", "/nothing/here", 404),
         ("POST", "/health", 405),
-        ("GET", "/v1/decisions/%00", 404),
+        ("GET", "/v1/decisions/%00", 400),
     ],
 )
 def test_wrong_way(service, method, path, status):

@@ -184,6 +184,27 @@ def test_a_first_export_that_was_interrupted_is_no_export(there):
     assert_untouched(there)
 
 
+@pytest.mark.parametrize("size", [0, 300], ids=["first", "later"])
+def test_nothing_of_an_interrupted_export_outlives_an_erasure(there, size, monkeypatch):
+    made = Made(size)
+    if size:
+        made.export(there)
+    made.more(310 - size)
+    with monkeypatch.context() as patch:
+        # The last file of records is whole, and what comes after it is not.
+        patch.setattr(module._Writer, "_rest", lambda *_, **__: (_ for _ in ()).throw(Stop()))
+        with pytest.raises(Stop):
+            made.export(there)
+    assert (there / Chunk(256, 310).path).exists()
+    made.erase(305)
+    made.more(10)
+    made.export(there)
+    assert [path.name for path in sorted((there / "records").iterdir())] == [
+        chunk.path.removeprefix("records/") for chunk in chunks_of(len(made.rows_))
+    ]
+    assert_untouched(there)
+
+
 def test_what_is_erased_goes_from_an_export_as_well(there):
     made = Made(700)
     made.export(there)

@@ -99,11 +99,14 @@ def test_the_level_holds_back_what_is_below_it(sink: Sink) -> None:
     assert logs.level == logging.WARNING
 
 
-def test_servers_and_warnings_come_out_the_same_way_and_get_their_loggers_back(sink: Sink) -> None:
+def test_servers_and_warnings_come_out_the_same_way_and_get_their_loggers_back(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = logging.getLogger("uvicorn")
     own = logging.StreamHandler()
-    server.addHandler(own)
-    server.propagate = False
+    # Whatever another test, or pytest itself, has left there.
+    monkeypatch.setattr(server, "handlers", [own])
+    monkeypatch.setattr(server, "propagate", False)
     root_before = list(logging.getLogger().handlers)
     logs = Logs(sink=sink)
     logs.install()
@@ -122,7 +125,6 @@ def test_servers_and_warnings_come_out_the_same_way_and_get_their_loggers_back(s
     assert server.propagate is False
     assert logging.getLogger().handlers == root_before
     assert not logging.getLogger("uvicorn.access").disabled
-    server.removeHandler(own)
     server.propagate = True
 
 

@@ -9,9 +9,12 @@ import pytest
 from app.core.batch import all_or_none
 from app.core.budgets import Count
 from app.core.canonical import canonical, digest
+from app.core.cel import bind
 from app.core.decide import decide
+from app.core.normalise import digest as mutation_digest
 from app.core.normalise import normalise
 from app.core.principal import AccessScope, AuthMethod, Principal, PrincipalKind, Role
+from app.core.record_masks import mask as hide
 from app.core.switches import Switch, SwitchKind
 from app.core.types import Effect, Mutation
 from app.ledger.receipt import EntryKind, PendingDecision, record_digest, seal, seal_decision
@@ -246,11 +249,79 @@ def test_long_values_are_cut_short():
     assert [len(one.recorded) for one in found.members] == [400]
 
 
+def masking(*pointers):
+    """A set with a mask, and an entry that was recorded under it."""
+    mask = {
+        "apiVersion": "mutationfirewall.io/v1",
+        "kind": "RecordMask",
+        "metadata": {"name": "m"},
+        "spec": {"masks": [{"pointer": one} for one in pointers]},
+    }
+    under = check_documents([*DOCUMENTS, mask]).policy_set
+    assert under is not None
+    asked = mutation()
+    masked = hide(under.masks, asked, bind(normalise(asked).inputs, now=NOW), lambda *_: "")
+    assert masked is not None
+    verdict = decide(under, normalise(asked), NOW, {("p", "b"): Count(0)}, ())
+    one = row(
+        policy_set=under.digest,
+        masked=masked,
+        mutation_digest=mutation_digest(masked.mutation),
+        change=lambda _: verdict,
+    )
+    return {"sets": PolicySets({under.digest: under})}, one
+
+
+def outcome(under, one):
+    """What became of an entry, and the fault if it differs."""
+    used = Replayer(**under, timeline=Timeline(()), absent=NOBODY_IS_ABSENT)
+    assert used.take(one) is None
+    return next(iter(used.tally.faults), None) or next(iter(used.tally.results))
+
+
 def test_a_masked_record_agrees_or_cannot_be_told():
-    unreadable = {**orjson.loads(row().record)["input"], "change": {"diff": 1}}
-    assert result(rewritten(row(), masked=[])) is Result.AGREES
-    assert result(rewritten(row(), masked=[], decision="deny")) is Result.MASKED
-    assert result(rewritten(row(), masked=[], input=unreadable)) is Result.MASKED
+    assert outcome(*masking("/context/x", "/rationale")) is Result.AGREES
+    assert outcome(*masking("/change/after/n")) is Result.MASKED
+    under, one = masking("/change/after/n")
+    unreadable = {**orjson.loads(one.record)["input"], "change": {"diff": "***"}}
+    told = mutation_digest(Mutation(**unreadable, request_id=None, rationale=None))
+    places = [{"pointer": "/change/diff", "mask": "m"}]
+    one = rewritten(one, input=unreadable, masked=places, mutation=told)
+    one = one._replace(receipt=canonical(orjson.loads(one.receipt) | {"mutation": told}))
+    assert outcome(under, one) is Result.MASKED
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"masked": []}, Fault.RECORD),
+        ({"masked": [{"pointer": "/context/x", "mask": "another"}]}, Fault.RECORD),
+        ({"masked": [{"pointer": "/change/after/n", "mask": "m"}]}, Fault.RECORD),
+        ({"masked": [{"pointer": "/context/y", "mask": "m"}]}, Fault.RECORD),
+        ({"masked": [{"pointer": "context/x", "mask": "m"}]}, Fault.RECORD),
+        ({"masked": [{"pointer": 7, "mask": "m"}]}, Fault.RECORD),
+        ({"masked": True}, Fault.RECORD),
+        ({"mutation": "sha256:" + "0" * 64}, Fault.INPUT),
+        ({"decision": "deny"}, Fault.SEAL),
+    ],
+)
+def test_a_mask_excuses_nothing_that_it_did_not_take(change, fault):
+    under, one = masking("/context/x")
+    assert outcome(under, rewritten(one, **change)) is fault
+
+
+@pytest.mark.parametrize("member", ["decision", "policy", "mutation", "principal", "subject", "at"])
+@pytest.mark.parametrize("pointer", ["/context/x", "/change/after/n"], ids=["agrees", "masked"])
+def test_a_receipt_that_says_something_else_than_its_masked_record(pointer, member):
+    under, one = masking(pointer)
+    forged = canonical(orjson.loads(one.receipt) | {member: "deny" if member == "decision" else "x"})
+    assert outcome(under, one._replace(receipt=forged)) is Fault.SEAL
+
+
+def test_a_set_without_masks_hides_nothing():
+    assert difference(rewritten(row(), masked=[{"pointer": "/rationale", "mask": "m"}], rationale="***")).fault is (
+        Fault.RECORD
+    )
 
 
 def test_records_that_are_gone():
