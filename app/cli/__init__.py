@@ -16,6 +16,7 @@ from app.cli.authoring.commands import policies
 from app.cli.backup_commands import backup
 from app.cli.decisions_commands import decisions
 from app.cli.integrity_commands import integrity
+from app.cli.kubernetes_commands import kubernetes
 from app.cli.ledger_commands import ledger
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
 from app.cli.output import reporting
@@ -44,6 +45,7 @@ app.add_typer(backup, name="backup")
 app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 app.add_typer(witnessing, name="witness")
+app.add_typer(kubernetes, name="kubernetes")
 
 
 def _version(*, wanted: bool) -> None:

@@ -287,7 +287,7 @@ def _write(documents: Sequence[Any], directory: Path, *, digest: str) -> list[st
         stem = name if isinstance(name, str) and _NAME.fullmatch(name) else f"document-{number}"
         # A policy and an exception may have the same name.
         names.append(f"{stem}.yaml" if f"{stem}.yaml" not in names else f"{stem}.{number}.yaml")
-        (directory / names[-1]).write_text(_yaml(document), encoding="utf-8")
+        (directory / names[-1]).write_text(to_yaml(document), encoding="utf-8")
     read = check_directory(directory)
     # A set of another release may have errors here; what loads must be what was asked for.
     if read.policy_set is not None and read.policy_set.digest != digest:
@@ -295,7 +295,8 @@ def _write(documents: Sequence[Any], directory: Path, *, digest: str) -> list[st
     return names
 
 
-def _yaml(document: Any) -> str:
+def to_yaml(document: Any) -> str:
+    """Write a document as a person would."""
     from ruamel.yaml import YAML
     from ruamel.yaml.representer import SafeRepresenter
 

@@ -82,7 +82,7 @@ class Prover:
     async def inclusion(self, index: int, *, size: int | None = None) -> InclusionProof:
         """Prove an entry, in the tree of the newest checkpoint unless a size is named.
 
-        Raises FirewallError: NOT_FOUND beyond the ledger, UNAVAILABLE for what is not under a checkpoint yet,
+        Raises FirewallError: NOT_FOUND beyond the ledger, CONFLICT for what is not under a checkpoint yet,
         MALFORMED for a size that does not go beyond the entry.
         """
         async with self._transaction() as connection:
@@ -114,7 +114,7 @@ class Prover:
     async def consistency(self, old: int, new: int | None = None) -> ConsistencyProof:
         """Prove that the tree of `new` entries, of the newest checkpoint unless named, begins with that of `old`.
 
-        Raises FirewallError: NOT_FOUND beyond the ledger, UNAVAILABLE for what is not under a checkpoint yet,
+        Raises FirewallError: NOT_FOUND beyond the ledger, CONFLICT for what is not under a checkpoint yet,
         MALFORMED where `old` is the larger one.
         """
         async with self._transaction() as connection:
@@ -155,7 +155,7 @@ async def _checked(connection: AsyncConnection, size: int | None, *, entries: in
         newest: int | None = (await connection.execute(sa.select(sa.func.max(ledger_checkpoints.c.size)))).scalar()
         if newest is None or newest <= above:
             raise FirewallError(
-                Kind.UNAVAILABLE,
+                Kind.CONFLICT,
                 f"no checkpoint is signed yet that has more than {above} entries"
                 if above >= 0
                 else "no checkpoint is signed yet",
@@ -168,7 +168,7 @@ async def _checked(connection: AsyncConnection, size: int | None, *, entries: in
     integrated = (await connection.execute(sa.select(ledger_tree.c.size))).scalar_one_or_none() or 0
     if size > integrated:
         raise FirewallError(
-            Kind.UNAVAILABLE,
+            Kind.CONFLICT,
             f"the tree has {integrated} of the {entries} entries so far",
             retry_after=RETRY_AFTER,
             fix="ask again in a second; if it stays so, `/health/detailed` says why",

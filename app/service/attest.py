@@ -68,7 +68,7 @@ class AttestService:
         try:
             return await self._prover.inclusion(idx)
         except FirewallError as error:
-            if error.kind is Kind.UNAVAILABLE and error.retry_after is not None:
+            if error.kind is Kind.CONFLICT:  # not under a checkpoint yet
                 return None
             raise
 

@@ -127,6 +127,11 @@ def kind_of(group: str, resource: str) -> str | None:
     return _KINDS.get((group, resource))
 
 
+def own_groups() -> frozenset[str]:
+    """Give the API groups of Kubernetes' own kinds."""
+    return frozenset(group for group, _ in (*_SCOPES, *_SUBRESOURCES))
+
+
 def groups_of(group: str, resource: str) -> frozenset[str]:
     """Give every group under which a resource is served, its own among them."""
     return _GROUPS.get((group, resource)) or frozenset((group,))

@@ -224,7 +224,7 @@ def decisions_read_router(endpoints: ReadEndpoints) -> APIRouter:
                 "content": {TEXT: {"schema": {"type": "string", "description": "C2SP tlog-proof"}}},
             },
             **_READ_PROBLEMS,
-            **problem_responses(404, 406),
+            **problem_responses(404, 406, 409),
         },
         openapi_extra={"security": SECURITY},
     )
@@ -257,7 +257,7 @@ def decisions_read_router(endpoints: ReadEndpoints) -> APIRouter:
         tags=["ledger"],
         summary="The proof that the ledger begins with what it was",
         operation_id="prove_ledger_consistency",
-        responses={200: {"model": ConsistencyOut}, **_READ_PROBLEMS, **problem_responses(404)},
+        responses={200: {"model": ConsistencyOut}, **_READ_PROBLEMS, **problem_responses(404, 409)},
         openapi_extra={"security": SECURITY},
     )
     async def consistency(

@@ -96,7 +96,7 @@ async def refused(awaitable):
 async def test_an_empty_ledger_proves_nothing(prover):
     assert (await refused(prover.inclusion(0))).kind is Kind.NOT_FOUND
     error = await refused(prover.consistency(0))
-    assert (error.kind, error.retry_after) == (Kind.UNAVAILABLE, 1.0)
+    assert (error.kind, error.retry_after) == (Kind.CONFLICT, 1.0)
     proof = await prover.consistency(0, 0)
     assert (proof.hashes, proof.old_root, proof.new_root, proof.checkpoint) == ((), EMPTY_ROOT, EMPTY_ROOT, None)
 
@@ -154,12 +154,12 @@ async def test_what_is_not_under_a_checkpoint_yet_is_to_be_asked_for_again(prove
         prover.consistency(3, 6),
     ):
         error = await refused(awaitable)
-        assert (error.kind, error.retry_after) == (Kind.UNAVAILABLE, 1.0)
+        assert (error.kind, error.retry_after) == (Kind.CONFLICT, 1.0)
     await integrate(3)
-    assert (await refused(prover.inclusion(3))).kind is Kind.UNAVAILABLE
+    assert (await refused(prover.inclusion(3))).kind is Kind.CONFLICT
     assert (await prover.inclusion(2)).size == 3
     assert (await prover.consistency(3)).hashes == ()
-    assert (await refused(prover.consistency(4))).kind is Kind.UNAVAILABLE
+    assert (await refused(prover.consistency(4))).kind is Kind.CONFLICT
 
 
 async def test_what_cannot_be_is_said(prover, append, integrate):

@@ -146,7 +146,7 @@ def test_of_an_erased_record_the_receipt_is_attested():
     assert statement["predicate"]["decision"] == "allow"
 
 
-@pytest.mark.parametrize("proof", [FirewallError(Kind.UNAVAILABLE, "not yet", retry_after=1.0), None])
+@pytest.mark.parametrize("proof", [FirewallError(Kind.CONFLICT, "not yet", retry_after=1.0), None])
 def test_without_a_checkpoint_there_is_no_proof_in_it(proof):
     ledger = verified(attested(entry_of({"after": 1}), proof=proof))["predicate"]["ledger"]
     assert not {"checkpoint", "inclusionProof"} & ledger.keys()

@@ -1,0 +1,59 @@
+"""`mfw kubernetes webhook-config` at the terminal."""
+
+import base64
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from tests.corpus.cases import STARTER
+
+COMMAND = ["kubernetes", "webhook-config", "--policies", str(STARTER)]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*COMMAND, *arguments])
+
+
+def test_a_service_and_its_authority(tmp_path):
+    certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (tmp_path / "ca.crt").write_text(certificate)
+    result = run("--ca-file", str(tmp_path / "ca.crt"), "--service", "security/mfw:8443", "--json")
+    assert result.exit_code == 0, result.output
+    changes, guard = json.loads(result.stdout)["webhooks"]
+    assert changes["clientConfig"] == guard["clientConfig"]
+    assert changes["clientConfig"]["service"] == {
+        "namespace": "security",
+        "name": "mfw",
+        "path": "/kubernetes/v1/validate",
+        "port": 8443,
+    }
+    assert base64.b64decode(changes["clientConfig"]["caBundle"]).decode() == certificate
+    assert "security" in changes["namespaceSelector"]["matchExpressions"][0]["values"]
+
+
+def test_yaml_without_aliases():
+    result = run("--url", "https://firewall.example.com/", "--agent", "namespace=agents", "--exempt-namespace", "ci")
+    assert result.exit_code == 0, result.output
+    assert "kind: ValidatingWebhookConfiguration" in result.stdout
+    assert "https://firewall.example.com/kubernetes/v1/validate" in result.stdout
+    assert "&id" not in result.stdout
+    assert "- ci" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--url", "http://firewall.example.com"],
+        ["--url", "https://a@firewall.example.com"],
+        ["--service", "mfw"],
+        ["--agent", "agents"],
+        ["--ca-file", "/nonexistent/ca.crt"],
+        ["--ca-file", str(STARTER / "kubernetes.yaml")],
+    ],
+)
+def test_what_makes_no_configuration(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
