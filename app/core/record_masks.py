@@ -20,6 +20,7 @@ import orjson
 
 from app.core import pointer
 from app.core.cel import Program, RequestBindings
+from app.core.cel.conversions import double_text
 from app.core.index import Condition, Match
 from app.core.masking import MASK
 from app.core.types import Json, JsonObject, Mutation
@@ -319,7 +320,13 @@ def _scalars(value: Any) -> Iterator[str]:
     elif isinstance(value, str):
         yield from _printable(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield str(value)
+        yield from _written(value)
+
+
+def _written(value: float) -> set[str]:
+    """How a number may stand in a message: CEL writes 1.0 as 1, and a million that became a double as 1e+06."""
+    # Integers are within int64, so each is near some double.
+    return {str(value), double_text(float(value)), *([str(int(value))] if float(value).is_integer() else [])}
 
 
 def _printable(text: str) -> Iterator[str]:
@@ -350,7 +357,7 @@ def _without(value: Any, texts: tuple[str, ...], found: "re.Pattern[str]") -> An
         return {name: _without(item, texts, found) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without(item, texts, found) for item in value]
-    if isinstance(value, int | float) and not isinstance(value, bool) and found.fullmatch(str(value)):
+    if isinstance(value, int | float) and not isinstance(value, bool) and any(map(found.fullmatch, _written(value))):
         return MASK
     return value
 

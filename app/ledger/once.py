@@ -2,14 +2,21 @@
 
 INVARIANT: an answer is kept exactly if its decisions are in the ledger, and between `claimed` and the end of the
 transaction nobody else answers under the same key. Only answers of 200 are kept; a refusal decided nothing.
+
+An answer says what records must not: what masks hide, and what is erased later. So it is kept under a key that follows
+from the idempotency key and the request, neither of which is stored: who repeats the request can read it, and nobody
+who has the table, or a backup of it.
 """
 
+import os
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 import asyncpg
 import sqlalchemy as sa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.canonical import canonical
@@ -27,6 +34,9 @@ SWEEP_ROWS: Final = 100
 # Each digest names what it is of (compare app/ledger/receipt.py).
 KEY_PREFIX: Final = b"mutationfirewall.io/idempotency-key/v1\x00"
 BODY_PREFIX: Final = b"mutationfirewall.io/idempotency-body/v1\x00"
+SECRET_PREFIX: Final = b"mutationfirewall.io/idempotency-secret/v1\x00"
+# As AES-GCM wants it (NIST SP 800-38D section 8.2). Drawn anew for each: a key's answer may be another one tomorrow.
+_NONCE_BYTES: Final = 12
 
 _RETRY_AFTER: Final = 1.0
 
@@ -56,19 +66,23 @@ _STORE: Final = sa.text("""
 
 
 class Claim(NamedTuple):
-    """Who sent which key, and with what: SHA-256 of 32 bytes each, so that neither is kept."""
+    """Who sent which key, and with what: SHA-256 of 32 bytes each, so that neither is kept. `secret` is not stored."""
 
     id: bytes
     fingerprint: bytes
+    secret: bytes
 
 
 def claim(principal: Principal, key: str, *, route: str, body: bytes) -> Claim:
     """Make the claim of a request. A key belongs to its principal, whatever route it is sent to."""
     # As JSON, never joined: what is A's key must never be B's.
     identity = canonical([principal.method.value, principal.id, key])
+    # With the key in it: the digest of a body alone would tell who tries what a mask has hidden of it.
+    sent = identity + b"\x00" + canonical(route) + b"\x00" + body
     return Claim(
         id=sha256(KEY_PREFIX + identity).digest(),
-        fingerprint=sha256(BODY_PREFIX + canonical(route) + b"\x00" + body).digest(),
+        fingerprint=sha256(BODY_PREFIX + sent).digest(),
+        secret=sha256(SECRET_PREFIX + sent).digest(),
     )
 
 
@@ -100,8 +114,15 @@ async def claimed(connection: AsyncConnection, asked: Claim) -> bytes | None:
             "this idempotency key was sent with another request before",
             fix="send a new key with each new request",
         )
-    answer: bytes = row.answer
-    return answer
+    nonce, kept = row.answer[:_NONCE_BYTES], row.answer[_NONCE_BYTES:]
+    try:
+        return AESGCM(asked.secret).decrypt(nonce, kept, asked.id)
+    except (InvalidTag, ValueError) as error:
+        raise FirewallError(
+            Kind.CONFLICT,
+            "the answer that is kept under this idempotency key is not the one that was given",
+            fix="look for the decision in the ledger; send a new key to ask again",
+        ) from error
 
 
 async def store(connection: AsyncConnection, asked: Claim, answer: bytes) -> None:
@@ -109,12 +130,13 @@ async def store(connection: AsyncConnection, asked: Claim, answer: bytes) -> Non
 
     Does not check: that `claimed` found nothing.
     """
+    nonce = os.urandom(_NONCE_BYTES)
     await connection.execute(
         _STORE,
         {
             "id": asked.id,
             "fingerprint": asked.fingerprint,
-            "answer": answer,
+            "answer": nonce + AESGCM(asked.secret).encrypt(nonce, answer, asked.id),
             "kept_for": KEPT_FOR,
             "rows": SWEEP_ROWS,
         },

@@ -141,6 +141,27 @@ async def test_another_request_under_the_same_key_is_a_conflict(database_dsn, da
         assert (await ask(replica))[1]
 
 
+async def test_what_is_kept_is_read_by_who_repeats_the_request_alone(database_dsn, database):
+    """An answer has what masks hide from records; a copy of the table has neither it nor the digest of a body."""
+    async with Replica(database_dsn, policy()) as replica:
+        (answer, _), (other, _) = await ask(replica), await ask(replica, key="l")
+        rows = await database.fetch("SELECT id, fingerprint, answer FROM idempotency_keys")
+        assert len({row["fingerprint"] for row in rows}) == 2
+        for row in rows:
+            assert answer not in row["answer"]
+            assert other not in row["answer"]
+        assert await ask(replica) == (answer, True)
+        # Nor can one be put there, or under another key.
+        await database.execute("UPDATE idempotency_keys SET answer = $1", rows[0]["answer"])
+        told = await asyncio.gather(*(ask(replica, key=key) for key in ("k", "l")), return_exceptions=True)
+        (refused,) = (one for one in told if isinstance(one, FirewallError))
+        assert (refused.kind, refused.retry_after) == (Kind.CONFLICT, None)
+        await database.execute("UPDATE idempotency_keys SET answer = 'x'")
+        with pytest.raises(FirewallError, match="not the one that was given"):
+            await ask(replica)
+        assert await database.fetchval("SELECT count(*) FROM ledger_entries") == 2
+
+
 async def test_who_answers_too_long_is_not_waited_for(database_dsn, database, monkeypatch):
     monkeypatch.setattr(once, "WAIT_SECONDS", 0.05)
     engine = create_engine(database_dsn)
