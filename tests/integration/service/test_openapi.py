@@ -24,6 +24,7 @@ def document(service):
 
 OPERATIONS = (
     ("/v1/decisions", "POST"),
+    ("/kubernetes/v1/validate", "POST"),
     ("/v1/decisions:batch", "POST"),
     ("/v1/decisions", "GET"),
     ("/v1/decisions/{id}", "GET"),
