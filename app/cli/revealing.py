@@ -1,5 +1,6 @@
 """`mfw ledger reveal`: show that a value is the one that a record has hidden, and no other of it."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from app.cli.output import Refused, console, write_json
 from app.core import strict_json
 from app.core.record_masks import SALT_BYTES, commitment, salt_of
 from app.errors import FirewallError
-from app.settings import Settings
+from app.settings import Settings, SettingsError
 
 # What a record may have: a mutation, and what was said about it.
 _FILE_MAX_BYTES = 8 * 1024 * 1024
+_MASK_KEY = "MFW_LEDGER__MASK_KEY"
 
 
 def run_reveal(record_file: str, pointer: str, *, value_file: str, salt: str | None, as_json: bool) -> None:
@@ -94,11 +96,15 @@ def _salt(text: str) -> bytes:
 
 
 def _key() -> bytes:
-    key = Settings.load(rules_for={"ledger"}).ledger.mask_key
+    # Whoever reveals has this key and no service: nothing is asked of the other settings.
+    settings, findings = Settings.examine(os.environ)
+    if wrong := [found.problem for found in findings if found.problem.variable == _MASK_KEY]:
+        raise SettingsError(wrong)
+    key = settings.ledger.mask_key
     if key is None:
         raise Refused(
             ExitCode.BAD_SETTINGS,
             "there is no key to draw the salt with",
-            fix="set MFW_LEDGER__MASK_KEY to that of the service, or give `--salt`",
+            fix=f"set {_MASK_KEY} to that of the service, or give `--salt`",
         )
     return key.get_secret_value().encode()

@@ -65,6 +65,10 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 _SERVERS: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "gunicorn.error", "gunicorn.access")
 
 
+# Says a line for each request that we make, at the level at which we say what happened: a witness is asked each second.
+_CLIENT: Final = "httpx"
+
+
 class Logs:
     """The log of one process: lines in a bounded queue, and one thread that redacts and writes them.
 
@@ -129,6 +133,9 @@ class Logs:
         access = logging.getLogger("uvicorn.access")
         access.disabled = True
         access.propagate = False
+        client = logging.getLogger(_CLIENT)
+        self._restore.append(_restorer(client))
+        client.setLevel(max(self._level, logging.WARNING))
         logging.captureWarnings(capture=True)
         self._restore.append(lambda: logging.captureWarnings(capture=False))
 

@@ -27,7 +27,8 @@ RECORD = {
 def reveal(tmp_path, monkeypatch):
     def run(*options, value='"hunter2"', place=PLACE, record=RECORD, key=KEY):
         monkeypatch.delenv("MFW_LEDGER__MASK_KEY", raising=False)
-        monkeypatch.setenv("MFW_ENVIRONMENT", "test")
+        # Only the key: what a service in production has to have, an auditor has not.
+        monkeypatch.setenv("MFW_ENVIRONMENT", "production")
         if key is not None:
             monkeypatch.setenv("MFW_LEDGER__MASK_KEY", key)
         (tmp_path / "record.json").write_text(json.dumps(record) if not isinstance(record, str) else record)

@@ -113,6 +113,7 @@ def test_servers_and_warnings_come_out_the_same_way_and_get_their_loggers_back(
     logging.getLogger("uvicorn.error").info("started")
     logging.getLogger("gunicorn.error").info("booted")
     logging.getLogger("uvicorn.access").info("GET /")
+    logging.getLogger("httpx").info("HTTP Request: POST https://witness.example.com")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("mind this", UserWarning, stacklevel=1)
