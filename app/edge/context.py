@@ -29,7 +29,7 @@ PEER: Final = "mfw.peer"
 _READ: Final = frozenset({b"x-request-id", b"traceparent"}) | TIMEOUT_HEADERS
 
 # Health says how the service does, whatever else a caller says.
-_TIMED: Final = "/v1/"
+_UNTIMED: Final = "/health"
 
 # Longer or stranger ids than these would only serve to write into other people's logs.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -218,14 +218,15 @@ class ContextMiddleware:
 
     async def _in_time(self, timeouts: Sequence[Header], scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the application for as long as the caller waits. Raises FirewallError: MALFORMED, OVERLOADED, TIMEOUT."""
-        if not scope["path"].startswith(_TIMED):
+        path: str = scope["path"]
+        if path == _UNTIMED or path.startswith(f"{_UNTIMED}/"):
             await self._app(scope, receive, send)
             return
         seconds = caller_seconds(timeouts)
         if seconds >= self._longest:
             await self._app(scope, receive, send)
             return
-        least = self._least(scope["path"])
+        least = self._least(path)
         if least is not None and seconds < least:
             raise too_little(least)
         patience = asyncio.timeout(seconds)

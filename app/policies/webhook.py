@@ -6,7 +6,7 @@ It may ask about more than any policy matches, never about less: what is not ask
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 from app.core.admission.callers import AgentRule, AgentSource
 from app.core.admission.facts import CONNECT, CREATE, DELETE, OPERATIONS, UPDATE
@@ -130,6 +130,8 @@ def agent_expression(rule: AgentRule) -> str:
             key = _quoted(rule.key)
             extra = f"{user}.extra[{key}].exists(v, v.matches({_regex(rule.glob)}))"
             return f"(has({user}.extra) && {key} in {user}.extra && {extra})"
+        case _:
+            assert_never(rule.source)
 
 
 def _regex(glob: Glob) -> str:

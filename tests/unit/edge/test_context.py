@@ -351,6 +351,15 @@ async def test_what_would_certainly_be_late_is_not_begun() -> None:
     assert began == ["/v1/decisions", "/v1/version"]
 
 
+@pytest.mark.parametrize("path", ["/access/v1/evaluation", "/kubernetes/v1/validate", "/ledger/checkpoint", "/healthy"])
+async def test_every_other_route_keeps_to_the_time_of_its_caller(path: str) -> None:
+    async def never(_scope: Any, _receive: Any, _send: Any) -> None:
+        await asyncio.Event().wait()
+
+    around = await Around(never)(scope((b"x-request-timeout-ms", b"20"), path=path))
+    assert around.sent[0]["status"] == 504
+
+
 async def test_health_answers_whatever_its_caller_says_of_time() -> None:
     for value in (b"1", b"soon"):
         around = await Around(answers, least=lambda _: 9)(scope((b"x-request-timeout-ms", value), path="/health/live"))
