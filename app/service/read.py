@@ -54,7 +54,9 @@ class ReadService:
         """
         if AccessScope.DECIDE not in principal.scopes:
             require(principal, AccessScope.READ)
-        missing = FirewallError(Kind.NOT_FOUND, f"there is no decision `{id}`", fix="who may `read` finds them with `GET /v1/decisions`")
+        missing = FirewallError(
+            Kind.NOT_FOUND, f"there is no decision `{id}`", fix="who may `read` finds them with `GET /v1/decisions`"
+        )
         try:
             entry = await self._reader.get_by_id(id)
         except FirewallError as error:
