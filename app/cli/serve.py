@@ -4,15 +4,18 @@ import asyncio
 import math
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
+
+import orjson
 
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain
 from app.cli.server import KEEP_ALIVE_SECONDS
 from app.errors import FirewallError, Kind
 from app.policies.load import load_directory
-from app.settings import Settings, advice
+from app.settings import LogFormat, Settings, SettingsProblem, advice
 
 # Compiling thousands of policies keeps the worker busy before it reports for the first time; one that hangs later is
 # found by the liveness probe.
@@ -32,7 +35,7 @@ def run_serve() -> NoReturn:
             fix="set MFW_DATABASE__URL, or use `mfw dev`",
         )
     for hint in advice(settings):
-        complain(f"advice: {hint}")
+        _tell(hint, form=settings.logging.format)
     if settings.policies.directory is not None:
         # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
         load_directory(settings.policies.directory)
@@ -43,6 +46,17 @@ def run_serve() -> NoReturn:
         if settings.policies.cache_directory is None or error.kind not in {Kind.UNAVAILABLE, Kind.TIMEOUT}:
             raise
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *gunicorn_arguments(settings)])  # noqa: S606 - no shell
+
+
+def _tell(hint: SettingsProblem, *, form: LogFormat) -> None:
+    """Write a line as the service will write all of its lines: who reads them as JSON reads this one too."""
+    if form is LogFormat.TEXT:
+        complain(f"advice: {hint}")
+        return
+    event = {"ts": datetime.now(UTC), "level": "warning", "event": f"advice: {hint}", "logger": "mfw.settings"}
+    line = orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    sys.stderr.write(line.decode())
+    sys.stderr.flush()
 
 
 async def _check_schema(dsn: str, *, pooled: bool) -> None:
