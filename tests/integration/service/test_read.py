@@ -381,7 +381,7 @@ def test_proofs_are_given_in_the_form_that_is_asked_for(service, decide, get):
     index = decide()["ledger_index"]
     path = f"/v1/ledger/entries/{index}/proof"
     soon = get(path)
-    assert (soon.status_code, soon.headers["retry-after"]) == (503, "1")
+    assert (soon.status_code, soon.headers["retry-after"]) == (409, "1")
     # A tree of one leaf, signed by nobody who is asked here.
     ((receipt,),) = execute(service, "SELECT receipt FROM ledger_entries WHERE idx = 0")
     leaf = leaf_hash(receipt)
