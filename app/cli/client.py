@@ -114,6 +114,8 @@ def _refuse(problem: ProblemError, *, size: int, what: str) -> NoReturn:
     if problem.status == HTTPStatus.UNAUTHORIZED and not fix:
         fix = "set MFW_API_KEY"
     code = _exit_of_status(problem.status)
+    if problem.status == HTTPStatus.CONFLICT and problem.retry_after is not None:
+        code = ExitCode.TRY_AGAIN  # a state that passes by itself
     if problem.members.get("decision") in tuple(Effect):
         # An activation that the set in force judged.
         code = of_effect(Effect(problem.members["decision"]))

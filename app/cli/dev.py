@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -52,7 +53,8 @@ def run_dev(*, port: int | None, metrics_port: int | None, state_dir: Path | Non
     for hint in advice(settings):
         complain(f"advice: {hint}")
     # SIGTERM ends this like Ctrl-C: the database must go last.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ctrl_c = _CtrlC()
+    before = {number: signal.signal(number, ctrl_c) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # uvicorn finishes what is in flight, and raises the signal again when it is done.
         with (
@@ -61,10 +63,26 @@ def run_dev(*, port: int | None, metrics_port: int | None, state_dir: Path | Non
             _database(settings) as dsn,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(_with_database(_with_signing_key(settings), dsn), listener))
+            if not ctrl_c.pressed:
+                runner.run(_serve(_with_database(_with_signing_key(settings), dsn), listener))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     console(stderr=True).print("stopped")
+
+
+class _CtrlC:
+    """Interrupts what is under way, and remembers it.
+
+    Python's own way during `asyncio.run` is to cancel the task, and a task that ends all the same has swallowed it.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        signal.default_int_handler(number, frame)
 
 
 def development_settings(
