@@ -102,18 +102,19 @@ class Hidden(NamedTuple):
 class Masked:
     """A mutation as its record has it, what is hidden in it, and the hidden texts that no message may repeat.
 
-    `texts` is None where there are too many to look for.
+    `texts` is None where there are too many to look for; `found` finds them.
     """
 
     mutation: Mutation
     hidden: tuple[Hidden, ...]
     texts: tuple[str, ...] | None
+    found: "re.Pattern[str]"
 
     def said(self, value: Any) -> Any:
         """Give a JSON value, such as a message, without what is hidden: `***` stands for each."""
         if self.texts is None:
             return _nothing(value)
-        return _without(value, self.texts, _finder(self.texts)) if self.texts else value
+        return _without(value, self.texts, self.found) if self.texts else value
 
 
 # Gives the commitment to a value at a place. Replay gives those of the record, for it has no key.
@@ -165,10 +166,12 @@ def mask(masks: Iterable[RecordMask], mutation: Mutation, bindings: RequestBindi
         hidden.append(Hidden(place, name, commit(place, value) if action is MaskAction.HASH else None))
         texts.update(_scalars(value))
     masked = _replaced(tree, [*outermost])
+    searched = _searched(texts)
     return Masked(
         mutation._replace(**{part: masked[part] for part in PARTS}, rationale=masked[RATIONALE]),
         tuple(hidden),
-        _searched(texts),
+        searched,
+        _finder(searched or ()),
     )
 
 

@@ -1,11 +1,15 @@
 """What raw ASGI endpoints have in common: how they answer, and how they stand in the API document."""
 
-from typing import Final, NamedTuple
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, NamedTuple, TypeVar
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import FirewallError, Kind
+
+T = TypeVar("T")
 
 JSON: Final = (b"content-type", b"application/json")
 
@@ -16,6 +20,15 @@ class Answer(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+
+
+async def in_time(work: Awaitable[T], *, seconds: float, fix: str | None = None) -> T:
+    """Give up after the time that any request may take; `fix` says what to do then. Raises FirewallError (TIMEOUT)."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise FirewallError(Kind.TIMEOUT, "the request took too long", retry_after=1, fix=fix) from None
 
 
 def too_late() -> FirewallError:

@@ -1,6 +1,5 @@
 """OpenID AuthZEN Authorization API 1.0: `/access/v1/...` and its metadata."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
@@ -23,7 +22,7 @@ from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Decision, Exchange, Outcome
 from app.service.search import Found, Search, Wanted
-from app.surfaces.answering import JSON, Answer, Delegated, too_late
+from app.surfaces.answering import JSON, Answer, Delegated, in_time, too_late
 from app.surfaces.authzen import models
 from app.surfaces.authzen.wire import (
     evaluation_to_wire,
@@ -286,12 +285,11 @@ class AuthzenEndpoints:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         search = search_of(strict_json.parse(body).tree, wanted)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                found = await self._searching.find(search, principal=principal)
+            found = await in_time(
+                self._searching.find(search, principal=principal), seconds=self._timeout_seconds, fix="ask for less"
+            )
         except FirewallError as error:
             raise _moved(error) from error
-        except TimeoutError:
-            raise too_late() from None
         return Response(found_to_wire(search, found), media_type="application/json")
 
     def identifier(self, request: Request) -> str:

@@ -1,6 +1,5 @@
 """`GET /v1/decisions` and `/v1/ledger/...`: reading what was decided and recorded, and erasing records."""
 
-import asyncio
 from base64 import b64encode
 from collections.abc import Awaitable
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from app.ledger.search import FoundDecision, Wanted
 from app.service.attest import PAYLOAD_TYPE, AttestService
 from app.service.erase import EraseService
 from app.service.read import ReadDecision, ReadService
+from app.surfaces.answering import in_time
 from app.surfaces.decisions.models import (
     EXAMPLE_ERASURE,
     LIMIT_DEFAULT,
@@ -96,16 +96,11 @@ class ReadEndpoints:
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await work
-        except TimeoutError:
-            raise FirewallError(
-                Kind.TIMEOUT,
-                "the request took too long",
-                retry_after=1,
-                fix="ask again; a search gets quicker by another filter, above all `subject` or `resource`",
-            ) from None
+        return await in_time(
+            work,
+            seconds=self._timeout_seconds,
+            fix="ask again; a search gets quicker by another filter, above all `subject` or `resource`",
+        )
 
 
 def decisions_read_router(endpoints: ReadEndpoints) -> APIRouter:

@@ -1,6 +1,5 @@
 """`/v1/keys`: making, listing, rotating and revoking API keys."""
 
-import asyncio
 from collections.abc import Awaitable
 from datetime import timedelta
 from enum import StrEnum
@@ -24,6 +23,7 @@ from app.ledger.receipt import timestamp
 from app.persistence.api_keys import ApiKeyStore, StoredApiKey
 from app.policies.store import TEXT_CHARACTERS_MAX
 from app.service.keys import KeyService, WantedKey
+from app.surfaces.answering import in_time
 from app.surfaces.keys.models import (
     DAYS_MAX,
     EXAMPLE_KEY,
@@ -67,16 +67,11 @@ class KeyEndpoints:
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await work
-        except TimeoutError:
-            raise FirewallError(
-                Kind.TIMEOUT,
-                "the request took too long",
-                retry_after=1,
-                fix="look at `GET /v1/keys` first: it may have been done, and a key that nobody saw is to be revoked",
-            ) from None
+        return await in_time(
+            work,
+            seconds=self._timeout_seconds,
+            fix="look at `GET /v1/keys` first: it may have been done, and a key that nobody saw is to be revoked",
+        )
 
 
 def keys_router(endpoints: KeyEndpoints) -> APIRouter:

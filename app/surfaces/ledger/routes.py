@@ -16,6 +16,7 @@ from app.edge.context import context_of
 from app.edge.gate import Gate
 from app.errors import FirewallError, Kind
 from app.ledger.published import PublishedLedger
+from app.surfaces.answering import in_time
 from app.surfaces.openapi import SECURITY, problem_responses
 
 PREFIX: Final = "/ledger"
@@ -54,11 +55,7 @@ class LedgerEndpoints:
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await work
-        except TimeoutError:
-            raise FirewallError(Kind.TIMEOUT, "the request took too long", retry_after=1) from None
+        return await in_time(work, seconds=self._timeout_seconds)
 
     def keep(self, scope: Scope) -> None:
         """The answer to this request never changes, if there is one: what is not there yet may come."""

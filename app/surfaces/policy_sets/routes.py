@@ -28,6 +28,7 @@ from app.policies.store import Activation, PolicySetStore, StoredSet
 from app.service.activate import ActivateService
 from app.service.publish import PublishService
 from app.service.sign import Collected, SignService, described
+from app.surfaces.answering import in_time
 from app.surfaces.openapi import SECURITY, json_body, problem_responses
 from app.surfaces.policy_sets.models import (
     DIGEST_PATTERN,
@@ -100,16 +101,11 @@ class PolicySetEndpoints:
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await work
-        except TimeoutError:
-            raise FirewallError(
-                Kind.TIMEOUT,
-                "the request took too long",
-                retry_after=1,
-                fix="look at `GET /v1/policy-sets/activations` before asking again: it may have been done",
-            ) from None
+        return await in_time(
+            work,
+            seconds=self._timeout_seconds,
+            fix="look at `GET /v1/policy-sets/activations` before asking again: it may have been done",
+        )
 
     async def reader(self, scope: Scope) -> Principal:
         """Who may read policies: not agents, who could look up how to get past them."""

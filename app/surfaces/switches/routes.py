@@ -1,6 +1,5 @@
 """`/v1/switches`: throwing, listing and ending kill switches."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
@@ -27,6 +26,7 @@ from app.persistence.switches import StoredSwitch
 from app.policies.durations import check_duration, seconds
 from app.policies.store import TEXT_CHARACTERS_MAX
 from app.service.switch import SwitchService, Wanted
+from app.surfaces.answering import in_time
 from app.surfaces.openapi import SECURITY, json_body, problem_responses
 from app.surfaces.switches.models import (
     EXAMPLE_SWITCH,
@@ -70,16 +70,11 @@ class SwitchEndpoints:
 
     async def timely(self, work: Awaitable[T]) -> T:
         """Give up after the time that any request may take."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await work
-        except TimeoutError:
-            raise FirewallError(
-                Kind.TIMEOUT,
-                "the request took too long",
-                retry_after=1,
-                fix="look at `GET /v1/switches` before asking again: it may have been done",
-            ) from None
+        return await in_time(
+            work,
+            seconds=self._timeout_seconds,
+            fix="look at `GET /v1/switches` before asking again: it may have been done",
+        )
 
     def shown(self, one: StoredSwitch) -> JsonObject:
         """A switch as it is shown; what does not apply is left out."""
