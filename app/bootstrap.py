@@ -87,6 +87,7 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
     Environment,
+    ExtAuthzSettings,
     JwtSettings,
     LedgerSettings,
     LimitSettings,
@@ -107,6 +108,11 @@ from app.surfaces.authzen.routes import (
     authzen_router,
 )
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
+from app.surfaces.ext_authz.checking import Checks
+from app.surfaces.ext_authz.mapping import GatewayKind, GatewayMapping, default_mapping
+from app.surfaces.ext_authz.mapping_file import read_mapping
+from app.surfaces.ext_authz.routes import PREFIX as CHECKS_PREFIX
+from app.surfaces.ext_authz.routes import CheckEndpoint, GatewayPaths, gateway_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -154,6 +160,9 @@ PRIORITIES: Final = {
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
 }
+
+# What a path below one of these is worth.
+PREFIXES: Final = {CHECKS_PREFIX: Priority.DECISION}
 
 # Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
 # between two statements, so whoever does is gone.
@@ -354,6 +363,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         door = Door(
             shedder,
             priorities=PRIORITIES,
+            prefixes=PREFIXES,
             health="/health",
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
@@ -505,6 +515,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
         )
     )
+    checks_of_gateways = CheckEndpoint(
+        Checks(
+            service,
+            gate=gate,
+            mapping=_gateway_mapping(settings.ext_authz),
+            credential_header=settings.ext_authz.credential_header,
+            max_body_bytes=settings.http.max_body_bytes,
+        ),
+        timeout_seconds=settings.ext_authz.timeout_seconds,
+    )
+    api.include_router(gateway_router(checks_of_gateways))
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -599,6 +620,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
+    app = GatewayPaths(app, endpoint=checks_of_gateways)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
@@ -630,6 +652,12 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _gateway_mapping(settings: ExtAuthzSettings) -> GatewayMapping:
+    if settings.mapping is None:
+        return default_mapping(GatewayKind(settings.gateway.value))
+    return read_mapping(settings.mapping)
 
 
 def _entities(file: Path | None) -> Entities:

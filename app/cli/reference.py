@@ -64,6 +64,7 @@ _SECTIONS: Final = {
     "ledger": "Ledger",
     "authzen": "AuthZEN",
     "kubernetes": "Kubernetes",
+    "ext_authz": "Gateways",
     "logging": "Logging",
     "tracing": "Tracing",
 }

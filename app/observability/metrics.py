@@ -37,6 +37,8 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/kubernetes/v1/validate"),
+    ("GET", "/envoy/v1/check/{path:path}"),
+    ("POST", "/envoy/v1/check/{path:path}"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
