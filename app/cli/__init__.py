@@ -118,7 +118,7 @@ def serve() -> None:
 
 
 @app.command(
-    epilog="Examples: `mfw decide -f change.json`; `jq .change change.json | mfw decide -f -`; "
+    epilog="Examples: `mfw decide -f change.json`; `cat change.json | mfw decide -f -`; "
     "`mfw decide -f examples/deny-sql-drop-table.json --local --policies policies/starter`. "
     "Exit codes: 0 allow, 10 deny, 11 hold, everything else is no decision."
 )
