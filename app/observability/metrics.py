@@ -39,6 +39,9 @@ ROUTES: Final = (
     ("POST", "/kubernetes/v1/validate"),
     ("GET", "/envoy/v1/check/{path:path}"),
     ("POST", "/envoy/v1/check/{path:path}"),
+    ("POST", "/agents/v1/claude-code"),
+    ("POST", "/agents/v1/tool-call"),
+    ("POST", "/agents/v1/mcp/check"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
@@ -322,6 +325,18 @@ class Metrics:
             registry.register(collector)
 
         self.ready = Gauge("mfw_ready", "1 while this process takes requests", registry=registry)
+        self.schema_mismatch = Gauge(
+            "mfw_schema_mismatch",
+            "1 while the database is at a revision that this release does not work with",
+            registry=registry,
+        )
+        self._components = Gauge(
+            "mfw_component_status",
+            "1 for the status that a component of health is in, 0 for the others",
+            ("component", "status"),
+            registry=registry,
+        )
+        self._component_children: dict[tuple[str, str], Gauge] = {}
         self.limits_shared = Gauge(
             "mfw_rate_limits_shared",
             "1 while rate limits are shared with other replicas through Redis, 0 while this one enforces a share",
@@ -329,6 +344,11 @@ class Metrics:
         )
         self.log_events_dropped = Counter(
             "mfw_log_events_dropped", "log events lost because standard error was blocked", registry=registry
+        )
+        self.tls_reload_failures = Counter(
+            "mfw_tls_reload_failures",
+            "looks at the files of the certificate that found something which cannot be used",
+            registry=registry,
         )
         self._policy_set = Info("mfw_policy_set", "the policy set in force", registry=registry)
         self._policy_set_age = Gauge(
@@ -406,6 +426,26 @@ class Metrics:
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
             registry=registry,
         )
+
+    def watch_certificate(self, *, expires_at: Callable[[], float]) -> None:
+        """Ask this at each scrape: when the certificate that is served ends. There is no such series without TLS."""
+        Gauge(
+            "mfw_tls_certificate_expiry_timestamp_seconds",
+            "when the certificate that is served ends",
+            registry=self.registry,
+        ).set_function(expires_at)
+
+    def know_components(self, names: Iterable[str], *, statuses: Iterable[str]) -> None:
+        """Make the children of the components that are checked, and of no other."""
+        statuses = tuple(statuses)
+        for name in names:
+            for status in statuses:
+                self._component_children[name, status] = self._components.labels(name, status)
+
+    def show_components(self, found: Mapping[str, str]) -> None:
+        """Say in which status each component is."""
+        for (name, status), gauge in self._component_children.items():
+            gauge.set(found.get(name) == status)
 
     def watch_shedding(
         self,

@@ -8,6 +8,7 @@ from app.core.quota import RouteClass
 from app.core.types import Mutation
 from app.edge.context import RequestContext
 from app.edge.gate import Gate
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import Decision, Exchange
@@ -72,7 +73,7 @@ class CheckExchange:
     )
 
     def __init__(
-        self, checks: Checks, *, headers: Headers, context: RequestContext, client_ip: str, peer: str | None
+        self, checks: Checks, *, headers: Headers, context: RequestContext, client_ip: str, peer: Peer | None
     ) -> None:
         self._checks = checks
         self._headers = headers
