@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from alerts.dashboards import WHERE, dashboards
+from alerts.grafana import WHERE, dashboards
 from app.observability.metrics import Metrics
 from tests.alerts.rules import FOLDER, RECORDED, metrics_in, run
 
@@ -20,7 +20,7 @@ TARGETS = [
 
 
 def test_they_are_generated() -> None:
-    assert {file.name: file.read_text() for file in FILES} == dashboards(), "run: python alerts/dashboards.py"
+    assert {file.name: file.read_text() for file in FILES} == dashboards(), "run: python alerts/grafana.py"
 
 
 def test_prometheus_reads_every_query(tmp_path: Path) -> None:

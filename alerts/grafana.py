@@ -1,4 +1,4 @@
-"""Makes dashboards/*.json out of dashboards.yaml: `python alerts/dashboards.py`."""
+"""Makes dashboards/*.json out of dashboards.yaml: `python alerts/grafana.py`."""
 
 import json
 from collections.abc import Mapping
