@@ -98,6 +98,16 @@ from app.settings import (
 )
 from app.settings import PolicySource as Source
 from app.surfaces.admission.routes import VALIDATE, AdmissionEndpoint, admission_router
+from app.surfaces.agents.routes import (
+    CLAUDE_CODE,
+    MCP_CHECK,
+    TOOL_CALL,
+    GenericFormat,
+    HookFormat,
+    McpFormat,
+    ToolCallEndpoint,
+    agents_router,
+)
 from app.surfaces.authzen.entities import read_entities
 from app.surfaces.authzen.routes import (
     EVALUATION,
@@ -152,6 +162,9 @@ PRIORITIES: Final = {
     PATH: Priority.DECISION,
     EVALUATION: Priority.DECISION,
     VALIDATE: Priority.DECISION,
+    CLAUDE_CODE: Priority.DECISION,
+    TOOL_CALL: Priority.DECISION,
+    MCP_CHECK: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
 }
@@ -501,6 +514,20 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 derived=settings.environment is not Environment.PRODUCTION,
                 timeout_seconds=settings.http.request_timeout_seconds,
             )
+        )
+    )
+    api.include_router(
+        agents_router(
+            [
+                ToolCallEndpoint(
+                    service,
+                    form,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                )
+                for form in (HookFormat(), GenericFormat(), McpFormat())
+            ]
         )
     )
     kubernetes = settings.kubernetes
