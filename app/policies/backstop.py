@@ -9,7 +9,6 @@ and the functions are the same in both. `match` and `matchConditions` become one
 part that is false silences the policy, even where another part fails.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +18,7 @@ from app.core.admission.resources import own_kinds
 from app.core.cel import ExpressionError, Portable, UnportableError, portable
 from app.core.glob import Glob
 from app.core.index import CompiledPolicySet, EntityPattern, Match, Policy, PropertyPattern, Rule
-from app.core.types import Effect, Json, JsonObject, Mode
+from app.core.types import Effect, JsonObject, Mode
 from app.core.validity import ALWAYS
 from app.policies.admission import BindingDocument, ParameterDocument, PolicyDocument
 from app.policies.document import declared_variables
@@ -393,27 +392,11 @@ def _entity(name: str, pattern: EntityPattern, backstop: Backstop) -> str:
 
 
 def _property(properties: str, pattern: PropertyPattern) -> str:
+    # What is known of a subject or a resource here is text, or a list or an object, which no pattern fits.
+    if pattern.glob is None or pattern.name in {"groups", "extra", "serviceAccount"}:
+        return "false"
     key = _text(pattern.name)
-    value = f"{properties}[{key}]"
-    if pattern.name in {"groups", "extra", "serviceAccount"}:
-        # Lists and objects, which no pattern for a text fits.
-        if pattern.glob is not None or not isinstance(pattern.value, list | dict):
-            return "false"
-        raise _LeftOutError(f"it compares `{pattern.name}`")
-    fits = _fits(value, pattern.glob) if pattern.glob is not None else f"{value} == {_literal(pattern.value)}"
-    return f"({key} in {properties} && {fits})"
-
-
-def _literal(value: Json) -> str:
-    match value:
-        case str():
-            return f"dyn({_text(value)})"
-        case bool() | None:
-            return f"dyn({json.dumps(value)})"
-        case int() | float():
-            return f"dyn({value!r})"
-        case _:
-            raise _LeftOutError("it compares a property with a list or an object")
+    return f"({key} in {properties} && {_fits(f'{properties}[{key}]', pattern.glob)})"
 
 
 def _fits(value: str, glob: Glob) -> str:
