@@ -45,8 +45,10 @@ from app.edge.authn import (
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
+from app.edge.plain import HealthWithoutTls
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
+from app.edge.tls import ServingCertificate
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.checkpoints import Notary, NotaryState
@@ -88,13 +90,16 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
     Environment,
+    ExtAuthzSettings,
     JwtSettings,
     LedgerSettings,
     LimitSettings,
     LogLevel,
     MtlsSettings,
+    PlainHttp,
     Settings,
     SheddingSettings,
+    TlsSettings,
 )
 from app.settings import PolicySource as Source
 from app.surfaces.admission.routes import VALIDATE, AdmissionEndpoint, admission_router
@@ -118,6 +123,11 @@ from app.surfaces.authzen.routes import (
     authzen_router,
 )
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
+from app.surfaces.ext_authz.checking import Checks
+from app.surfaces.ext_authz.mapping import GatewayKind, GatewayMapping, default_mapping
+from app.surfaces.ext_authz.mapping_file import read_mapping
+from app.surfaces.ext_authz.routes import PREFIX as CHECKS_PREFIX
+from app.surfaces.ext_authz.routes import CheckEndpoint, GatewayPaths, gateway_router
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -168,6 +178,9 @@ PRIORITIES: Final = {
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
 }
+
+# What a path below one of these is worth.
+PREFIXES: Final = {CHECKS_PREFIX: Priority.DECISION}
 
 # Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
 # between two statements, so whoever does is gone.
@@ -257,6 +270,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         form=settings.logging.format.value,
         dropped=metrics.log_events_dropped.inc,
     )
+    certificate = _certificate(settings.tls, metrics)
     dsn = _database_url(settings)
     observer = DatabaseObserver(metrics)
     database = settings.database
@@ -364,6 +378,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
     if isinstance(token_keys, JwksKeys):
         checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
+    if certificate is not None:
+        checks.append(NamedCheck("tls", partial(_check_certificate, certificate)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -374,6 +390,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         door = Door(
             shedder,
             priorities=PRIORITIES,
+            prefixes=PREFIXES,
             health="/health",
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
@@ -401,7 +418,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             door.closing = True
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | None"]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | ServingCertificate | None"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -449,11 +466,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
+            if certificate is not None:
+                await certificate.start()
+                opened.push_async_callback(certificate.stop)
             opened.enter_context(_settled_heap())
             health.started = True
             watching = asyncio.create_task(health.watch(), name="health")
             opened.push_async_callback(_ended, watching)
-            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door, "tls": certificate}
             health.draining = True
 
     api = FastAPI(
@@ -547,6 +567,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
         )
     )
+    checks_of_gateways = CheckEndpoint(
+        Checks(
+            service,
+            gate=gate,
+            mapping=_gateway_mapping(settings.ext_authz),
+            credential_header=settings.ext_authz.credential_header,
+            max_body_bytes=settings.http.max_body_bytes,
+        ),
+        timeout_seconds=settings.ext_authz.timeout_seconds,
+    )
+    api.include_router(gateway_router(checks_of_gateways))
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -624,6 +655,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         traces.instrument(api)
         hot = traces.around(endpoint, name=f"POST {PATH}")
     app: ASGIApp = HotPath(api, endpoint=hot)
+    if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
+        app = HealthWithoutTls(app, problem=problem)
     if settings.http.cors_origins:
         app = CORSMiddleware(
             app,
@@ -641,6 +674,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
+    app = GatewayPaths(app, endpoint=checks_of_gateways)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
@@ -678,6 +712,12 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _gateway_mapping(settings: ExtAuthzSettings) -> GatewayMapping:
+    if settings.mapping is None:
+        return default_mapping(GatewayKind(settings.gateway.value))
+    return read_mapping(settings.mapping)
 
 
 def _entities(file: Path | None) -> Entities:
@@ -985,7 +1025,7 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        certificates=_certificates(auth.mtls),
+        certificates=_certificates(auth.mtls, shown=settings.tls.client_ca_file is not None),
         failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
@@ -993,8 +1033,24 @@ def _authenticator(
     )
 
 
-def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
-    if mtls.header is None:
+def _certificate(tls: TlsSettings, metrics: Metrics) -> ServingCertificate | None:
+    """What is listened with, None without TLS. Reads the files, and raises FirewallError for those of no use."""
+    if tls.files is None:
+        return None
+    certificate = ServingCertificate(tls.files, poll_seconds=tls.poll_seconds, failed=metrics.tls_reload_failures.inc)
+    metrics.watch_certificate(expires_at=lambda: certificate.expires_at)
+    return certificate
+
+
+async def _check_certificate(certificate: ServingCertificate) -> CheckResult:
+    """At most degraded: a replica that turns unready because of a file takes all the others with it."""
+    well, detail = certificate.report()
+    return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
+
+
+def _certificates(mtls: MtlsSettings, *, shown: bool) -> ClientCertificates | None:
+    """Who may be named by a certificate; `shown` where connections to us show some."""
+    if mtls.header is None and not shown:
         return None
     try:
         rules = [identity_rule(text) for text in mtls.roles]
@@ -1010,7 +1066,10 @@ def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
             example="context.claims.identity.endsWith('/sa/' + subject.id)",
         )
     return ClientCertificates(
-        header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules, subjects=subjects
+        header=None if mtls.header is None else mtls.header.lower(),
+        proxies=networks_of(mtls.proxies),
+        rules=rules,
+        subjects=subjects,
     )
 
 
