@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from app.edge.authn import (
     JwksKeys,
     JwtVerifier,
     RoleRule,
+    SignedDeliveries,
     StaticKeys,
     SubjectCondition,
     TokenKeys,
@@ -87,6 +88,7 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
     Environment,
+    GithubSettings,
     JwtSettings,
     LedgerSettings,
     LimitSettings,
@@ -107,6 +109,10 @@ from app.surfaces.authzen.routes import (
     authzen_router,
 )
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
+from app.surfaces.github.client import GithubClient, app_of
+from app.surfaces.github.routes import PRINCIPAL as GITHUB
+from app.surfaces.github.routes import WEBHOOK, WebhookEndpoint, github_router
+from app.surfaces.github.wire import GithubView
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -153,6 +159,8 @@ PRIORITIES: Final = {
     VALIDATE: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
+    # It waits for GitHub, for seconds: among decisions that would pass for our own slowness.
+    WEBHOOK: Priority.BATCH,
 }
 
 # Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
@@ -359,6 +367,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             problem_type=TYPE_PREFIX,
         )
     health = Health(checks, version=VERSION, changed=metrics.ready.set)
+    github = _github_client(settings.github, metrics, diff_bytes_max=settings.http.max_body_bytes)
 
     traces: Traces | None = None
     if settings.tracing.endpoint is not None:
@@ -383,6 +392,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
             opened.push_async_callback(desk.dispose)
+            opened.push_async_callback(github.close)
             opened.push_async_callback(indexing.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
@@ -502,6 +512,24 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 api_servers=kubernetes.api_server_globs,
                 max_body_bytes=settings.http.max_admission_body_bytes,
                 timeout_seconds=kubernetes.timeout_seconds,
+            )
+        )
+    )
+    api.include_router(
+        github_router(
+            WebhookEndpoint(
+                service,
+                gate=gate,
+                deliveries=_github_deliveries(settings, metrics),
+                github=github,
+                view=GithubView(
+                    api=settings.github.api_url.rstrip("/"),
+                    agents=settings.github.agent_globs,
+                    forks=settings.github.forks,
+                ),
+                now=partial(datetime.now, UTC),
+                timeout_seconds=settings.github.timeout_seconds,
+                replay_window=timedelta(hours=settings.github.replay_hours),
             )
         )
     )
@@ -850,6 +878,36 @@ def _store_link(limits: LimitSettings, metrics: Metrics) -> StoreLink | None:
         replica=os.urandom(8).hex(),
         expected=limits.replicas,
         changed=metrics.limits_shared.set,
+    )
+
+
+def _github_client(github: GithubSettings, metrics: Metrics, *, diff_bytes_max: int) -> GithubClient:
+    """The GitHub that delivers. Does not connect."""
+    app = None
+    if github.app_id is not None and github.private_key is not None:
+        app = app_of(github.app_id, github.private_key.get_secret_value())
+    return GithubClient(
+        github.api_url,
+        app=app,
+        token=None if github.token is None else github.token.get_secret_value(),
+        check_name=github.check_name,
+        diff_bytes_max=diff_bytes_max,
+        private_addresses=github.private_addresses,
+        environment=github.proxy_environment,
+        ca_file=github.ca_file,
+        counted=metrics.external("github"),
+    )
+
+
+def _github_deliveries(settings: Settings, metrics: Metrics) -> SignedDeliveries:
+    secrets = (settings.github.webhook_secret, settings.github.previous_webhook_secret)
+    return SignedDeliveries(
+        [secret.get_secret_value().encode() for secret in secrets if secret is not None],
+        principal=GITHUB,
+        failures=FailedAttempts(
+            Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
+        ),
+        metrics=metrics,
     )
 
 

@@ -64,6 +64,7 @@ _SECTIONS: Final = {
     "ledger": "Ledger",
     "authzen": "AuthZEN",
     "kubernetes": "Kubernetes",
+    "github": "GitHub",
     "logging": "Logging",
     "tracing": "Tracing",
 }

@@ -37,6 +37,7 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/kubernetes/v1/validate"),
+    ("POST", "/github/v1/webhook"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
@@ -138,7 +139,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks", "witness")
+EXTERNAL = ("jwks", "witness", "github")
 
 
 class Tally:
