@@ -1,5 +1,6 @@
 """The composition root: settings become stores, keys, policies, services and one ASGI application."""
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -119,7 +120,7 @@ from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
-from app.surfaces.ops.health import CheckResult, Health, Status, health_router
+from app.surfaces.ops.health import CheckResult, Health, Report, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
 from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem, problem
 from app.surfaces.reference.routes import reference_router
@@ -328,7 +329,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
 
     async def check_database() -> CheckResult:
-        return CheckResult(Status.HEALTHY, f"schema revision {await revision.check(engine)}")
+        try:
+            found = await revision.check(engine)
+        except FirewallError as error:
+            metrics.schema_mismatch.set(error.kind is Kind.SCHEMA_MISMATCH)
+            raise
+        metrics.schema_mismatch.set(0)
+        return CheckResult(Status.HEALTHY, f"schema revision {found}")
 
     async def check_ledger() -> CheckResult:
         if ledger.breaker is not BreakerState.CLOSED or not ledger.connected:
@@ -366,7 +373,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
         )
-    health = Health(checks, version=VERSION, changed=metrics.ready.set)
+
+    def show_health(report: Report, ready: bool) -> None:  # noqa: FBT001 - the two facts of a report
+        metrics.ready.set(ready)
+        metrics.show_components({component.name: component.status for component in report.components})
+
+    health = Health(checks, version=VERSION, found=show_health)
+    metrics.know_components(health.components, statuses=Status)
     github = _github_client(settings.github, metrics, diff_bytes_max=settings.http.max_body_bytes)
 
     traces: Traces | None = None
@@ -435,6 +448,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
+            watching = asyncio.create_task(health.watch(), name="health")
+            opened.push_async_callback(_ended, watching)
             yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
             health.draining = True
 
@@ -641,6 +656,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ended=None if door is None else door.leave,
     )
     return around if door is None else SheddingMiddleware(around, door)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 @contextlib.contextmanager

@@ -116,6 +116,7 @@ def test_document_names_every_path(service):
         "/access/v1/search/action",
         "/.well-known/authzen-configuration",
         "/kubernetes/v1/validate",
+        "/github/v1/webhook",
         "/v1/policy-sets",
         "/v1/policy-sets/active",
         "/v1/policy-sets/activations",
