@@ -262,7 +262,7 @@ class GithubClient:
         *,
         accept: str = JSON,
         query: Mapping[str, str] | None = None,
-        body: JsonObject | None = None,
+        body: dict[str, Any] | None = None,
         bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Reply:
         """Call on behalf of an installation; a token that ended early is had anew, once."""
@@ -313,7 +313,7 @@ class GithubClient:
         *,
         accept: str = JSON,
         query: Mapping[str, str] | None = None,
-        body: JsonObject | None = None,
+        body: dict[str, Any] | None = None,
         bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Reply:
         """Send, up to three times. Raises FirewallError (UNAVAILABLE) when there is no answer of GitHub's own."""

@@ -113,9 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 204:
             self.wfile.write(body)
 
-    do_GET = do_POST = do_PATCH = _answer
+    do_GET = do_POST = do_PATCH = _answer  # noqa: N815 - the names that the library calls
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the library calls it
         pass
 
 

@@ -43,9 +43,7 @@ spec:
 
 
 def diff_of(path: str) -> str:
-    return (
-        f"diff --git a/{path} b/{path}\nindex 1111111..2222222 100644\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n"
-    )
+    return f"diff --git a/{path} b/{path}\nindex 1111111..2222222 100644\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +58,7 @@ def github(server):
     return server
 
 
-def settings_of(server, folder: Path) -> dict[str, str]:
+def settings_of(server, folder: Path) -> Any:
     (folder / "p.yaml").write_text(POLICY)
     return {
         "MFW_POLICIES__DIRECTORY": str(folder),
@@ -115,7 +113,10 @@ def test_each_answer_is_in_the_ledger_and_a_check_run(firewall, github, path, ef
     (check,) = github.checks
     assert (check["conclusion"], check["head_sha"]) == (conclusion, SHA)
     assert check["external_id"] == found["decision"]["id"]
-    assert ("GET", f"/repos/octo-org/octo-repo/compare/f95f852bd8fca8fcc58a9a2d6c842781e32a215e...{SHA}") in github.calls
+    assert (
+        "GET",
+        f"/repos/octo-org/octo-repo/compare/f95f852bd8fca8fcc58a9a2d6c842781e32a215e...{SHA}",
+    ) in github.calls
     summary = check["output"]["summary"]
     if effect == "hold":
         assert "needs the approval of 2 of group `owners`" in summary
@@ -249,7 +250,11 @@ FORK = {"head": {"ref": "docs", "sha": SHA, "repo": {"full_name": "somebody/octo
 
 @pytest.mark.parametrize(
     ("members", "words"),
-    [({"draft": True}, "it is a draft"), (FORK, "it comes from a fork"), ({"head": {**FORK["head"], "repo": None}}, "fork")],
+    [
+        ({"draft": True}, "it is a draft"),
+        (FORK, "it comes from a fork"),
+        ({"head": {**FORK["head"], "repo": None}}, "fork"),
+    ],
 )
 def test_drafts_and_forks_need_somebody(firewall, github, members, words):
     found = decided(firewall, post(firewall, pull_request(**members)))
