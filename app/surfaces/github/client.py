@@ -282,6 +282,7 @@ class GithubClient:
                 raise FirewallError(
                     Kind.UNAVAILABLE,
                     "GitHub takes this from an App alone",
+                    retry_after=RECOVERY_SECONDS,
                     fix="set MFW_GITHUB__APP_ID and MFW_GITHUB__PRIVATE_KEY_FILE",
                 )
             return self._token
@@ -411,6 +412,7 @@ class GithubClient:
                     raise FirewallError(
                         Kind.UNAVAILABLE,
                         f"`{self._host}` is at a private address",
+                        retry_after=RECOVERY_SECONDS,
                         fix="set MFW_GITHUB__PRIVATE_ADDRESSES if your GitHub is within your network",
                     )
         return str(ip_address(addresses[0].partition("%")[0]))

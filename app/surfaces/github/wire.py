@@ -20,8 +20,8 @@ PULL_REQUEST: Final = "pull_request"
 DEPLOYMENT: Final = "deployment_protection_rule"
 # What of each event is decided. A pull request is decided when its commits change, and when it could be merged next.
 ACTIONS: Final = {
-    PULL_REQUEST: frozenset({"opened", "synchronize", "reopened", "ready_for_review"}),
-    DEPLOYMENT: frozenset({"requested"}),
+    PULL_REQUEST: ("opened", "synchronize", "reopened", "ready_for_review"),
+    DEPLOYMENT: ("requested",),
 }
 
 # What GitHub itself gives as a diff: more is refused there, or left out without a word.
