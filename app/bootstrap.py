@@ -46,8 +46,10 @@ from app.edge.authn import (
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
+from app.edge.plain import HealthWithoutTls
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
+from app.edge.tls import ServingCertificate
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.checkpoints import Notary, NotaryState
@@ -95,11 +97,23 @@ from app.settings import (
     LimitSettings,
     LogLevel,
     MtlsSettings,
+    PlainHttp,
     Settings,
     SheddingSettings,
+    TlsSettings,
 )
 from app.settings import PolicySource as Source
 from app.surfaces.admission.routes import VALIDATE, AdmissionEndpoint, admission_router
+from app.surfaces.agents.routes import (
+    CLAUDE_CODE,
+    MCP_CHECK,
+    TOOL_CALL,
+    GenericFormat,
+    HookFormat,
+    McpFormat,
+    ToolCallEndpoint,
+    agents_router,
+)
 from app.surfaces.authzen.entities import read_entities
 from app.surfaces.authzen.routes import (
     EVALUATION,
@@ -158,6 +172,9 @@ PRIORITIES: Final = {
     PATH: Priority.DECISION,
     EVALUATION: Priority.DECISION,
     VALIDATE: Priority.DECISION,
+    CLAUDE_CODE: Priority.DECISION,
+    TOOL_CALL: Priority.DECISION,
+    MCP_CHECK: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
     # It waits for GitHub, for seconds: among decisions that would pass for our own slowness.
@@ -252,6 +269,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         form=settings.logging.format.value,
         dropped=metrics.log_events_dropped.inc,
     )
+    certificate = _certificate(settings.tls, metrics)
     dsn = _database_url(settings)
     observer = DatabaseObserver(metrics)
     database = settings.database
@@ -359,6 +377,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
     if isinstance(token_keys, JwksKeys):
         checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
+    if certificate is not None:
+        checks.append(NamedCheck("tls", partial(_check_certificate, certificate)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -397,7 +417,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             door.closing = True
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | None"]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | ServingCertificate | None"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -446,11 +466,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
+            if certificate is not None:
+                await certificate.start()
+                opened.push_async_callback(certificate.stop)
             opened.enter_context(_settled_heap())
             health.started = True
             watching = asyncio.create_task(health.watch(), name="health")
             opened.push_async_callback(_ended, watching)
-            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door, "tls": certificate}
             health.draining = True
 
     api = FastAPI(
@@ -511,6 +534,20 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 derived=settings.environment is not Environment.PRODUCTION,
                 timeout_seconds=settings.http.request_timeout_seconds,
             )
+        )
+    )
+    api.include_router(
+        agents_router(
+            [
+                ToolCallEndpoint(
+                    service,
+                    form,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                )
+                for form in (HookFormat(), GenericFormat(), McpFormat())
+            ]
         )
     )
     kubernetes = settings.kubernetes
@@ -625,6 +662,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         traces.instrument(api)
         hot = traces.around(endpoint, name=f"POST {PATH}")
     app: ASGIApp = HotPath(api, endpoint=hot)
+    if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
+        app = HealthWithoutTls(app, problem=problem)
     if settings.http.cors_origins:
         app = CORSMiddleware(
             app,
@@ -1016,7 +1055,7 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        certificates=_certificates(auth.mtls),
+        certificates=_certificates(auth.mtls, shown=settings.tls.client_ca_file is not None),
         failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
@@ -1024,8 +1063,24 @@ def _authenticator(
     )
 
 
-def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
-    if mtls.header is None:
+def _certificate(tls: TlsSettings, metrics: Metrics) -> ServingCertificate | None:
+    """What is listened with, None without TLS. Reads the files, and raises FirewallError for those of no use."""
+    if tls.files is None:
+        return None
+    certificate = ServingCertificate(tls.files, poll_seconds=tls.poll_seconds, failed=metrics.tls_reload_failures.inc)
+    metrics.watch_certificate(expires_at=lambda: certificate.expires_at)
+    return certificate
+
+
+async def _check_certificate(certificate: ServingCertificate) -> CheckResult:
+    """At most degraded: a replica that turns unready because of a file takes all the others with it."""
+    well, detail = certificate.report()
+    return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
+
+
+def _certificates(mtls: MtlsSettings, *, shown: bool) -> ClientCertificates | None:
+    """Who may be named by a certificate; `shown` where connections to us show some."""
+    if mtls.header is None and not shown:
         return None
     try:
         rules = [identity_rule(text) for text in mtls.roles]
@@ -1041,7 +1096,10 @@ def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
             example="context.claims.identity.endsWith('/sa/' + subject.id)",
         )
     return ClientCertificates(
-        header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules, subjects=subjects
+        header=None if mtls.header is None else mtls.header.lower(),
+        proxies=networks_of(mtls.proxies),
+        rules=rules,
+        subjects=subjects,
     )
 
 

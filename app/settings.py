@@ -29,6 +29,7 @@ from app.core.api_key import PREFIX as API_KEY_PREFIX
 from app.core.glob import Glob, compile_glob
 from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
+from app.core.tls_files import TlsFiles
 from app.errors import FirewallError, Kind
 
 PREFIX: Final = "MFW_"
@@ -104,6 +105,21 @@ class Pooler(StrEnum):
 
     NONE = "none"  # nothing, or a pooler in session mode
     TRANSACTION = "transaction"  # each transaction may get another connection of the server: PgBouncer's usual mode
+
+
+class PlainHttp(StrEnum):
+    """What is answered without TLS, where there is a port with it."""
+
+    ALL = "all"
+    HEALTH = "health"  # probes alone
+    NONE = "none"  # the port is closed
+
+
+class ClientCertificate(StrEnum):
+    """Whether a client has to show a certificate."""
+
+    OPTIONAL = "optional"
+    REQUIRED = "required"
 
 
 class LogFormat(StrEnum):
@@ -324,6 +340,61 @@ class HttpSettings(_Section):
             description="seconds from there to the end; the last 5 close the ledger, requests get the others",
         ),
     ] = 25
+
+
+class TlsSettings(_Section):
+    """The port that answers with TLS; off unless a certificate is named."""
+
+    certificate_file: Annotated[
+        Path | None,
+        Field(
+            description="PEM file of the certificate, and of those between it and its authority: `tls.crt` of a "
+            "Secret. What lies there later is taken into use for new connections"
+        ),
+    ] = None
+    key_file: Annotated[Path | None, Field(description="PEM file of its private key, without a passphrase")] = None
+    host: Annotated[
+        str | None,
+        BeforeValidator(_no_blank),
+        _DefaultText("that of `MFW_HTTP__HOST`"),
+        Field(description="address to listen on"),
+    ] = None
+    port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 8443
+    plain_http: Annotated[
+        PlainHttp,
+        Field(
+            description="what `MFW_HTTP__PORT` answers beside it, without TLS: `health` for probes, `none` to close it"
+        ),
+    ] = PlainHttp.HEALTH
+    client_ca_file: Annotated[
+        Path | None,
+        Field(
+            description="PEM file of the authorities whose client certificates are taken for a principal, with the "
+            "roles of `MFW_AUTH__MTLS__ROLES`; without it none is asked for"
+        ),
+    ] = None
+    client_certificates: Annotated[
+        ClientCertificate,
+        Field(description="`required` refuses connections without a certificate, those of probes as well"),
+    ] = ClientCertificate.OPTIONAL
+    poll_seconds: Annotated[float, Field(gt=0, le=3600, description="how often the files are looked at")] = 5.0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a port with TLS."""
+        return self.files is not None
+
+    @property
+    def files(self) -> TlsFiles | None:
+        """Where the files lie, None without TLS."""
+        if self.certificate_file is None or self.key_file is None:
+            return None
+        return TlsFiles(
+            self.certificate_file,
+            self.key_file,
+            self.client_ca_file,
+            required=self.client_certificates is ClientCertificate.REQUIRED,
+        )
 
 
 class MetricsSettings(_Section):
@@ -983,6 +1054,7 @@ class Settings(BaseSettings):
         Field(description="what the development service keeps: the embedded database, its API key"),
     ] = Field(default_factory=default_state_dir)
     http: HttpSettings = HttpSettings()
+    tls: TlsSettings = TlsSettings()
     metrics: MetricsSettings = MetricsSettings()
     database: DatabaseSettings = DatabaseSettings()
     auth: AuthSettings = AuthSettings()
@@ -1317,7 +1389,8 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     """What no single value shows: what does not fit together anywhere, and what production refuses."""
     production = settings.environment is Environment.PRODUCTION
     yield from _database_rules(settings, production=production)
-    yield from _auth_rules(settings.auth, production=production)
+    yield from _tls_rules(settings)
+    yield from _auth_rules(settings, production=production)
     yield from _cors_rules(settings.http.cors_origins, production=production)
     yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
@@ -1334,6 +1407,34 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
         return
     if settings.debug:
         yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
+
+
+def _tls_rules(settings: Settings) -> Iterator[SettingsProblem]:
+    tls, http = settings.tls, settings.http
+    name = "MFW_TLS__"
+    for there, missing, value, other in (
+        ("CERTIFICATE_FILE", "KEY_FILE", tls.certificate_file, tls.key_file),
+        ("KEY_FILE", "CERTIFICATE_FILE", tls.key_file, tls.certificate_file),
+        ("CLIENT_CA_FILE", "CERTIFICATE_FILE", tls.client_ca_file, tls.certificate_file),
+    ):
+        if value is not None and other is None:
+            yield SettingsProblem(f"{name}{missing}", f"{name}{there} stands without it", "set it, or unset the other")
+    if tls.client_certificates is ClientCertificate.REQUIRED and tls.client_ca_file is None:
+        yield SettingsProblem(
+            f"{name}CLIENT_CA_FILE", "no certificate could be checked", "name the authority of your clients"
+        )
+    if tls.client_ca_file is not None and not settings.auth.mtls.roles:
+        yield SettingsProblem(
+            "MFW_AUTH__MTLS__ROLES", "no certificate may do anything", "write it as `agent=CN=kube-apiserver*`"
+        )
+    if not tls.enabled or tls.port == 0:
+        return
+    taken = {"MFW_METRICS__PORT": settings.metrics.port} if settings.metrics.enabled else {}
+    if tls.plain_http is not PlainHttp.NONE:
+        taken["MFW_HTTP__PORT"] = http.port
+    for other_name, port in taken.items():
+        if port == tls.port:
+            yield SettingsProblem(f"{name}PORT", f"`{port}` is {other_name} as well", "give it one of its own")
 
 
 def _error_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -1752,16 +1853,17 @@ def _mostly(password: str, user: str) -> bool:
     return bool(user) and user in password and len(password.replace(user, "")) < UNCOMMON_CHARACTERS_MIN
 
 
-def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsProblem]:
+def _auth_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
+    auth, shown = settings.auth, settings.tls.client_ca_file is not None
     if auth.unsafe_disabled:
         if production:
             yield SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "is refused in production", "unset it")
-    elif not auth.api_keys.enabled and not auth.jwt.enabled and not auth.mtls.header:
+    elif not auth.api_keys.enabled and not auth.jwt.enabled and not auth.mtls.header and not shown:
         yield SettingsProblem(
             "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
         )
     yield from _bootstrap_rules(auth.api_keys, production=production)
-    yield from _mtls_rules(auth.mtls, production=production)
+    yield from _mtls_rules(auth.mtls, shown=shown, production=production)
     jwt = auth.jwt
     if not jwt.enabled:
         return
@@ -1806,11 +1908,22 @@ def _bootstrap_rules(keys: ApiKeySettings, *, production: bool) -> Iterator[Sett
         yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", why, fix)
 
 
-def _mtls_rules(mtls: MtlsSettings, *, production: bool) -> Iterator[SettingsProblem]:
-    """A header and those who may send it: one without the other is a mistake, and half of it would be a hole."""
+def _mtls_rules(mtls: MtlsSettings, *, shown: bool, production: bool) -> Iterator[SettingsProblem]:
+    """A header and those who may send it: one without the other is a mistake, and half of it would be a hole.
+
+    `shown` are certificates on connections to us: the roles are theirs as well.
+    """
     name = "MFW_AUTH__MTLS__"
+    for text in mtls.roles:
+        role, _, pattern = text.partition("=")
+        if role not in tuple(Role) or not pattern:
+            yield SettingsProblem(
+                f"{name}ROLES",
+                f"`{_shown(text)}` is no rule",
+                f"write it as `agent=spiffe://example.org/ns/agents/*`; roles are {', '.join(Role)}",
+            )
     if mtls.header is None:
-        for what, values in (("PROXIES", mtls.proxies), ("ROLES", mtls.roles)):
+        for what, values in (("PROXIES", mtls.proxies), ("ROLES", () if shown else mtls.roles)):
             if values:
                 yield SettingsProblem(f"{name}{what}", "no header is named", f"set {name}HEADER, or unset it")
         return
@@ -1824,14 +1937,6 @@ def _mtls_rules(mtls: MtlsSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem(f"{name}PROXIES", "nobody may send the header", "name the networks of your proxies")
     if not mtls.roles:
         yield SettingsProblem(f"{name}ROLES", "no certificate may do anything", "write it as `agent=spiffe://...`")
-    for text in mtls.roles:
-        role, _, pattern = text.partition("=")
-        if role not in tuple(Role) or not pattern:
-            yield SettingsProblem(
-                f"{name}ROLES",
-                f"`{_shown(text)}` is no rule",
-                f"write it as `agent=spiffe://example.org/ns/agents/*`; roles are {', '.join(Role)}",
-            )
     for text in mtls.proxies:
         try:
             network = ip_network(text)

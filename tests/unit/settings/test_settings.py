@@ -5,6 +5,7 @@ import os
 import string
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -1052,8 +1053,6 @@ class TestKubernetes:
 
 
 class TestGithub:
-    SECRET = "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A"
-
     def test_nothing_is_said(self):
         github = Settings.load(DEVELOPMENT).github
         assert github.webhook_secret is None
@@ -1088,3 +1087,46 @@ class TestGithub:
         key = pem(rsa.generate_private_key(65537, 2048))
         given = {f"MFW_GITHUB__{one}": key if text == "KEY" else text for one, text in given.items()}
         assert details(DEVELOPMENT | given).keys() == {f"MFW_GITHUB__{name}"}
+
+
+class TestTls:
+    NAMED: ClassVar = {"MFW_TLS__CERTIFICATE_FILE": "/run/tls/tls.crt", "MFW_TLS__KEY_FILE": "/run/tls/tls.key"}
+    CLIENTS: ClassVar = {"MFW_TLS__CLIENT_CA_FILE": "/run/ca.crt", "MFW_AUTH__MTLS__ROLES": "agent=CN=kube-apiserver"}
+
+    def test_off_without_a_certificate(self):
+        tls = Settings.load(GOOD).tls
+        assert (tls.enabled, tls.files) == (False, None)
+
+    def test_what_is_named_is_listened_with(self):
+        settings = Settings.load(GOOD | self.NAMED | self.CLIENTS | {"MFW_TLS__CLIENT_CERTIFICATES": "required"})
+        files = settings.tls.files
+        assert files is not None
+        assert [str(path) for path in files.paths] == ["/run/tls/tls.crt", "/run/tls/tls.key", "/run/ca.crt"]
+        assert files.required
+        assert settings.tls.plain_http == "health"
+
+    def test_a_certificate_is_a_way_to_sign_in(self):
+        Settings.load(GOOD | self.NAMED | self.CLIENTS | {"MFW_AUTH__API_KEYS__ENABLED": "false"})
+
+    @pytest.mark.parametrize(
+        ("given", "variable"),
+        [
+            ({"MFW_TLS__CERTIFICATE_FILE": "c"}, "MFW_TLS__KEY_FILE"),
+            ({"MFW_TLS__KEY_FILE": "k"}, "MFW_TLS__CERTIFICATE_FILE"),
+            (CLIENTS, "MFW_TLS__CERTIFICATE_FILE"),
+            (NAMED | {"MFW_TLS__CLIENT_CERTIFICATES": "required"}, "MFW_TLS__CLIENT_CA_FILE"),
+            (NAMED | CLIENTS | {"MFW_AUTH__MTLS__ROLES": ""}, "MFW_AUTH__MTLS__ROLES"),
+            (NAMED | CLIENTS | {"MFW_AUTH__MTLS__ROLES": "boss=*"}, "MFW_AUTH__MTLS__ROLES"),
+            (NAMED | CLIENTS | {"MFW_AUTH__MTLS__PROXIES": "10.0.0.1"}, "MFW_AUTH__MTLS__PROXIES"),
+            (NAMED | {"MFW_TLS__PORT": "8080"}, "MFW_TLS__PORT"),
+            (NAMED | {"MFW_TLS__PORT": "9090"}, "MFW_TLS__PORT"),
+            (NAMED | {"MFW_TLS__HOST": "a b"}, "MFW_TLS__HOST"),
+        ],
+    )
+    def test_what_does_not_fit_together(self, given, variable):
+        assert set(details(GOOD | given)) == {variable}
+
+    def test_a_port_that_nothing_else_has(self):
+        Settings.load(GOOD | self.NAMED | {"MFW_TLS__PORT": "8080", "MFW_TLS__PLAIN_HTTP": "none"})
+        Settings.load(GOOD | self.NAMED | {"MFW_TLS__PORT": "9090", "MFW_METRICS__ENABLED": "false"})
+        Settings.load(GOOD | self.NAMED | {"MFW_TLS__PORT": "0", "MFW_HTTP__PORT": "0"})
