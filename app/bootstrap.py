@@ -91,6 +91,7 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
     Environment,
+    ExtAuthzSettings,
     GithubSettings,
     JwtSettings,
     LedgerSettings,
@@ -124,6 +125,11 @@ from app.surfaces.authzen.routes import (
     authzen_router,
 )
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
+from app.surfaces.ext_authz.checking import Checks
+from app.surfaces.ext_authz.mapping import GatewayKind, GatewayMapping, default_mapping
+from app.surfaces.ext_authz.mapping_file import read_mapping
+from app.surfaces.ext_authz.routes import PREFIX as CHECKS_PREFIX
+from app.surfaces.ext_authz.routes import CheckEndpoint, GatewayPaths, gateway_router
 from app.surfaces.github.client import GithubClient, app_of
 from app.surfaces.github.routes import PRINCIPAL as GITHUB
 from app.surfaces.github.routes import WEBHOOK, WebhookEndpoint, github_router
@@ -180,6 +186,9 @@ PRIORITIES: Final = {
     # It waits for GitHub, for seconds: among decisions that would pass for our own slowness.
     WEBHOOK: Priority.BATCH,
 }
+
+# What a path below one of these is worth.
+PREFIXES: Final = {CHECKS_PREFIX: Priority.DECISION}
 
 # Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
 # between two statements, so whoever does is gone.
@@ -389,6 +398,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         door = Door(
             shedder,
             priorities=PRIORITIES,
+            prefixes=PREFIXES,
             health="/health",
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
@@ -567,6 +577,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
         )
     )
+    checks_of_gateways = CheckEndpoint(
+        Checks(
+            service,
+            gate=gate,
+            mapping=_gateway_mapping(settings.ext_authz),
+            credential_header=settings.ext_authz.credential_header,
+            max_body_bytes=settings.http.max_body_bytes,
+        ),
+        timeout_seconds=settings.ext_authz.timeout_seconds,
+    )
+    api.include_router(gateway_router(checks_of_gateways))
     api.include_router(
         github_router(
             WebhookEndpoint(
@@ -681,6 +702,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
+    app = GatewayPaths(app, endpoint=checks_of_gateways)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
@@ -718,6 +740,12 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _gateway_mapping(settings: ExtAuthzSettings) -> GatewayMapping:
+    if settings.mapping is None:
+        return default_mapping(GatewayKind(settings.gateway.value))
+    return read_mapping(settings.mapping)
 
 
 def _entities(file: Path | None) -> Entities:

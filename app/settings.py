@@ -145,6 +145,14 @@ class ErrorTracking(StrEnum):
     LOGS = "logs"  # whoever reads the lines of level `error`: every one of them
 
 
+class Gateway(StrEnum):
+    """Kinds of gateways, by where they say what they were asked (app/surfaces/ext_authz/mapping.py)."""
+
+    ENVOY = "envoy"
+    NGINX = "nginx"
+    TRAEFIK = "traefik"
+
+
 class JwtAlgorithm(StrEnum):
     """What can be pinned. `none` is not among them, and HMAC is never accepted beside a public-key algorithm."""
 
@@ -934,6 +942,32 @@ class KubernetesSettings(_Section):
         return tuple(compile_glob(text) for text in self.api_servers)
 
 
+class ExtAuthzSettings(_Section):
+    """Gateways that ask before they let a request through, `/envoy/v1/check/...`."""
+
+    mapping: Annotated[
+        Path | None,
+        Field(
+            description="YAML file that says which requests are about which resources, and who asks; without it every "
+            "request is about the resource `http` with its host and path for an id"
+        ),
+    ] = None
+    gateway: Annotated[
+        Gateway,
+        Field(description="how gateways say what they were asked, where no file says it"),
+    ] = Gateway.ENVOY
+    credential_header: Annotated[
+        str,
+        Field(
+            description="header in which a gateway sends its own credential, as `Bearer ...`; `Authorization` may be "
+            "that of its caller, and is not looked at unless it is named here"
+        ),
+    ] = "X-Mfw-Authorization"
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=300, description="longest time that one check may take, then nothing is let through")
+    ] = 5.0
+
+
 class GithubSettings(_Section):
     """The webhook of a GitHub App, `/github/v1/webhook`."""
 
@@ -1064,6 +1098,7 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     authzen: AuthzenSettings = AuthzenSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    ext_authz: ExtAuthzSettings = ExtAuthzSettings()
     github: GithubSettings = GithubSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
@@ -1699,6 +1734,13 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "is no https URL without query and fragment",
                 "write it as `https://firewall.example.com`",
             )
+    header = settings.ext_authz.credential_header
+    if not _HEADER_NAME.fullmatch(header) or header.lower() in _OTHER_HEADERS - {"authorization"}:
+        yield SettingsProblem(
+            "MFW_EXT_AUTHZ__CREDENTIAL_HEADER",
+            f"`{_shown(header)}` is no header for it",
+            "name one that the gateway alone sets, such as `X-Mfw-Authorization`",
+        )
     endpoint = settings.tracing.endpoint
     if endpoint is not None and not _is_web_url(endpoint):
         yield SettingsProblem(

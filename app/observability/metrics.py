@@ -37,6 +37,8 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/kubernetes/v1/validate"),
+    ("GET", "/envoy/v1/check/{path:path}"),
+    ("POST", "/envoy/v1/check/{path:path}"),
     ("POST", "/agents/v1/claude-code"),
     ("POST", "/agents/v1/tool-call"),
     ("POST", "/agents/v1/mcp/check"),

@@ -23,6 +23,12 @@ _SCHEMES: Final[dict[str, dict[str, str]]] = {
         "scheme": "bearer",
         "description": "an API key (`mfw_...`) or a JSON Web Token of the configured issuer",
     },
+    "gateway": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Mfw-Authorization",
+        "description": "`Bearer` and a credential of a gateway; `Authorization` belongs to whoever asks the gateway",
+    },
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "an API key (`mfw_...`)"},
     "githubSignature": {
         "type": "apiKey",

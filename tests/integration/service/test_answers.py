@@ -33,6 +33,16 @@ SIGNED = {
     "MFW_LEDGER__ORIGIN": "answers.example.com/ledger",
     "MFW_LEDGER__SIGNING_KEY": SignerKey.of("answers.example.com/ledger", Ed25519PrivateKey.generate()).text,
 }
+READING = """\
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: reading}
+spec:
+  match: {resources: [{type: http}]}
+  rules:
+    - {name: docs, effect: allow, when: "resource.id.contains('/docs/')"}
+    - {name: held, effect: hold, when: "resource.id.contains('/held/')", message: ask, approval: {anyOf: [{group: web}]}}
+"""
 # Forms of answers that no JSON Schema describes.
 NOT_JSON = {"text/plain", "application/octet-stream"}
 DELIVERED = {
@@ -257,6 +267,19 @@ def published(checked: Checked) -> None:
         checked.ask("GET", read, one, who=who, headers=attestation)
 
 
+def gateways(checked: Checked) -> None:
+    route, other = "/envoy/v1/check/{path}", {"X-Mfw-Authorization": "Bearer mfw_no"}
+    known = {"X-Mfw-Authorization": f"Bearer {checked.service.key}", "X-Agent-Id": "reader"}
+    for method in ("GET", "POST"):
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/held/a", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/other", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="", headers=other)
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="")
+        checked.ask(method, "/envoy/v1/check/docs//a", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="", headers=known, content=b" " * 17_000_000)
+
+
 def agents(checked: Checked) -> None:
     ask = checked.ask
     call = {"name": "x", "arguments": {}}
@@ -390,9 +413,12 @@ def others(checked: Checked) -> None:
     checked.ask("GET", "/health/detailed", who="key")
 
 
-def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
+def test_every_answer_is_as_the_document_says(checked, serve, database_dsn, tmp_path):
     for part in (decisions, refusals, authzen, kubernetes, agents, records, policy_sets, keys, switches, others):
         part(checked)
+    (tmp_path / "reading.yaml").write_text(READING)
+    with serve(checked.service.dsn, MFW_POLICIES__DIRECTORY=str(tmp_path)) as reading:
+        gateways(Checked(reading, checked.seen))
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))
     with serve(database_dsn, **SIGNED, **DELIVERED) as other:
