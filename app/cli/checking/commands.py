@@ -105,7 +105,9 @@ def check_diff_command(
             "--git", metavar="BASE...HEAD", help="Take the diff between two commits of the repository, by running git."
         ),
     ] = None,
-    directory: Annotated[Path, typer.Option("--directory", "-C", help="The checkout, with --git.")] = Path(),
+    directory: Annotated[
+        Path | None, typer.Option("--directory", "-C", help="The checkout, with --git (default: where you are).")
+    ] = None,
     action: Annotated[str, typer.Option(help="What is about to be done with it.")] = "merge",
     properties: _Property = None,
     context: _Context = None,
@@ -126,7 +128,7 @@ def check_diff_command(
         report = check_diff(
             file,
             commits=commits,
-            directory=directory,
+            directory=directory or Path(),
             name=name,
             action=action,
             proposal=read_proposal(subject, properties=properties or (), context=context or ()),
