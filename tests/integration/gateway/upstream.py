@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -103,9 +104,10 @@ async def call(told: Told, ctx: ServerRequestContext[Any, Any], params: types.Ca
             return {"content": [{"type": "text", "text": "changed"}]}
         case "die":
             sys.stderr.flush()
-            __import__("os")._exit(3)
+            os._exit(3)
         case _:
-            return {"content": [{"type": "text", "text": f"{params.name} done"}]}
+            pass
+    return {"content": [{"type": "text", "text": f"{params.name} done"}]}
 
 
 def full(result: dict[str, Any]) -> dict[str, Any]:
