@@ -1,5 +1,6 @@
 """The composition root: settings become stores, keys, policies, services and one ASGI application."""
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -97,6 +98,16 @@ from app.settings import (
 )
 from app.settings import PolicySource as Source
 from app.surfaces.admission.routes import VALIDATE, AdmissionEndpoint, admission_router
+from app.surfaces.agents.routes import (
+    CLAUDE_CODE,
+    MCP_CHECK,
+    TOOL_CALL,
+    GenericFormat,
+    HookFormat,
+    McpFormat,
+    ToolCallEndpoint,
+    agents_router,
+)
 from app.surfaces.authzen.entities import read_entities
 from app.surfaces.authzen.routes import (
     EVALUATION,
@@ -113,7 +124,7 @@ from app.surfaces.native.batch import BatchEndpoint, batch_router
 from app.surfaces.native.lines import LinesEndpoint
 from app.surfaces.native.routes import PATH, DecisionEndpoint, HotPath, decisions_router
 from app.surfaces.openapi import install_openapi, openapi_router
-from app.surfaces.ops.health import CheckResult, Health, Status, health_router
+from app.surfaces.ops.health import CheckResult, Health, Report, Status, health_router
 from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_router
 from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem, problem
 from app.surfaces.reference.routes import reference_router
@@ -151,6 +162,9 @@ PRIORITIES: Final = {
     PATH: Priority.DECISION,
     EVALUATION: Priority.DECISION,
     VALIDATE: Priority.DECISION,
+    CLAUDE_CODE: Priority.DECISION,
+    TOOL_CALL: Priority.DECISION,
+    MCP_CHECK: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
 }
@@ -320,7 +334,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     )
 
     async def check_database() -> CheckResult:
-        return CheckResult(Status.HEALTHY, f"schema revision {await revision.check(engine)}")
+        try:
+            found = await revision.check(engine)
+        except FirewallError as error:
+            metrics.schema_mismatch.set(error.kind is Kind.SCHEMA_MISMATCH)
+            raise
+        metrics.schema_mismatch.set(0)
+        return CheckResult(Status.HEALTHY, f"schema revision {found}")
 
     async def check_ledger() -> CheckResult:
         if ledger.breaker is not BreakerState.CLOSED or not ledger.connected:
@@ -358,7 +378,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
         )
-    health = Health(checks, version=VERSION, changed=metrics.ready.set)
+
+    def show_health(report: Report, ready: bool) -> None:  # noqa: FBT001 - the two facts of a report
+        metrics.ready.set(ready)
+        metrics.show_components({component.name: component.status for component in report.components})
+
+    health = Health(checks, version=VERSION, found=show_health)
+    metrics.know_components(health.components, statuses=Status)
 
     traces: Traces | None = None
     if settings.tracing.endpoint is not None:
@@ -425,6 +451,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.push_async_callback(watch.stop)
             opened.enter_context(_settled_heap())
             health.started = True
+            watching = asyncio.create_task(health.watch(), name="health")
+            opened.push_async_callback(_ended, watching)
             yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
             health.draining = True
 
@@ -486,6 +514,20 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 derived=settings.environment is not Environment.PRODUCTION,
                 timeout_seconds=settings.http.request_timeout_seconds,
             )
+        )
+    )
+    api.include_router(
+        agents_router(
+            [
+                ToolCallEndpoint(
+                    service,
+                    form,
+                    gate=gate,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    timeout_seconds=settings.http.request_timeout_seconds,
+                )
+                for form in (HookFormat(), GenericFormat(), McpFormat())
+            ]
         )
     )
     kubernetes = settings.kubernetes
@@ -613,6 +655,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ended=None if door is None else door.leave,
     )
     return around if door is None else SheddingMiddleware(around, door)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     NO_INPUT = 66
     UNREACHABLE = 69
     TRY_AGAIN = 75
+    BAD_SCHEMA = 76
     NOT_PERMITTED = 77
     BAD_SETTINGS = 78
 
@@ -33,8 +34,9 @@ MEANINGS = {
     ExitCode.NO_INPUT: "a file or directory that was named cannot be read",
     ExitCode.UNREACHABLE: "nobody answers at that address, or the database is away",
     ExitCode.TRY_AGAIN: "the service is busy or limits the rate; the same command may work later",
+    ExitCode.BAD_SCHEMA: "the database schema does not fit this version",
     ExitCode.NOT_PERMITTED: "the key or the role is missing or wrong",
-    ExitCode.BAD_SETTINGS: "settings are wrong, or the database schema does not fit this version",
+    ExitCode.BAD_SETTINGS: "settings are wrong",
 }
 
 
@@ -69,8 +71,10 @@ def of_kind(kind: Kind) -> ExitCode:
             return ExitCode.TRY_AGAIN
         case Kind.UNAVAILABLE:
             return ExitCode.UNREACHABLE
-        case Kind.INVALID_SETTINGS | Kind.SCHEMA_MISMATCH:
+        case Kind.INVALID_SETTINGS:
             return ExitCode.BAD_SETTINGS
+        case Kind.SCHEMA_MISMATCH:
+            return ExitCode.BAD_SCHEMA
         case Kind.NOT_FOUND | Kind.METHOD_NOT_ALLOWED | Kind.NOT_ACCEPTABLE | Kind.CONFLICT:
             return ExitCode.FAILED
         case _:

@@ -80,10 +80,11 @@ class RequestContext:
     """What is known about the request while it is answered. `principal` is filled in by step 2.
 
     `keep` is the `Cache-Control` of an answer that never changes: nothing else may be kept by a cache. `limits` are the
-    fields that say how often the caller may ask, where the gate took a token.
+    fields that say how often the caller may ask, where the gate took a token. `outcome` is the status that is counted
+    where a protocol says it inside an answer of 200, as an AdmissionReview does: an outage must not look like traffic.
     """
 
-    __slots__ = ("keep", "limits", "principal", "request_id", "trace_id")
+    __slots__ = ("keep", "limits", "outcome", "principal", "request_id", "trace_id")
 
     def __init__(self, request_id: str, trace_id: str | None) -> None:
         self.request_id = request_id
@@ -91,6 +92,7 @@ class RequestContext:
         self.principal: Principal | None = None
         self.keep: bytes | None = None
         self.limits: Sequence[Header] = ()
+        self.outcome: int | None = None
 
 
 def context_of(scope: Scope) -> RequestContext:
@@ -212,6 +214,8 @@ class ContextMiddleware:
                 raise
         finally:
             status = status or CLIENT_CLOSED_REQUEST
+            if context.outcome is not None and status == HTTPStatus.OK:
+                status = context.outcome
             if self._ended is not None:
                 self._ended(scope, status)
             self._record(scope, context, status, self._clock() - started)

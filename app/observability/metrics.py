@@ -37,6 +37,9 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/kubernetes/v1/validate"),
+    ("POST", "/agents/v1/claude-code"),
+    ("POST", "/agents/v1/tool-call"),
+    ("POST", "/agents/v1/mcp/check"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
@@ -320,6 +323,18 @@ class Metrics:
             registry.register(collector)
 
         self.ready = Gauge("mfw_ready", "1 while this process takes requests", registry=registry)
+        self.schema_mismatch = Gauge(
+            "mfw_schema_mismatch",
+            "1 while the database is at a revision that this release does not work with",
+            registry=registry,
+        )
+        self._components = Gauge(
+            "mfw_component_status",
+            "1 for the status that a component of health is in, 0 for the others",
+            ("component", "status"),
+            registry=registry,
+        )
+        self._component_children: dict[tuple[str, str], Gauge] = {}
         self.limits_shared = Gauge(
             "mfw_rate_limits_shared",
             "1 while rate limits are shared with other replicas through Redis, 0 while this one enforces a share",
@@ -404,6 +419,18 @@ class Metrics:
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
             registry=registry,
         )
+
+    def know_components(self, names: Iterable[str], *, statuses: Iterable[str]) -> None:
+        """Make the children of the components that are checked, and of no other."""
+        statuses = tuple(statuses)
+        for name in names:
+            for status in statuses:
+                self._component_children[name, status] = self._components.labels(name, status)
+
+    def show_components(self, found: Mapping[str, str]) -> None:
+        """Say in which status each component is."""
+        for (name, status), gauge in self._component_children.items():
+            gauge.set(found.get(name) == status)
 
     def watch_shedding(
         self,

@@ -8,15 +8,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
-from app.core.types import Clause, Effect, JsonObject, Mode, Obligation
+from app.core.types import Effect, JsonObject, Mode, Obligation
 from app.errors import FirewallError
 from app.service.decide import Decision, Rehearsal
 from app.surfaces.admission.wire import KIND, Asked
 from app.surfaces.problems import status_and_title, whole_seconds
+from app.surfaces.words import approval_in_words, clause_in_words, shown
 
 # What an API server passes on: 120 characters each so that every client shows them, 4,096 in all.
 WARNING_CHARS: Final = 120
@@ -111,9 +112,9 @@ def _why_not(verdict: Decision | Rehearsal, where: str) -> str:
     held = verdict.effect is Effect.HOLD
     parts = [f"{'held' if held else 'denied'} by policy `{first.policy}`, rule `{first.rule}`: {first.message}"]
     if first.clause is not None:
-        parts.append(_clause(first.clause))
+        parts.append(clause_in_words(first.clause))
     if held:
-        agree = _approval(verdict.approval or {})
+        agree = approval_in_words(verdict.approval or {})
         parts.append(
             f"needs the approval of {agree}: give them the id of the decision, and repeat this once they agreed"
         )
@@ -127,26 +128,11 @@ def _why_not(verdict: Decision | Rehearsal, where: str) -> str:
     return f"{shown(text, MESSAGE_CHARS - 128)} ({where})"
 
 
-def _clause(clause: Clause) -> str:
-    values = ", ".join(f"`{path}` is {orjson.dumps(value).decode()}" for path, value in clause.values.items())
-    return f"because `{clause.text}` is {clause.outcome.value}{f', where {values}' if values else ''}"
-
-
 def _unmet(unmet: Sequence[Obligation], where: str) -> str:
     """An enforcement point that cannot meet an obligation does not carry the change out."""
     named = ", ".join(f"`{one.key}` of `{one.policy}/{one.rule}`" for one in unmet)
     text = f"allowed under obligations that an API server cannot meet: {named}; carry it out where they can be met"
     return f"{shown(text, MESSAGE_CHARS - 128)} ({where})"
-
-
-def _approval(tree: Mapping[str, Any]) -> str:
-    """Say an approval tree in words."""
-    for name, joint in (("anyOf", " or "), ("allOf", " and ")):
-        parts = tree.get(name)
-        if isinstance(parts, Sequence) and not isinstance(parts, str):
-            words = [_approval(part) for part in parts]
-            return words[0] if len(words) == 1 else f"({joint.join(words)})"
-    return f"{tree.get('count', 1)} of group `{tree['group']}`" if "group" in tree else "whoever the policy names"
 
 
 def _plain(obligation: Obligation) -> str:
@@ -200,13 +186,3 @@ def _key(name: str) -> str:
     if len(key) <= _KEY_CHARS and key:
         return key
     return f"{key[: _KEY_CHARS - 9]}-{sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
-
-
-def shown(text: str, most: int) -> str:
-    """A text as a terminal may show it: nothing in it moves the cursor, ends the line or hides what follows."""
-    clean = text if text.isprintable() else "".join(map(_shown_character, text))
-    return clean if len(clean) <= most else f"{clean[: most - 1]}…"
-
-
-def _shown_character(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Coroutine, Sequence
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 
@@ -26,7 +27,7 @@ from app.surfaces.admission.answers import decision_to_wire, error_to_wire, rehe
 from app.surfaces.admission.wire import API_VERSION, Asked, asked_by, review_of
 from app.surfaces.answering import JSON, Answer, Delegated
 from app.surfaces.openapi import json_body, problem_responses
-from app.surfaces.problems import problem
+from app.surfaces.problems import problem, status_and_title
 
 VALIDATE: Final = "/kubernetes/v1/validate"
 
@@ -104,6 +105,10 @@ class AdmissionExchange:
             self._asked = asked_by(self._body)
         return self._asked
 
+    def count_as(self, status: int) -> None:
+        """Say what became of this request, whose answer is of status 200 all the same."""
+        self._context.outcome = status
+
     def _known(self) -> Asked:
         assert self._asked is not None  # noqa: S101 - step 4 was before step 10
         return self._asked
@@ -162,6 +167,7 @@ class AdmissionEndpoint:
             if asked is None:
                 raise
             _log.exception("review failed")
+            exchange.count_as(HTTPStatus.INTERNAL_SERVER_ERROR)
             body = unforeseen_to_wire(asked, request_id=request_id)
         await self._deliver(body, exchange, send)
 
@@ -170,6 +176,7 @@ class AdmissionEndpoint:
         if asked is None:
             await deliver(problem(error, request_id), send, exchange.limit_headers)
             return
+        exchange.count_as(status_and_title(error.kind)[0])
         await self._deliver(error_to_wire(error, asked, request_id=request_id), exchange, send)
 
     async def _deliver(self, body: bytes, exchange: AdmissionExchange, send: Send) -> None:

@@ -21,6 +21,9 @@ from app.surfaces.openapi import SECURITY, problem_responses
 # The usual limit of a probe is three seconds; this leaves time to read the answer.
 CHECK_TIMEOUT_SECONDS: Final = 2.0
 
+# Metrics and alerts have to know even where nobody asks: a plain process has no probes.
+WATCH_SECONDS: Final = 5.0
+
 # Anybody may ask for health, and each report costs a query: it is made at most once in this time.
 REPORT_SECONDS: Final = 1.0
 
@@ -82,16 +85,16 @@ class Health:
         version: str,
         timeout_seconds: float = CHECK_TIMEOUT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
-        changed: Callable[[bool], None] | None = None,
+        found: Callable[["Report", bool], None] | None = None,
     ) -> None:
-        """`changed` is told whenever readiness was worked out, as for a gauge."""
+        """`found` is told each report, and whether requests should be sent here, as for gauges."""
         self.started = False
         self.draining = False
         self.version = version
         self._checks = tuple(checks)
         self._timeout = timeout_seconds
         self._monotonic = monotonic
-        self._changed = changed
+        self._found = found
         self._report: Report | None = None
         self._reported_at = float("-inf")
         self._reporting = asyncio.Lock()
@@ -106,9 +109,20 @@ class Health:
                 self._report = Report(worst, components)
                 self._reported_at = self._monotonic()
             report = self._report
-        if self._changed is not None:
-            self._changed(self.ready(report))
+        if self._found is not None:
+            self._found(report, self.ready(report))
         return report
+
+    async def watch(self) -> None:
+        """Look again and again, until it is cancelled."""
+        while True:
+            await self.report()
+            await asyncio.sleep(WATCH_SECONDS)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """What is checked."""
+        return tuple(check.name for check in self._checks)
 
     def ready(self, report: Report) -> bool:
         """Whether requests should be sent here."""

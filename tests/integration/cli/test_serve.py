@@ -70,7 +70,7 @@ def test_it_serves_and_ends_on_sigterm(commands, database_dsn):
 
 def test_the_schema_is_looked_at_first(commands, empty_database_dsn):
     result = commands.run("serve", **production(empty_database_dsn, commands.free_port(), commands.free_port()))
-    assert result.returncode == 78
+    assert result.returncode == 76
     assert "python -m app.migrations.apply" in result.stderr
 
 

@@ -239,6 +239,22 @@ def published(checked: Checked) -> None:
         checked.ask("GET", read, one, who=who, headers=attestation)
 
 
+def agents(checked: Checked) -> None:
+    ask = checked.ask
+    call = {"name": "x", "arguments": {}}
+    assert ask("POST", "/agents/v1/tool-call", json=call)["decision"] == "deny"
+    ask("POST", "/agents/v1/tool-call", json={})
+    hook = {"hook_event_name": "PreToolUse", "tool_name": "x", "tool_input": {}}
+    for body in (hook, {}):
+        told = ask("POST", "/agents/v1/claude-code", json=body)
+        assert told["hookSpecificOutput"]["permissionDecision"] == "deny"
+    ask("POST", "/agents/v1/claude-code", json=hook, who="")
+    rpc = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    assert ask("POST", "/agents/v1/mcp/check", json={"request": rpc})["error"]["code"] == -32098
+    assert ask("POST", "/agents/v1/mcp/check", json={})["error"]["code"] == -32097
+    ask("POST", "/agents/v1/mcp/check", json={"request": rpc}, who="")
+
+
 def records(checked: Checked) -> None:
     def ask(*args: Any, **options: Any) -> Any:
         return checked.ask(*args, **{"who": "admin_key"} | options)
@@ -357,7 +373,7 @@ def others(checked: Checked) -> None:
 
 
 def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
-    for part in (decisions, refusals, authzen, kubernetes, records, policy_sets, keys, switches, others):
+    for part in (decisions, refusals, authzen, kubernetes, agents, records, policy_sets, keys, switches, others):
         part(checked)
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))

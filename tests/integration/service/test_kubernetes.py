@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.persistence.embedded import free_port
 from app.surfaces.admission.models import EXAMPLE
 from tests.corpus.cases import load
 from tests.corpus.reviews import environment_of, review_for
@@ -215,7 +216,10 @@ def test_who_may_ask(firewall):
 
 def test_limits_and_api_servers(serve, database_dsn, tmp_path):
     (tmp_path / "p.yaml").write_text(POLICY)
+    port = free_port()
     settings = {
+        "MFW_METRICS__ENABLED": "true",
+        "MFW_METRICS__PORT": str(port),
         "MFW_POLICIES__DIRECTORY": str(tmp_path),
         "MFW_LIMITS__BURST": "2",
         "MFW_LIMITS__PER_MINUTE": "1",
@@ -226,6 +230,9 @@ def test_limits_and_api_servers(serve, database_dsn, tmp_path):
         limited = answered(service, asking())
         assert (limited["allowed"], limited["status"]["code"]) == (False, 429)
         assert limited["status"]["details"]["retryAfterSeconds"] >= 1
+        # Alerts see what the review says, not the 200 around it.
+        counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+        assert 'mfw_requests_total{code="429",method="POST",route="/kubernetes/v1/validate"} 1.0' in counted
     with serve(database_dsn, **{**settings, "MFW_KUBERNETES__API_SERVERS": "kube-*"}) as service:
         told = answered(service, asking())
         assert (told["allowed"], told["status"]["code"]) == (False, 403)

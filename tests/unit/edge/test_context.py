@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.core.principal import AuthMethod, Principal, PrincipalKind
 from app.edge.body import ClientDisconnectedError
 from app.edge.context import ContextMiddleware, client_address, context_of, deliver, request_id_of
-from app.errors import FirewallError
+from app.errors import FirewallError, Kind
 from app.observability.logs import current_request
 from app.observability.metrics import Metrics
 from app.surfaces.problems import internal_problem, problem
@@ -403,3 +403,30 @@ async def test_the_end_of_each_request_is_told(fails: bool) -> None:
 
     await Around(app, ended=lambda asked, status: ended.append((asked["path"], status)))(scope())
     assert ended == [("/v1/decisions", 500 if fails else 200)]
+
+
+async def test_an_outcome_inside_an_answer_of_200_is_what_counts() -> None:
+    async def refuses(asked: Any, receive: Any, send: Any) -> None:
+        context_of(asked).outcome = 503
+        await deliver(problem(FirewallError(Kind.FORBIDDEN, "no"), "r")._replace(status=200), send)
+
+    before = _counted("503")
+    around = await Around(refuses)(scope())
+    assert around.sent[0]["status"] == 200
+    assert _counted("503") == before + 1
+    assert around.events[0]["status"] == 503
+
+
+async def test_an_outcome_that_nobody_was_told_is_not_counted() -> None:
+    async def leaves(asked: Any, receive: Any, send: Any) -> None:
+        context_of(asked).outcome = 503
+        raise ClientDisconnectedError
+
+    before = _counted("499")
+    await Around(leaves)(scope())
+    assert _counted("499") == before + 1
+
+
+def _counted(code: str) -> float:
+    labels = {"route": "/v1/decisions", "method": "POST", "code": code}
+    return SHARED.registry.get_sample_value("mfw_requests_total", labels) or 0

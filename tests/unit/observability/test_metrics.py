@@ -97,3 +97,17 @@ def test_the_policy_set_in_force_is_told_by_its_digest() -> None:
         metrics.show_policy_set(digest, policies=2, rules=5)
     shown = [labels for name, labels in series(metrics) if name == "mfw_policy_set_info"]
     assert shown == [frozenset({("digest", "sha256:bb"), ("policies", "2"), ("rules", "5")})]
+
+
+def test_components_are_in_one_status_each() -> None:
+    metrics = Metrics(version="0")
+    metrics.know_components(["database", "ledger"], statuses=["healthy", "unhealthy"])
+    metrics.show_components({"database": "unhealthy", "ledger": "healthy", "stranger": "healthy"})
+    assert _value(metrics, component="database", status="unhealthy") == 1
+    assert _value(metrics, component="database", status="healthy") == 0
+    assert _value(metrics, component="ledger", status="healthy") == 1
+    assert _value(metrics, component="stranger", status="healthy") is None
+
+
+def _value(metrics: Metrics, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value("mfw_component_status", labels)

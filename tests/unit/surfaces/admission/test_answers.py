@@ -15,10 +15,10 @@ from app.surfaces.admission.answers import (
     decision_to_wire,
     error_to_wire,
     rehearsal_to_wire,
-    shown,
     unforeseen_to_wire,
 )
 from app.surfaces.admission.wire import API_VERSION, FORMER_API_VERSION, Asked
+from app.surfaces.words import shown
 
 ASKED = Asked("u-1", API_VERSION)
 CLAUSE = Clause("when", "replicas == 0", 1, 1, Outcome.TRUE, {"change.after.spec.replicas": 0})

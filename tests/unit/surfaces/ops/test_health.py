@@ -18,7 +18,7 @@ from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
-from app.surfaces.ops.health import CheckResult, Health, Status, health_router
+from app.surfaces.ops.health import CheckResult, Health, Report, Status, health_router
 from app.surfaces.problems import install_problem_handlers
 
 KEYS = {role: generate(bytes([number]) * 32) for number, role in enumerate(["operator", "admin", "agent"])}
@@ -61,7 +61,7 @@ class Service:
     def __init__(self, *checks: Check, started: bool = True, **options: Any) -> None:
         self.now = 100.0
         self.told: list[bool] = []
-        self.health = Health(checks, version="1.2.3", monotonic=lambda: self.now, changed=self.told.append, **options)
+        self.health = Health(checks, version="1.2.3", monotonic=lambda: self.now, found=self.tell, **options)
         self.health.started = started
         authenticator = Authenticator(
             api_keys=ApiKeyRing(load), jwt=None, failures=FailedAttempts(DEFAULT_LIMIT), metrics=METRICS
@@ -71,6 +71,10 @@ class Service:
         self.api = FastAPI()
         self.api.include_router(health_router(self.health, gate=gate))
         install_problem_handlers(self.api)
+
+    def tell(self, report: Report, ready: bool) -> None:
+        assert ready == self.health.ready(report)
+        self.told.append(ready)
 
     async def get(self, path: str, *, role: str | None = None) -> tuple[int, Any]:
         headers = {} if role is None else {"x-api-key": KEYS[role]}
@@ -181,3 +185,20 @@ async def test_details_are_not_for_everybody() -> None:
 async def test_without_checks_it_is_healthy_and_nobody_need_be_told() -> None:
     health = Health([], version="0")
     assert (await health.report()).status is Status.HEALTHY
+
+
+async def test_somebody_looks_even_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.surfaces.ops.health.WATCH_SECONDS", 0)
+    database = Check("database")
+    service = Service(database)
+    watching = asyncio.create_task(service.health.watch())
+    async with asyncio.timeout(10):
+        while len(service.told) < 3:
+            await asyncio.sleep(0)
+            service.now += 1  # a report is kept for a second
+            database.result = Status.UNHEALTHY
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert service.told[-1] is False
+    assert service.health.components == ("database",)

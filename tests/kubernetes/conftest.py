@@ -1,0 +1,43 @@
+"""A real API server for the tests of Kubernetes: one for the session, started when the first test asks for it.
+
+`cluster` has etcd and the API server. `controllers` is the same one with the controller manager running, for tests that
+wait for what controllers do. Programs are built by `tools/build` the first time, which takes minutes.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+# The DSN fixtures of the integration tests: the firewall in front of this API server writes to a real ledger.
+from tests.integration.conftest import _template, database_dsn, server_dsn, shared_database_dsn  # noqa: F401
+from tests.kubernetes.cluster import Cluster, NotHereError, programs
+
+TEST_SECONDS = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count the time of the test alone: the first one waits until the API server is built."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """An API server with RBAC, service accounts, admission webhooks and an audit log."""
+    try:
+        found = programs()
+    except NotHereError as error:
+        pytest.skip(str(error))
+    started = Cluster(*found).start()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="session")
+def controllers(cluster: Cluster) -> Cluster:
+    """The same cluster with its controllers: namespaces end, endpoints appear, garbage is collected."""
+    cluster.start_controllers()
+    return cluster
