@@ -151,7 +151,8 @@ def _run(work: Any) -> None:
 
 
 def _upstreams(asked: Asked) -> "tuple[Upstream, ...]":
-    from app.gateway.names import alike, is_upstream
+    from app.core.tool_calls.names import skeleton
+    from app.gateway.names import is_upstream
     from app.gateway.upstreams import Upstream
 
     environment = {name: os.environ[name] for name in asked.environment if name in os.environ}
@@ -172,7 +173,7 @@ def _upstreams(asked: Asked) -> "tuple[Upstream, ...]":
     for name in typed:
         if not is_upstream(name):
             raise Refused(ExitCode.USAGE, f"`{name}` is no name of an upstream", fix="use up to 32 of a-z, 0-9 and `-`")
-        if (other := seen.setdefault(alike(name), name)) != name:
+        if (other := seen.setdefault(skeleton(name), name)) != name:
             raise Refused(ExitCode.USAGE, f"`{name}` can be taken for `{other}`", fix="give one of them another name")
     for name in tokens:
         if name not in typed:

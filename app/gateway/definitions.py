@@ -15,8 +15,9 @@ from typing import Any, Final
 import anyio
 
 from app.core.canonical import digest
+from app.core.tool_calls.names import skeleton
 from app.errors import FirewallError
-from app.gateway.names import alike, is_name
+from app.gateway.names import is_name
 from app.gateway.verdicts import Verdict, refusal
 
 # What a model or a client acts on. `_meta` and icons are neither.
@@ -33,7 +34,7 @@ class PinsError(Exception):
 class Doubt(Enum):
     """Why a listed tool is not offered."""
 
-    NAME = "its name is none: use letters, digits, `_`, `-`, `.` and `/`"
+    NAME = "its name is none: use letters, digits, `_`, `-` and `.`"
     ALIKE = "another tool has a name that can be taken for it"
     MALFORMED = "its definition cannot be read"
 
@@ -80,7 +81,7 @@ def sorted_out(upstream: str, listed: list[Any]) -> tuple[dict[str, Definition],
             doubted.append((shown, Doubt.MALFORMED))
         elif not is_name(definition.name):
             doubted.append((shown, Doubt.NAME))
-        elif (other := first.setdefault(alike(definition.name), definition.name)) in kept:
+        elif (other := first.setdefault(skeleton(definition.name), definition.name)) in kept:
             clashing.add(other)
             doubted.append((shown, Doubt.ALIKE))
         else:

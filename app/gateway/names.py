@@ -4,28 +4,26 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# The Model Context Protocol, "Tool Names" (2025-11-25): nothing in it looks like a letter of another script.
-_NAME: Final = re.compile(r"[A-Za-z0-9_.\-/]{1,128}")
+from app.core.tool_calls.names import checked
+from app.errors import FirewallError
+
 # Without `_`, so that the first two of them end it.
 _UPSTREAM: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _SEPARATOR: Final = "__"
-# What is taken for one another in a usual typeface, after lower case.
-_ALIKE: Final = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "2": "z", "_": "-", ".": "-", "/": "-"})
 
 
 def is_name(text: str) -> bool:
-    """Whether a tool may be called so."""
-    return _NAME.fullmatch(text) is not None
+    """Whether a tool may be called so; the firewall would not be asked about another name."""
+    try:
+        checked(text, pointer="/name")
+    except FirewallError:
+        return False
+    return True
 
 
 def is_upstream(text: str) -> bool:
     """Whether an upstream may be called so."""
     return _UPSTREAM.fullmatch(text) is not None
-
-
-def alike(text: str) -> str:
-    """What is the same of two names that a person, or a model, could take for one another."""
-    return text.lower().translate(_ALIKE).replace("rn", "m").replace("vv", "w")
 
 
 class Exposed:

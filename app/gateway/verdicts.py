@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from app.client.answers import Decision, Effect, Reason
 from app.client.problems import ProblemError
+from app.client.tool_calls import ToolCheck
 
 # A model reads it whole; the rest is in the ledger.
 TEXT_CHARS: Final = 2_048
@@ -43,43 +44,53 @@ def shown(text: str, limit: int) -> str:
     return visible if len(visible) <= limit else visible[: limit - 1] + "…"
 
 
+def of_check(check: ToolCheck) -> Verdict:
+    """A verdict about a call, which is in the ledger; the words are the firewall's."""
+    decision = check.deciding
+    if check.allowed:
+        return Verdict(allowed=True)
+    if decision is None:
+        return refusal("no-decision", "the firewall named no decision", fix="tell whoever runs the firewall")
+    # An allow that is none after all: one of its parts, or an obligation, says otherwise.
+    effect = Effect.DENY if check.effect is Effect.ALLOW else check.effect
+    return _refused(effect, decision, shown(check.reason, TEXT_CHARS))
+
+
 def of_decision(decision: Decision) -> Verdict:
-    """A verdict that is in the ledger. An allow with an obligation is none: nobody here can meet it."""
+    """A verdict about a change of a tool. An allow with an obligation is none: nobody here can meet it."""
+    if decision.allowed and not decision.obligations:
+        return Verdict(allowed=True)
+    effect = Effect.DENY if decision.allowed else decision.effect
+    first = next(iter(_counted(decision)), decision.reasons[0])
+    verb = {Effect.ALLOW: "allowed with obligations", Effect.HOLD: "held", Effect.DENY: "denied"}[decision.effect]
+    rule = f"policy `{shown(first.policy, 200)}`, rule `{shown(first.rule, 200)}`"
+    where = f"decision {decision.id}, ledger entry {decision.ledger_index}"
+    said = f"the tool is not the one that was listed before; {verb} by {rule}: {shown(first.message, _MESSAGE_CHARS)}"
+    return _refused(effect, decision, f"{said} ({where})")
+
+
+def _refused(effect: Effect, decision: Decision, said: str) -> Verdict:
     facts: dict[str, Any] = {
-        "decision": decision.effect.value,
+        "decision": effect.value,
         "decision_id": decision.id,
         "ledger_index": decision.ledger_index,
         "mutation_digest": decision.mutation_digest,
         "policy_set": decision.policy_set,
         "reasons": [_reason(one) for one in _counted(decision)],
     }
-    if decision.allowed and not decision.obligations:
-        return Verdict(allowed=True, facts=facts)
-    first = (_counted(decision) or decision.reasons)[0]
-    said = (
-        f"policy `{shown(first.policy, 200)}`, rule `{shown(first.rule, 200)}`: {shown(first.message, _MESSAGE_CHARS)}"
-    )
-    match decision.effect:
-        case Effect.ALLOW:
-            keys = ", ".join(f"`{shown(one.key, 100)}`" for one in decision.obligations)
-            text = f"not called: allowed by {said}, but only with {keys}, which this gateway cannot see to"
-            fix = "ask the owner of the policy"
-            facts["obligations"] = [{"key": one.key, "value": one.value} for one in decision.obligations]
-        case Effect.HOLD:
-            text = f"not called: held by {said}"
-            fix = (
-                f"ask {_who(decision.approval or {})} for approval and give them the decision id {decision.id}; "
-                "once they agreed, call the tool again with exactly these arguments"
-            )
-            facts["approval"] = dict(decision.approval or {})
-        case Effect.DENY:
-            text = f"not called: denied by {said}"
-            fix = "do something else, or ask a person; the same call will be denied again, and so will a way around it"
-        case _:
-            assert_never(decision.effect)
+    if effect is Effect.HOLD:
+        fix = (
+            f"ask {_who(decision.approval or {})} for approval and give them the decision id {decision.id}; "
+            "once they agreed, make exactly the same call again"
+        )
+        facts["approval"] = dict(decision.approval or {})
+    elif decision.obligations:
+        fix = "ask the owner of the policy: this gateway cannot see to its obligations"
+        facts["obligations"] = [{"key": one.key, "value": one.value} for one in decision.obligations]
+    else:
+        fix = "do something else, or ask a person: the same call is denied again, and a way around it is no answer"
     facts["fix"] = fix
-    where = f"decision {decision.id}, ledger entry {decision.ledger_index}"
-    return Verdict(allowed=False, text=f"{shown(text, TEXT_CHARS)}\n{fix}\n({where})", facts=facts)
+    return Verdict(allowed=False, text=f"not called: {said}\n{fix}", facts=facts)
 
 
 def of_problem(problem: ProblemError) -> Verdict:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ import yaml
 from mcp.client.stdio import StdioServerParameters
 
 from app.persistence.embedded import free_port
-from tests.integration.service.conftest import Running, running
+from tests.integration.service.conftest import Running, running, serve
+
+__all__ = ["serve"]
 
 ROOT = Path(__file__).resolve().parents[3]
 UPSTREAM = Path(__file__).parent / "upstream.py"
@@ -106,10 +108,12 @@ def firewall(shared_database_dsn, policies) -> Iterator[Running]:
         yield found
 
 
-@pytest.fixture
-def bench(firewall, tmp_path) -> Bench:
-    """A gateway's surroundings for one test."""
-    return of(firewall, tmp_path / "calls")
+@dataclass
+class Served(Bench):
+    """A gateway that listens, in front of one server that listens."""
+
+    url: str = ""
+    upstream_url: str = ""
 
 
 def of(firewall: Running, calls: Path) -> Bench:
@@ -119,18 +123,32 @@ def of(firewall: Running, calls: Path) -> Bench:
 
 
 @pytest.fixture
-def over_http(bench) -> Iterator[Callable[..., str]]:
-    """`over_http(...)` starts a gateway that listens, and gives its address."""
-    open_ones = []
+def bench(firewall, tmp_path) -> Bench:
+    """A gateway's surroundings for one test."""
+    return of(firewall, tmp_path / "calls")
 
-    def start(*options: str, behind: list[str] | None = None) -> str:
-        port = free_port()
-        command = bench.command("--listen", f"127.0.0.1:{port}", *options, behind=behind)
-        context = started(command, bench.environ, port)
-        context.__enter__()
-        open_ones.append(context)
-        return f"http://127.0.0.1:{port}/mcp"
 
-    yield start
-    for context in open_ones:
-        context.__exit__(None, None, None)
+@contextmanager
+def listening(bench: Bench, *options: str, behind: list[str] | None = None) -> Iterator[str]:
+    """A gateway that listens, and its address."""
+    port = free_port()
+    command = bench.command("--listen", f"127.0.0.1:{port}", *options, behind=behind)
+    with started(command, bench.environ, port):
+        yield f"http://127.0.0.1:{port}/mcp"
+
+
+@pytest.fixture(scope="module")
+def _served(firewall, tmp_path_factory) -> Iterator[Served]:
+    bench = of(firewall, tmp_path_factory.mktemp("served") / "calls")
+    port = free_port()
+    with started(bench.upstream("--http", str(port)), bench.environ, port):
+        behind = f"http://127.0.0.1:{port}/mcp"
+        with listening(bench, "--upstream", behind, behind=[]) as url:
+            yield Served(firewall, bench.calls, bench.environ, url, behind)
+
+
+@pytest.fixture
+def served(_served) -> Served:
+    """One gateway for all tests of a module that leave it as it was."""
+    _served.calls.unlink(missing_ok=True)
+    return _served

@@ -30,12 +30,13 @@ def facts_of(result: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_the_corpus_with_the_ledger_beside_each_call(bench, mode):
-    async with Client(bench.stdio(), mode=mode) as client:
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_the_corpus_with_the_ledger_beside_each_call(served, mode, transport):
+    async with Client(served.url if transport == "http" else served.stdio(), mode=mode) as client:
         for case in CORPUS["cases"]:
-            before, called = len(bench.records()), len(bench.reached())
+            before, called = len(served.records()), len(served.reached())
             result = await client.call_tool(case["tool"], case["arguments"])
-            entries, reached = bench.records()[before:], bench.reached()[called:]
+            entries, reached = served.records()[before:], served.reached()[called:]
             if case["decision"] == "none":
                 assert (entries, reached) == ([], [])
                 assert facts_of(result)["refused"] == "no-decision", case
@@ -62,8 +63,8 @@ async def test_the_corpus_with_the_ledger_beside_each_call(bench, mode):
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_a_hold_says_who_has_to_agree(bench, mode):
-    async with Client(bench.stdio(), mode=mode) as client:
+async def test_a_hold_says_who_has_to_agree(served, mode):
+    async with Client(served.url, mode=mode) as client:
         result = await client.call_tool("transfer", {"amount": 1})
     facts = facts_of(result)
     assert "2 of the group `treasury` or 1 of the group `board`" in text_of(result)
@@ -71,16 +72,16 @@ async def test_a_hold_says_who_has_to_agree(bench, mode):
     assert facts["decision_id"] in facts["fix"]
 
 
-async def test_an_allow_with_an_obligation_is_none(bench):
-    async with Client(bench.stdio()) as client:
+async def test_an_allow_with_an_obligation_is_none(served):
+    async with Client(served.url) as client:
         result = await client.call_tool("say", {})
     assert facts_of(result)["obligations"] == [{"key": "example/quietly", "value": "true"}]
-    assert bench.reached() == []
+    assert served.reached() == []
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_what_is_no_call_passes_as_it_is(bench, mode):
-    async with Client(bench.stdio(), mode=mode) as client:
+async def test_what_is_no_call_passes_as_it_is(served, mode):
+    async with Client(served.url, mode=mode) as client:
         assert client.session.instructions == "use it well"
         tools = (await client.list_tools()).tools
         assert [tool.name for tool in tools] == OFFERED
@@ -96,66 +97,67 @@ async def test_what_is_no_call_passes_as_it_is(bench, mode):
         assert (await client.read_resource("test://one")).contents[0].text == "the text"  # type: ignore[union-attr]  # it is a text
         done = await client.complete(PromptReference(name="greet", type="ref/prompt"), {"name": "who", "value": "a"})
         assert done.completion.values == ["a!"]
-    assert bench.reached() == []
+    assert served.reached() == []
 
 
-async def test_the_log_level_reaches_the_server(bench):
-    async with Client(bench.stdio(), mode="legacy") as client:
+async def test_the_log_level_reaches_the_server(served):
+    async with Client(served.url, mode="legacy") as client:
         with pytest.warns(MCPDeprecationWarning):
             await client.session.set_logging_level("error")
-    assert [one["level"] for one in bench.reached("level")] == ["error"]
+    assert [one["level"] for one in served.reached("level")] == ["error"]
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_structured_and_unknown_content_is_kept(bench, mode):
-    async with Client(bench.stdio(), mode=mode) as client:
+async def test_structured_and_unknown_content_is_kept(served, mode):
+    async with Client(served.url, mode=mode) as client:
         assert (await client.call_tool("add", {"a": 2, "b": 3})).structured_content == {"sum": 5}
-        result = await client.call_tool("echo", {"size": 3_000_000})
-        assert len(text_of(result)) > 3_000_000
+        # A client of the SDK takes no more than 1 MiB in one event.
+        result = await client.call_tool("echo", {"size": 1_000_000 if mode == "legacy" else 3_000_000})
+        assert len(text_of(result)) > 1_000_000
         assert (result.meta or {})["example.com/kept"] == [1, None]
 
 
 @pytest.mark.parametrize("mode", ERAS)
-async def test_progress_and_cancellation_go_through(bench, mode):
+async def test_progress_and_cancellation_go_through(served, mode):
     told: list[float] = []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:
         told.append(done)
         assert (total, message) == (3 if total == 3 else 10_000, f"step {int(done)}")
 
-    async with Client(bench.stdio(), mode=mode) as client:
+    async with Client(served.url, mode=mode) as client:
         assert text_of(await client.call_tool("slow", {"steps": 3}, progress_callback=progress)) == "done"
         assert told == [0, 1, 2]
         with anyio.move_on_after(1):
             await client.call_tool("slow", {"steps": 10_000}, progress_callback=progress)
         with anyio.fail_after(10):
-            while not bench.reached("cancelled"):
+            while not served.reached("cancelled"):
                 await anyio.sleep(0.02)
         assert text_of(await client.call_tool("slow", {"steps": 1})) == "done"
 
 
-async def test_a_server_can_ask_the_person(bench):
+async def test_a_server_can_ask_the_person(served):
     async def answer(_: Any, params: Any) -> ElicitResult:
         assert params.message == "your name?"
         return ElicitResult(action="accept", content={"name": "Ada"})
 
-    async with Client(bench.stdio(), mode="legacy", elicitation_callback=answer) as client:
+    async with Client(served.url, mode="legacy", elicitation_callback=answer) as client:
         assert "accept {'name': 'Ada'}" in text_of(await client.call_tool("ask", {}))
 
 
-async def test_what_else_reaches_a_tool_is_judged_too(bench):
-    async with Client(bench.stdio()) as client:
+async def test_what_else_reaches_a_tool_is_judged_too(served):
+    async with Client(served.url) as client:
         result = await client.call_tool("echo", {}, meta={"example.com/also": "rm"})  # type: ignore[typeddict-unknown-key]  # any may be sent
         assert facts_of(result)["reasons"][0]["rule"] == "beside"
-        assert bench.reached() == []
+        assert served.reached() == []
 
 
-async def test_tools_that_look_alike_or_have_no_name_are_not_called(bench):
-    async with Client(bench.stdio()) as client:
+async def test_tools_that_look_alike_or_have_no_name_are_not_called(served):
+    async with Client(served.url) as client:
         for name in ("List_Files", "list-fiIes", "naïve", "nothing", "ADD", "add\u200b"):
             facts = facts_of(await client.call_tool(name, {}))
             assert facts["refused"] == "unknown-tool", name
-    assert bench.reached() == []
+    assert served.reached() == []
 
 
 @pytest.mark.parametrize("mode", ERAS)
