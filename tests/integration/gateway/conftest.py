@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from mcp.client.stdio import StdioServerParameters
+from ruamel.yaml import YAML
 
 from app.persistence.embedded import free_port
 from tests.integration.service.conftest import Running, running, serve
@@ -23,7 +23,7 @@ __all__ = ["serve"]
 
 ROOT = Path(__file__).resolve().parents[3]
 UPSTREAM = Path(__file__).parent / "upstream.py"
-CORPUS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "calls.yaml").read_text())
+CORPUS: dict[str, Any] = YAML(typ="safe", pure=True).load((Path(__file__).parent / "calls.yaml").read_text())
 
 
 @dataclass
@@ -92,7 +92,7 @@ def started(command: list[str], environ: dict[str, str], port: int) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def policies(tmp_path_factory) -> Path:
+def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The policies of the corpus, and the starter's for tools that change."""
     folder = tmp_path_factory.mktemp("policies")
     (folder / "tools.yaml").write_text(CORPUS["policies"])
@@ -148,7 +148,7 @@ def _served(firewall, tmp_path_factory) -> Iterator[Served]:
 
 
 @pytest.fixture
-def served(_served) -> Served:
+def served(_served: Served) -> Served:
     """One gateway for all tests of a module that leave it as it was."""
     _served.calls.unlink(missing_ok=True)
     return _served

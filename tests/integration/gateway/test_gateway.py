@@ -1,16 +1,21 @@
 """The gateway between real clients and servers of the SDK, with the ledger beside each call."""
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from typing import Any
 
 import anyio
 import pytest
 from mcp import Client
+from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types import ElicitResult, PromptReference
 
 from app.core.canonical import canonical
-from tests.integration.gateway.conftest import CORPUS
+from tests.integration.gateway.conftest import CORPUS, ROOT
 
 ERAS = ["legacy", "auto"]
 OFFERED = ["add", "drop", "transfer", "wipe", "echo", "slow", "ask", "say", "fail", "change", "rug", "die"]
@@ -121,15 +126,15 @@ async def test_structured_and_unknown_content_is_kept(served, mode):
 async def test_progress_and_cancellation_go_through(served, mode):
     told: list[float] = []
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        told.append(done)
-        assert (total, message) == (3 if total == 3 else 10_000, f"step {int(done)}")
+    async def seen(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
+        assert (total, message) == (3 if total == 3 else 10_000, f"step {int(progress)}")
 
     async with Client(served.url, mode=mode) as client:
-        assert text_of(await client.call_tool("slow", {"steps": 3}, progress_callback=progress)) == "done"
+        assert text_of(await client.call_tool("slow", {"steps": 3}, progress_callback=seen)) == "done"
         assert told == [0, 1, 2]
         with anyio.move_on_after(1):
-            await client.call_tool("slow", {"steps": 10_000}, progress_callback=progress)
+            await client.call_tool("slow", {"steps": 10_000}, progress_callback=seen)
         with anyio.fail_after(10):
             while not served.reached("cancelled"):
                 await anyio.sleep(0.02)
@@ -137,7 +142,8 @@ async def test_progress_and_cancellation_go_through(served, mode):
 
 
 async def test_a_server_can_ask_the_person(served):
-    async def answer(_: Any, params: Any) -> ElicitResult:
+    async def answer(context: Any, params: Any) -> ElicitResult:
+        del context
         assert params.message == "your name?"
         return ElicitResult(action="accept", content={"name": "Ada"})
 
@@ -146,8 +152,9 @@ async def test_a_server_can_ask_the_person(served):
 
 
 async def test_what_else_reaches_a_tool_is_judged_too(served):
+    also: Any = {"example.com/also": "rm"}
     async with Client(served.url) as client:
-        result = await client.call_tool("echo", {}, meta={"example.com/also": "rm"})  # type: ignore[typeddict-unknown-key]  # any may be sent
+        result = await client.call_tool("echo", {}, meta=also)
         assert facts_of(result)["reasons"][0]["rule"] == "beside"
         assert served.reached() == []
 
@@ -176,8 +183,6 @@ async def test_a_tool_that_changed_its_meaning_is_held(bench, mode):
 
 
 async def test_a_pinned_tool_is_the_one_that_was_pinned(bench, tmp_path):
-    import subprocess
-
     pins = tmp_path / "pins.json"
     only = bench.upstream("--only", "add", "--only", "rug", "--only", "change")
     command = [part if part != "gateway" else "pin" for part in bench.command(str(pins), behind=only)]
@@ -195,8 +200,6 @@ async def test_a_pinned_tool_is_the_one_that_was_pinned(bench, tmp_path):
 
 
 async def test_two_upstreams_have_names_of_their_own(bench):
-    import shlex
-
     one, two = shlex.join(bench.upstream()), shlex.join(bench.upstream("--only", "add"))
     gateway = bench.stdio("--upstream", f"one={one}", "--upstream", f"two={two}", behind=[])
     async with Client(gateway) as client:
@@ -227,3 +230,17 @@ async def test_a_server_sees_no_secret_of_the_gateway(bench, tmp_path):
     assert "PYTHONPATH" in seen
     assert bench.firewall.key not in seen
     assert "do-not-pass" not in seen
+
+
+async def test_the_five_lines_of_the_page_work(bench):
+    page = (ROOT / "docs" / "integrations" / "mcp.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert len(block.splitlines()) == 5
+    (server,) = json.loads(block)["mcpServers"].values()
+    assert (server["command"], sorted(server["env"])) == ("mfw", ["MFW_API_KEY", "MFW_URL"])
+    # The server of the test in place of one that npm would have to bring.
+    arguments = [*server["args"][: server["args"].index("--") + 1], *bench.upstream()]
+    started = StdioServerParameters(command=sys.executable, args=["-m", "app", *arguments], env=bench.environ, cwd=ROOT)
+    async with Client(started) as client:
+        assert text_of(await client.call_tool("add", {"a": 1, "b": 2})) == "3"
+        assert facts_of(await client.call_tool("drop", {}))["decision"] == "deny"
