@@ -1,15 +1,15 @@
 """The firewall in front of a real API server: `mfw serve` with TLS, known to it by the key that it sends."""
 
 import contextlib
-import os
+import json
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import yaml
 
 from app.core.principal import Role
 from app.persistence.api_keys import ApiKeyStore
@@ -64,7 +64,7 @@ def firewall(cluster: Cluster, dsn: str, directory: Path, **settings: str) -> It
     policies = directory / "policies"
     policies.mkdir(exist_ok=True)
     for document in (policy("ConfigMap", "allow"), policy("Secret", "deny")):
-        (policies / f"{document['metadata']['name']}.yaml").write_text(yaml.safe_dump(document))
+        (policies / f"{document['metadata']['name']}.yaml").write_text(json.dumps(document))
 
     async def know() -> None:
         engine = create_engine(dsn)
@@ -120,15 +120,13 @@ def mounted(cluster: Cluster, secret: str, directory: Path, *, every: float = 0.
     stopping = threading.Event()
 
     def bring() -> None:
-        from base64 import b64decode
-
         while not stopping.is_set():
             answer = cluster.api("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{secret}")
             if answer.status == 200:
                 for name in ("tls.crt", "tls.key"):
                     fresh = directory / f"{name}.new"
                     fresh.write_bytes(b64decode(answer.body["data"][name]))
-                    os.replace(fresh, directory / name)
+                    fresh.replace(directory / name)
             stopping.wait(every)
 
     thread = threading.Thread(target=bring, name="kubelet")

@@ -311,13 +311,13 @@ async def test_a_dry_run_says_the_next_step_and_takes_none() -> None:
     assert cluster.writes == writes
 
 
-@pytest.mark.parametrize("path", [SECRET, HOOKS + "firewall"])
-async def test_what_the_api_server_refuses_is_said(path: str) -> None:
+@pytest.mark.parametrize("refused", [SECRET, HOOKS + "firewall"])
+async def test_what_the_api_server_refuses_is_said(refused: str) -> None:
     class Refusing(Cluster):
-        async def call(self, method: str, asked: str, body: Any = None, **more: Any) -> JsonObject:
-            if asked == path:
+        async def call(self, method: str, path: str, body: Any = None, **more: Any) -> JsonObject:
+            if path == refused:
                 raise FirewallError(Kind.FORBIDDEN, "no")
-            return await super().call(method, asked, body, **more)
+            return await super().call(method, path, body, **more)
 
     with pytest.raises(FirewallError) as caught:
         await Keeping(Refusing("firewall")).acts()
