@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from app.edge.authn import (
     JwksKeys,
     JwtVerifier,
     RoleRule,
+    SignedDeliveries,
     StaticKeys,
     SubjectCondition,
     TokenKeys,
@@ -90,6 +91,8 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
     Environment,
+    ExtAuthzSettings,
+    GithubSettings,
     JwtSettings,
     LedgerSettings,
     LimitSettings,
@@ -122,6 +125,15 @@ from app.surfaces.authzen.routes import (
     authzen_router,
 )
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
+from app.surfaces.ext_authz.checking import Checks
+from app.surfaces.ext_authz.mapping import GatewayKind, GatewayMapping, default_mapping
+from app.surfaces.ext_authz.mapping_file import read_mapping
+from app.surfaces.ext_authz.routes import PREFIX as CHECKS_PREFIX
+from app.surfaces.ext_authz.routes import CheckEndpoint, GatewayPaths, gateway_router
+from app.surfaces.github.client import GithubClient, app_of
+from app.surfaces.github.routes import PRINCIPAL as GITHUB
+from app.surfaces.github.routes import WEBHOOK, WebhookEndpoint, github_router
+from app.surfaces.github.wire import GithubView
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -171,7 +183,12 @@ PRIORITIES: Final = {
     MCP_CHECK: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
+    # It waits for GitHub, for seconds: among decisions that would pass for our own slowness.
+    WEBHOOK: Priority.BATCH,
 }
+
+# What a path below one of these is worth.
+PREFIXES: Final = {CHECKS_PREFIX: Priority.DECISION}
 
 # Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
 # between two statements, so whoever does is gone.
@@ -381,6 +398,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         door = Door(
             shedder,
             priorities=PRIORITIES,
+            prefixes=PREFIXES,
             health="/health",
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
@@ -392,6 +410,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     health = Health(checks, version=VERSION, found=show_health)
     metrics.know_components(health.components, statuses=Status)
+    github = _github_client(settings.github, metrics, diff_bytes_max=settings.http.max_body_bytes)
 
     traces: Traces | None = None
     if settings.tracing.endpoint is not None:
@@ -416,6 +435,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
             opened.push_async_callback(desk.dispose)
+            opened.push_async_callback(github.close)
             opened.push_async_callback(indexing.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
@@ -557,6 +577,35 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
         )
     )
+    checks_of_gateways = CheckEndpoint(
+        Checks(
+            service,
+            gate=gate,
+            mapping=_gateway_mapping(settings.ext_authz),
+            credential_header=settings.ext_authz.credential_header,
+            max_body_bytes=settings.http.max_body_bytes,
+        ),
+        timeout_seconds=settings.ext_authz.timeout_seconds,
+    )
+    api.include_router(gateway_router(checks_of_gateways))
+    api.include_router(
+        github_router(
+            WebhookEndpoint(
+                service,
+                gate=gate,
+                deliveries=_github_deliveries(settings, metrics),
+                github=github,
+                view=GithubView(
+                    api=settings.github.api_url.rstrip("/"),
+                    agents=settings.github.agent_globs,
+                    forks=settings.github.forks,
+                ),
+                now=partial(datetime.now, UTC),
+                timeout_seconds=settings.github.timeout_seconds,
+                replay_window=timedelta(hours=settings.github.replay_hours),
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -653,6 +702,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
+    app = GatewayPaths(app, endpoint=checks_of_gateways)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
@@ -690,6 +740,12 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _gateway_mapping(settings: ExtAuthzSettings) -> GatewayMapping:
+    if settings.mapping is None:
+        return default_mapping(GatewayKind(settings.gateway.value))
+    return read_mapping(settings.mapping)
 
 
 def _entities(file: Path | None) -> Entities:
@@ -910,6 +966,36 @@ def _store_link(limits: LimitSettings, metrics: Metrics) -> StoreLink | None:
         replica=os.urandom(8).hex(),
         expected=limits.replicas,
         changed=metrics.limits_shared.set,
+    )
+
+
+def _github_client(github: GithubSettings, metrics: Metrics, *, diff_bytes_max: int) -> GithubClient:
+    """The GitHub that delivers. Does not connect."""
+    app = None
+    if github.app_id is not None and github.private_key is not None:
+        app = app_of(github.app_id, github.private_key.get_secret_value())
+    return GithubClient(
+        github.api_url,
+        app=app,
+        token=None if github.token is None else github.token.get_secret_value(),
+        check_name=github.check_name,
+        diff_bytes_max=diff_bytes_max,
+        private_addresses=github.private_addresses,
+        environment=github.proxy_environment,
+        ca_file=github.ca_file,
+        counted=metrics.external("github"),
+    )
+
+
+def _github_deliveries(settings: Settings, metrics: Metrics) -> SignedDeliveries:
+    secrets = (settings.github.webhook_secret, settings.github.previous_webhook_secret)
+    return SignedDeliveries(
+        [secret.get_secret_value().encode() for secret in secrets if secret is not None],
+        principal=GITHUB,
+        failures=FailedAttempts(
+            Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
+        ),
+        metrics=metrics,
     )
 
 

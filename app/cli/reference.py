@@ -65,6 +65,8 @@ _SECTIONS: Final = {
     "ledger": "Ledger",
     "authzen": "AuthZEN",
     "kubernetes": "Kubernetes",
+    "ext_authz": "Gateways",
+    "github": "GitHub",
     "logging": "Logging",
     "tracing": "Tracing",
 }

@@ -37,9 +37,12 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/kubernetes/v1/validate"),
+    ("GET", "/envoy/v1/check/{path:path}"),
+    ("POST", "/envoy/v1/check/{path:path}"),
     ("POST", "/agents/v1/claude-code"),
     ("POST", "/agents/v1/tool-call"),
     ("POST", "/agents/v1/mcp/check"),
+    ("POST", "/github/v1/webhook"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
@@ -141,7 +144,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks", "witness")
+EXTERNAL = ("jwks", "witness", "github")
 
 
 class Tally:

@@ -1,15 +1,12 @@
-"""`mfw kubernetes webhook-config` and `certificates` at the terminal."""
+"""`mfw kubernetes webhook-config` at the terminal."""
 
 import base64
 import json
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.cluster.certificates import Act, Done, Outcome
-from app.errors import FirewallError, Kind
 from tests.corpus.cases import STARTER
 
 COMMAND = ["kubernetes", "webhook-config", "--policies", str(STARTER)]
@@ -17,10 +14,6 @@ COMMAND = ["kubernetes", "webhook-config", "--policies", str(STARTER)]
 
 def run(*arguments):
     return CliRunner().invoke(app, [*COMMAND, *arguments])
-
-
-def certificates(*arguments):
-    return CliRunner().invoke(app, ["kubernetes", "certificates", *arguments])
 
 
 def test_a_service_and_its_authority(tmp_path):
@@ -66,79 +59,50 @@ def test_what_makes_no_configuration(arguments):
     assert result.stdout == ""
 
 
-class TestCertificates:
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            (["--service", "firewall"], "is no Service"),
-            (["--server", "https://a"], "needs an address, a token and an authority"),
-            (["--days", "0.01"], "shorter than the time to settle"),
-        ],
-    )
-    def test_what_cannot_be_meant(self, arguments, words):
-        result = certificates(*arguments)
-        assert result.exit_code == 2
-        assert words in result.stderr
+WALL = ["kubernetes", "backstop", "--policies", str(STARTER), "--agent", "namespace=agents"]
 
-    def test_outside_of_a_pod_somebody_has_to_say_where(self, monkeypatch):
-        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        result = certificates()
-        assert result.exit_code == 78
-        assert "this is no pod" in result.stderr
 
-    def test_what_was_done_is_said(self, monkeypatch):
-        calls = []
+def test_a_wall(tmp_path):
+    report = tmp_path / "report.json"
+    result = CliRunner().invoke(app, [*WALL, "--environment", "*=production", "--report", str(report)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("# left out: agent-memory: it is about nothing that an API server changes\n")
+    assert result.stdout.count("\nkind: ValidatingAdmissionPolicy\n") == result.stdout.count("\n---\n") // 2 + 1
+    assert "&id" not in result.stdout
+    assert "left out: k8s-deployment/large-scale: people may lift a hold" in result.stderr
+    found = json.loads(report.read_text())
+    assert {"policy": "k8s-deployment", "rule": "to-zero"} in found["rules"]
+    assert len(found["leftOut"]) == result.stderr.count("left out: ") == result.stdout.count("# left out: ")
 
-        class Keeper:
-            def __init__(self, _api, **given):
-                calls.append(given)
 
-            async def keep(self):
-                when = datetime(2027, 2, 20, tzinfo=UTC)
-                return Outcome((Done(Act.MADE, "n/s"),), ("mutation-firewall",), when, when - timedelta(days=30))
+def test_a_wall_as_json():
+    result = CliRunner().invoke(app, [*WALL, "--service", "security/mfw", "--holds", "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["kind"] == "List"
+    text = json.dumps(made["items"])
+    assert '"security"' in text
+    assert "rule `two-people`" in text
 
-        monkeypatch.setattr("app.cli.kubernetes.CertificateKeeper", Keeper)
-        given = [
-            "--server",
-            "https://a",
-            "--token-file",
-            "t",
-            "--server-ca-file",
-            "c",
-            "--service",
-            "n/s",
-            "--name",
-            "x",
-        ]
-        result = certificates(*given)
-        assert result.exit_code == 0
-        assert result.stdout == (
-            "made the first certificate: n/s\nvalid until 2027-02-20T00:00:00Z, next look due 2027-01-21T00:00:00Z\n"
-        )
-        assert "there is no webhook configuration `mutation-firewall`" in result.stderr
-        assert calls[0]["secret"] == "s-tls"
-        assert calls[0]["terms"].names == ("s.n.svc", "s.n.svc.cluster.local", "s.n", "s", "x")
-        as_json = json.loads(certificates(*given, "--dry-run", "--json").stdout)
-        assert (as_json["done"], as_json["dry_run"]) == ([{"act": "made", "what": "n/s"}], True)
 
-    def test_a_watch_goes_on_while_the_api_server_is_away(self, monkeypatch):
-        looks = []
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--agent", "agents"],
+        ["--environment", "production"],
+        ["--service", "mfw"],
+        ["--name", "Not A Name"],
+        ["--report", "/nonexistent/report.json"],
+    ],
+)
+def test_what_makes_no_wall(arguments):
+    result = CliRunner().invoke(app, [*WALL, *arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
 
-        class Keeper:
-            def __init__(self, _api, **_given):
-                pass
 
-            async def keep(self):
-                looks.append(1)
-                if len(looks) == 1:
-                    raise FirewallError(Kind.UNAVAILABLE, "away")
-                if len(looks) == 3:
-                    raise FirewallError(Kind.FORBIDDEN, "not any more")
-                now = datetime.now(UTC)
-                return Outcome((), (), now + timedelta(days=1), now)
-
-        monkeypatch.setattr("app.cli.kubernetes.CertificateKeeper", Keeper)
-        given = ["--server", "https://a", "--token-file", "t", "--server-ca-file", "c"]
-        result = certificates(*given, "--watch", "--every-seconds", "0.1")
-        assert (result.exit_code, len(looks)) == (77, 3)
-        assert "away" in result.stderr
+def test_policies_that_do_not_load_make_no_wall(tmp_path):
+    (tmp_path / "p.yaml").write_text("a: b\n")
+    result = CliRunner().invoke(app, ["kubernetes", "backstop", "--policies", str(tmp_path)])
+    assert result.exit_code not in {0, 2}
+    assert result.stdout == ""
