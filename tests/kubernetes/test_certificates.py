@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.cli.conftest import mfw, running
 from tests.kubernetes.cluster import Cluster
-from tests.kubernetes.firewall import NAMESPACE, WATCHED, firewall, mounted, webhook
+from tests.kubernetes.serving import NAMESPACE, WATCHED, mounted, serving, webhook
 
 HOOK = "mfw-certificates"
 SECRET = "firewall-tls"
@@ -94,7 +94,7 @@ def test_not_one_review_fails_while_authority_and_certificate_change(
     with mounted(cluster, SECRET, tmp_path):
         while not (tmp_path / "tls.key").exists():
             time.sleep(0.05)
-        with firewall(cluster, database_dsn, tmp_path) as served:
+        with serving(cluster, database_dsn, tmp_path) as served:
             cluster.apply(webhook(HOOK, served.url))
             # Two of them at once, as a Deployment has them while it is rolled out.
             watch = ["kubernetes", "certificates", *short, "--watch", "--every-seconds", "0.5"]
