@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from app.edge.authn import (
     JwksKeys,
     JwtVerifier,
     RoleRule,
+    SignedDeliveries,
     StaticKeys,
     SubjectCondition,
     TokenKeys,
@@ -45,8 +46,10 @@ from app.edge.authn import (
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import Buckets, RateLimits, TokenBuckets
+from app.edge.plain import HealthWithoutTls
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.edge.shedding import DOOR, AdaptiveLimit, Door, Memory, Priority, Shedder, SheddingMiddleware, Watch
+from app.edge.tls import ServingCertificate
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.checkpoints import Notary, NotaryState
@@ -88,13 +91,17 @@ from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
     Environment,
+    ExtAuthzSettings,
+    GithubSettings,
     JwtSettings,
     LedgerSettings,
     LimitSettings,
     LogLevel,
     MtlsSettings,
+    PlainHttp,
     Settings,
     SheddingSettings,
+    TlsSettings,
 )
 from app.settings import PolicySource as Source
 from app.surfaces.admission.routes import VALIDATE, AdmissionEndpoint, admission_router
@@ -118,6 +125,15 @@ from app.surfaces.authzen.routes import (
     authzen_router,
 )
 from app.surfaces.decisions.routes import ReadEndpoints, decisions_read_router
+from app.surfaces.ext_authz.checking import Checks
+from app.surfaces.ext_authz.mapping import GatewayKind, GatewayMapping, default_mapping
+from app.surfaces.ext_authz.mapping_file import read_mapping
+from app.surfaces.ext_authz.routes import PREFIX as CHECKS_PREFIX
+from app.surfaces.ext_authz.routes import CheckEndpoint, GatewayPaths, gateway_router
+from app.surfaces.github.client import GithubClient, app_of
+from app.surfaces.github.routes import PRINCIPAL as GITHUB
+from app.surfaces.github.routes import WEBHOOK, WebhookEndpoint, github_router
+from app.surfaces.github.wire import GithubView
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -167,7 +183,12 @@ PRIORITIES: Final = {
     MCP_CHECK: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
+    # It waits for GitHub, for seconds: among decisions that would pass for our own slowness.
+    WEBHOOK: Priority.BATCH,
 }
+
+# What a path below one of these is worth.
+PREFIXES: Final = {CHECKS_PREFIX: Priority.DECISION}
 
 # Seconds that one of our transactions may do nothing, with everything locked that it locked: nobody works so long
 # between two statements, so whoever does is gone.
@@ -257,6 +278,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         form=settings.logging.format.value,
         dropped=metrics.log_events_dropped.inc,
     )
+    certificate = _certificate(settings.tls, metrics)
     dsn = _database_url(settings)
     observer = DatabaseObserver(metrics)
     database = settings.database
@@ -364,6 +386,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         checks.append(NamedCheck("api_keys", partial(_check_keys, keys)))
     if isinstance(token_keys, JwksKeys):
         checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
+    if certificate is not None:
+        checks.append(NamedCheck("tls", partial(_check_certificate, certificate)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -374,6 +398,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         door = Door(
             shedder,
             priorities=PRIORITIES,
+            prefixes=PREFIXES,
             health="/health",
             shed={priority: metrics.requests_shed[priority.name.lower()].inc for priority in Priority},
             problem_type=TYPE_PREFIX,
@@ -385,6 +410,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     health = Health(checks, version=VERSION, found=show_health)
     metrics.know_components(health.components, statuses=Status)
+    github = _github_client(settings.github, metrics, diff_bytes_max=settings.http.max_body_bytes)
 
     traces: Traces | None = None
     if settings.tracing.endpoint is not None:
@@ -401,7 +427,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             door.closing = True
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | None"]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, "Drain | Door | ServingCertificate | None"]]:
         async with contextlib.AsyncExitStack() as opened:
             logs.install()
             opened.callback(logs.stop)
@@ -409,6 +435,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
             opened.push_async_callback(desk.dispose)
+            opened.push_async_callback(github.close)
             opened.push_async_callback(indexing.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
@@ -449,11 +476,14 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
+            if certificate is not None:
+                await certificate.start()
+                opened.push_async_callback(certificate.stop)
             opened.enter_context(_settled_heap())
             health.started = True
             watching = asyncio.create_task(health.watch(), name="health")
             opened.push_async_callback(_ended, watching)
-            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door}
+            yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door, "tls": certificate}
             health.draining = True
 
     api = FastAPI(
@@ -547,6 +577,35 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             )
         )
     )
+    checks_of_gateways = CheckEndpoint(
+        Checks(
+            service,
+            gate=gate,
+            mapping=_gateway_mapping(settings.ext_authz),
+            credential_header=settings.ext_authz.credential_header,
+            max_body_bytes=settings.http.max_body_bytes,
+        ),
+        timeout_seconds=settings.ext_authz.timeout_seconds,
+    )
+    api.include_router(gateway_router(checks_of_gateways))
+    api.include_router(
+        github_router(
+            WebhookEndpoint(
+                service,
+                gate=gate,
+                deliveries=_github_deliveries(settings, metrics),
+                github=github,
+                view=GithubView(
+                    api=settings.github.api_url.rstrip("/"),
+                    agents=settings.github.agent_globs,
+                    forks=settings.github.forks,
+                ),
+                now=partial(datetime.now, UTC),
+                timeout_seconds=settings.github.timeout_seconds,
+                replay_window=timedelta(hours=settings.github.replay_hours),
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -624,6 +683,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         traces.instrument(api)
         hot = traces.around(endpoint, name=f"POST {PATH}")
     app: ASGIApp = HotPath(api, endpoint=hot)
+    if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
+        app = HealthWithoutTls(app, problem=problem)
     if settings.http.cors_origins:
         app = CORSMiddleware(
             app,
@@ -641,6 +702,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
+    app = GatewayPaths(app, endpoint=checks_of_gateways)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
@@ -678,6 +740,12 @@ def _settled_heap() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+def _gateway_mapping(settings: ExtAuthzSettings) -> GatewayMapping:
+    if settings.mapping is None:
+        return default_mapping(GatewayKind(settings.gateway.value))
+    return read_mapping(settings.mapping)
 
 
 def _entities(file: Path | None) -> Entities:
@@ -901,6 +969,36 @@ def _store_link(limits: LimitSettings, metrics: Metrics) -> StoreLink | None:
     )
 
 
+def _github_client(github: GithubSettings, metrics: Metrics, *, diff_bytes_max: int) -> GithubClient:
+    """The GitHub that delivers. Does not connect."""
+    app = None
+    if github.app_id is not None and github.private_key is not None:
+        app = app_of(github.app_id, github.private_key.get_secret_value())
+    return GithubClient(
+        github.api_url,
+        app=app,
+        token=None if github.token is None else github.token.get_secret_value(),
+        check_name=github.check_name,
+        diff_bytes_max=diff_bytes_max,
+        private_addresses=github.private_addresses,
+        environment=github.proxy_environment,
+        ca_file=github.ca_file,
+        counted=metrics.external("github"),
+    )
+
+
+def _github_deliveries(settings: Settings, metrics: Metrics) -> SignedDeliveries:
+    secrets = (settings.github.webhook_secret, settings.github.previous_webhook_secret)
+    return SignedDeliveries(
+        [secret.get_secret_value().encode() for secret in secrets if secret is not None],
+        principal=GITHUB,
+        failures=FailedAttempts(
+            Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
+        ),
+        metrics=metrics,
+    )
+
+
 def _rate_limits(limits: LimitSettings, link: StoreLink | None) -> RateLimits:
     def make(route: RouteClass, limit: Limit) -> Buckets:
         return TokenBuckets(limit) if link is None else SharedBuckets(limit, route=route, link=link)
@@ -985,7 +1083,7 @@ def _authenticator(
     return Authenticator(
         api_keys=keys,
         jwt=verifier,
-        certificates=_certificates(auth.mtls),
+        certificates=_certificates(auth.mtls, shown=settings.tls.client_ca_file is not None),
         failures=FailedAttempts(
             Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
         ),
@@ -993,8 +1091,24 @@ def _authenticator(
     )
 
 
-def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
-    if mtls.header is None:
+def _certificate(tls: TlsSettings, metrics: Metrics) -> ServingCertificate | None:
+    """What is listened with, None without TLS. Reads the files, and raises FirewallError for those of no use."""
+    if tls.files is None:
+        return None
+    certificate = ServingCertificate(tls.files, poll_seconds=tls.poll_seconds, failed=metrics.tls_reload_failures.inc)
+    metrics.watch_certificate(expires_at=lambda: certificate.expires_at)
+    return certificate
+
+
+async def _check_certificate(certificate: ServingCertificate) -> CheckResult:
+    """At most degraded: a replica that turns unready because of a file takes all the others with it."""
+    well, detail = certificate.report()
+    return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
+
+
+def _certificates(mtls: MtlsSettings, *, shown: bool) -> ClientCertificates | None:
+    """Who may be named by a certificate; `shown` where connections to us show some."""
+    if mtls.header is None and not shown:
         return None
     try:
         rules = [identity_rule(text) for text in mtls.roles]
@@ -1010,7 +1124,10 @@ def _certificates(mtls: MtlsSettings) -> ClientCertificates | None:
             example="context.claims.identity.endsWith('/sa/' + subject.id)",
         )
     return ClientCertificates(
-        header=mtls.header.lower(), proxies=networks_of(mtls.proxies), rules=rules, subjects=subjects
+        header=None if mtls.header is None else mtls.header.lower(),
+        proxies=networks_of(mtls.proxies),
+        rules=rules,
+        subjects=subjects,
     )
 
 

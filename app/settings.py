@@ -29,6 +29,7 @@ from app.core.api_key import PREFIX as API_KEY_PREFIX
 from app.core.glob import Glob, compile_glob
 from app.core.principal import Role
 from app.core.quota import RoleLimit, role_limit
+from app.core.tls_files import TlsFiles
 from app.errors import FirewallError, Kind
 
 PREFIX: Final = "MFW_"
@@ -106,6 +107,21 @@ class Pooler(StrEnum):
     TRANSACTION = "transaction"  # each transaction may get another connection of the server: PgBouncer's usual mode
 
 
+class PlainHttp(StrEnum):
+    """What is answered without TLS, where there is a port with it."""
+
+    ALL = "all"
+    HEALTH = "health"  # probes alone
+    NONE = "none"  # the port is closed
+
+
+class ClientCertificate(StrEnum):
+    """Whether a client has to show a certificate."""
+
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
 class LogFormat(StrEnum):
     """`json` is one object per line; `text` is for a person at a terminal."""
 
@@ -127,6 +143,14 @@ class ErrorTracking(StrEnum):
 
     TRACES = "traces"  # what collects OpenTelemetry spans; of sampled requests
     LOGS = "logs"  # whoever reads the lines of level `error`: every one of them
+
+
+class Gateway(StrEnum):
+    """Kinds of gateways, by where they say what they were asked (app/surfaces/ext_authz/mapping.py)."""
+
+    ENVOY = "envoy"
+    NGINX = "nginx"
+    TRAEFIK = "traefik"
 
 
 class JwtAlgorithm(StrEnum):
@@ -324,6 +348,61 @@ class HttpSettings(_Section):
             description="seconds from there to the end; the last 5 close the ledger, requests get the others",
         ),
     ] = 25
+
+
+class TlsSettings(_Section):
+    """The port that answers with TLS; off unless a certificate is named."""
+
+    certificate_file: Annotated[
+        Path | None,
+        Field(
+            description="PEM file of the certificate, and of those between it and its authority: `tls.crt` of a "
+            "Secret. What lies there later is taken into use for new connections"
+        ),
+    ] = None
+    key_file: Annotated[Path | None, Field(description="PEM file of its private key, without a passphrase")] = None
+    host: Annotated[
+        str | None,
+        BeforeValidator(_no_blank),
+        _DefaultText("that of `MFW_HTTP__HOST`"),
+        Field(description="address to listen on"),
+    ] = None
+    port: Annotated[Port, Field(description="port to listen on; 0 takes a free one")] = 8443
+    plain_http: Annotated[
+        PlainHttp,
+        Field(
+            description="what `MFW_HTTP__PORT` answers beside it, without TLS: `health` for probes, `none` to close it"
+        ),
+    ] = PlainHttp.HEALTH
+    client_ca_file: Annotated[
+        Path | None,
+        Field(
+            description="PEM file of the authorities whose client certificates are taken for a principal, with the "
+            "roles of `MFW_AUTH__MTLS__ROLES`; without it none is asked for"
+        ),
+    ] = None
+    client_certificates: Annotated[
+        ClientCertificate,
+        Field(description="`required` refuses connections without a certificate, those of probes as well"),
+    ] = ClientCertificate.OPTIONAL
+    poll_seconds: Annotated[float, Field(gt=0, le=3600, description="how often the files are looked at")] = 5.0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a port with TLS."""
+        return self.files is not None
+
+    @property
+    def files(self) -> TlsFiles | None:
+        """Where the files lie, None without TLS."""
+        if self.certificate_file is None or self.key_file is None:
+            return None
+        return TlsFiles(
+            self.certificate_file,
+            self.key_file,
+            self.client_ca_file,
+            required=self.client_certificates is ClientCertificate.REQUIRED,
+        )
 
 
 class MetricsSettings(_Section):
@@ -863,6 +942,94 @@ class KubernetesSettings(_Section):
         return tuple(compile_glob(text) for text in self.api_servers)
 
 
+class ExtAuthzSettings(_Section):
+    """Gateways that ask before they let a request through, `/envoy/v1/check/...`."""
+
+    mapping: Annotated[
+        Path | None,
+        Field(
+            description="YAML file that says which requests are about which resources, and who asks; without it every "
+            "request is about the resource `http` with its host and path for an id"
+        ),
+    ] = None
+    gateway: Annotated[
+        Gateway,
+        Field(description="how gateways say what they were asked, where no file says it"),
+    ] = Gateway.ENVOY
+    credential_header: Annotated[
+        str,
+        Field(
+            description="header in which a gateway sends its own credential, as `Bearer ...`; `Authorization` may be "
+            "that of its caller, and is not looked at unless it is named here"
+        ),
+    ] = "X-Mfw-Authorization"
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=300, description="longest time that one check may take, then nothing is let through")
+    ] = 5.0
+
+
+class GithubSettings(_Section):
+    """The webhook of a GitHub App, `/github/v1/webhook`."""
+
+    webhook_secret: Annotated[
+        SecretStr | None,
+        _Production("at least 32 characters that are no common words"),
+        Field(description="the secret of the webhook; without it no delivery is believed"),
+    ] = None
+    previous_webhook_secret: Annotated[
+        SecretStr | None,
+        _Production("as the secret"),
+        Field(description="the secret before this one, until GitHub signs with the new one"),
+    ] = None
+    app_id: Annotated[int | None, Field(ge=1, description="number of the GitHub App that answers")] = None
+    private_key: Annotated[
+        SecretStr | None, Field(description="private key of that App, as the PEM file that GitHub gave")
+    ] = None
+    token: Annotated[
+        SecretStr | None,
+        Field(
+            description="in place of an App: a token that can read contents and write commit statuses; deployments "
+            "need an App"
+        ),
+    ] = None
+    api_url: Annotated[
+        str,
+        _Production("https"),
+        Field(description="GitHub's API; of GitHub Enterprise Server `https://HOST/api/v3`"),
+    ] = "https://api.github.com"
+    private_addresses: Annotated[
+        bool, Field(description="that API may be at an address that is not public: GitHub within your network")
+    ] = False
+    proxy_environment: Annotated[
+        bool, Field(description="use the proxy that `HTTPS_PROXY` names; it then decides which address is called")
+    ] = False
+    ca_file: Annotated[
+        Path | None, Field(description="PEM file of the authorities to believe instead of the system's")
+    ] = None
+    check_name: Annotated[
+        str, Field(min_length=1, max_length=100, description="name of the check run that branch protection requires")
+    ] = "mutation-firewall"
+    agents: Annotated[
+        Items,
+        Field(description="logins, as globs, that are AI agents though GitHub takes them for people; every bot is one"),
+    ] = ()
+    forks: Annotated[
+        bool, Field(description="allow pull requests from forks where the policies do; else they need somebody's act")
+    ] = False
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=8.5, description="longest time that one delivery may take; GitHub waits for 10 s")
+    ] = 8.0
+    replay_hours: Annotated[
+        int,
+        Field(ge=1, le=720, description="oldest event that is decided; GitHub delivers again for three days"),
+    ] = 72
+
+    @property
+    def agent_globs(self) -> tuple[Glob, ...]:
+        """`agents`, read. Raises ValueError where the rules found something."""
+        return tuple(compile_glob(text) for text in self.agents)
+
+
 def default_state_dir() -> Path:
     """Where the embedded database and the development key live when nothing else is said."""
     system = Path("/var/lib/mutation-firewall")
@@ -921,6 +1088,7 @@ class Settings(BaseSettings):
         Field(description="what the development service keeps: the embedded database, its API key"),
     ] = Field(default_factory=default_state_dir)
     http: HttpSettings = HttpSettings()
+    tls: TlsSettings = TlsSettings()
     metrics: MetricsSettings = MetricsSettings()
     database: DatabaseSettings = DatabaseSettings()
     auth: AuthSettings = AuthSettings()
@@ -930,6 +1098,8 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     authzen: AuthzenSettings = AuthzenSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    ext_authz: ExtAuthzSettings = ExtAuthzSettings()
+    github: GithubSettings = GithubSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
 
@@ -1254,7 +1424,8 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     """What no single value shows: what does not fit together anywhere, and what production refuses."""
     production = settings.environment is Environment.PRODUCTION
     yield from _database_rules(settings, production=production)
-    yield from _auth_rules(settings.auth, production=production)
+    yield from _tls_rules(settings)
+    yield from _auth_rules(settings, production=production)
     yield from _cors_rules(settings.http.cors_origins, production=production)
     yield from _proxy_rules(settings.http.trusted_proxies, production=production)
     yield from _endpoint_rules(settings)
@@ -1264,12 +1435,41 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
     yield from _kubernetes_rules(settings.kubernetes)
+    yield from _github_rules(settings.github, production=production)
     yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
     if not production:
         return
     if settings.debug:
         yield SettingsProblem("MFW_DEBUG", "debug is refused in production", "unset it")
+
+
+def _tls_rules(settings: Settings) -> Iterator[SettingsProblem]:
+    tls, http = settings.tls, settings.http
+    name = "MFW_TLS__"
+    for there, missing, value, other in (
+        ("CERTIFICATE_FILE", "KEY_FILE", tls.certificate_file, tls.key_file),
+        ("KEY_FILE", "CERTIFICATE_FILE", tls.key_file, tls.certificate_file),
+        ("CLIENT_CA_FILE", "CERTIFICATE_FILE", tls.client_ca_file, tls.certificate_file),
+    ):
+        if value is not None and other is None:
+            yield SettingsProblem(f"{name}{missing}", f"{name}{there} stands without it", "set it, or unset the other")
+    if tls.client_certificates is ClientCertificate.REQUIRED and tls.client_ca_file is None:
+        yield SettingsProblem(
+            f"{name}CLIENT_CA_FILE", "no certificate could be checked", "name the authority of your clients"
+        )
+    if tls.client_ca_file is not None and not settings.auth.mtls.roles:
+        yield SettingsProblem(
+            "MFW_AUTH__MTLS__ROLES", "no certificate may do anything", "write it as `agent=CN=kube-apiserver*`"
+        )
+    if not tls.enabled or tls.port == 0:
+        return
+    taken = {"MFW_METRICS__PORT": settings.metrics.port} if settings.metrics.enabled else {}
+    if tls.plain_http is not PlainHttp.NONE:
+        taken["MFW_HTTP__PORT"] = http.port
+    for other_name, port in taken.items():
+        if port == tls.port:
+            yield SettingsProblem(f"{name}PORT", f"`{port}` is {other_name} as well", "give it one of its own")
 
 
 def _error_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -1468,6 +1668,55 @@ def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProble
                 )
 
 
+def _github_rules(github: GithubSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    name = "MFW_GITHUB__"
+    current, previous = github.webhook_secret, github.previous_webhook_secret
+    for which, secret in (("WEBHOOK_SECRET", current), ("PREVIOUS_WEBHOOK_SECRET", previous)):
+        if secret is not None and production:
+            why = weakness(secret.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)
+            if why is not None:
+                yield SettingsProblem(f"{name}{which}", f"the secret {why}", "make one: `openssl rand -hex 32`")
+    if current is None and previous is not None:
+        yield SettingsProblem(f"{name}WEBHOOK_SECRET", "there is a previous secret but none", "set it, or unset both")
+    app = (github.app_id, github.private_key)
+    if None in app and app != (None, None):
+        which = "APP_ID" if github.app_id is None else "PRIVATE_KEY"
+        yield SettingsProblem(f"{name}{which}", "an App has a number and a key", "set both, or neither")
+    elif (github.app_id is None) is (github.token is None) and (current, github.token) != (None, None):
+        yield SettingsProblem(
+            f"{name}APP_ID",
+            "answers are given as an App or with a token",
+            f"set {name}APP_ID with {name}PRIVATE_KEY_FILE, or {name}TOKEN alone",
+        )
+    if github.app_id is not None and github.private_key is not None:
+        yield from _app_key_rules(github.private_key, f"{name}PRIVATE_KEY")
+    parts = _split(github.api_url)
+    if parts is None or not _is_web_url(github.api_url) or parts.query or parts.fragment or "@" in parts.netloc:
+        yield SettingsProblem(
+            f"{name}API_URL", "is no URL of an API", "write it as `https://github.example.com/api/v3`"
+        )
+    elif production and parts.scheme != "https":
+        yield SettingsProblem(f"{name}API_URL", "would be called without TLS", "use https")
+    for text in github.agents:
+        try:
+            compile_glob(text)
+        except ValueError as error:
+            yield SettingsProblem(f"{name}AGENTS", f"`{_shown(text)}`: {error}", "write it as `octo-agent-*`")
+
+
+def _app_key_rules(key: SecretStr, name: str) -> Iterator[SettingsProblem]:
+    # Imported here, as above: most commands do without.
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        found = load_pem_private_key(key.get_secret_value().encode(errors="surrogateescape"), password=None)
+    except (ValueError, TypeError):
+        found = None
+    if not isinstance(found, RSAPrivateKey):
+        yield SettingsProblem(name, "is no RSA private key in PEM", f"set {name}_FILE to the file that GitHub gave")
+
+
 def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
     http, metrics = settings.http, settings.metrics
     if metrics.enabled and http.port == metrics.port != 0:
@@ -1485,6 +1734,13 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "is no https URL without query and fragment",
                 "write it as `https://firewall.example.com`",
             )
+    header = settings.ext_authz.credential_header
+    if not _HEADER_NAME.fullmatch(header) or header.lower() in _OTHER_HEADERS - {"authorization"}:
+        yield SettingsProblem(
+            "MFW_EXT_AUTHZ__CREDENTIAL_HEADER",
+            f"`{_shown(header)}` is no header for it",
+            "name one that the gateway alone sets, such as `X-Mfw-Authorization`",
+        )
     endpoint = settings.tracing.endpoint
     if endpoint is not None and not _is_web_url(endpoint):
         yield SettingsProblem(
@@ -1639,16 +1895,17 @@ def _mostly(password: str, user: str) -> bool:
     return bool(user) and user in password and len(password.replace(user, "")) < UNCOMMON_CHARACTERS_MIN
 
 
-def _auth_rules(auth: AuthSettings, *, production: bool) -> Iterator[SettingsProblem]:
+def _auth_rules(settings: Settings, *, production: bool) -> Iterator[SettingsProblem]:
+    auth, shown = settings.auth, settings.tls.client_ca_file is not None
     if auth.unsafe_disabled:
         if production:
             yield SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "is refused in production", "unset it")
-    elif not auth.api_keys.enabled and not auth.jwt.enabled and not auth.mtls.header:
+    elif not auth.api_keys.enabled and not auth.jwt.enabled and not auth.mtls.header and not shown:
         yield SettingsProblem(
             "MFW_AUTH__API_KEYS__ENABLED", "nobody could sign in", "set it, or MFW_AUTH__JWT__ENABLED, to true"
         )
     yield from _bootstrap_rules(auth.api_keys, production=production)
-    yield from _mtls_rules(auth.mtls, production=production)
+    yield from _mtls_rules(auth.mtls, shown=shown, production=production)
     jwt = auth.jwt
     if not jwt.enabled:
         return
@@ -1693,11 +1950,22 @@ def _bootstrap_rules(keys: ApiKeySettings, *, production: bool) -> Iterator[Sett
         yield SettingsProblem("MFW_AUTH__API_KEYS__BOOTSTRAP", why, fix)
 
 
-def _mtls_rules(mtls: MtlsSettings, *, production: bool) -> Iterator[SettingsProblem]:
-    """A header and those who may send it: one without the other is a mistake, and half of it would be a hole."""
+def _mtls_rules(mtls: MtlsSettings, *, shown: bool, production: bool) -> Iterator[SettingsProblem]:
+    """A header and those who may send it: one without the other is a mistake, and half of it would be a hole.
+
+    `shown` are certificates on connections to us: the roles are theirs as well.
+    """
     name = "MFW_AUTH__MTLS__"
+    for text in mtls.roles:
+        role, _, pattern = text.partition("=")
+        if role not in tuple(Role) or not pattern:
+            yield SettingsProblem(
+                f"{name}ROLES",
+                f"`{_shown(text)}` is no rule",
+                f"write it as `agent=spiffe://example.org/ns/agents/*`; roles are {', '.join(Role)}",
+            )
     if mtls.header is None:
-        for what, values in (("PROXIES", mtls.proxies), ("ROLES", mtls.roles)):
+        for what, values in (("PROXIES", mtls.proxies), ("ROLES", () if shown else mtls.roles)):
             if values:
                 yield SettingsProblem(f"{name}{what}", "no header is named", f"set {name}HEADER, or unset it")
         return
@@ -1711,14 +1979,6 @@ def _mtls_rules(mtls: MtlsSettings, *, production: bool) -> Iterator[SettingsPro
         yield SettingsProblem(f"{name}PROXIES", "nobody may send the header", "name the networks of your proxies")
     if not mtls.roles:
         yield SettingsProblem(f"{name}ROLES", "no certificate may do anything", "write it as `agent=spiffe://...`")
-    for text in mtls.roles:
-        role, _, pattern = text.partition("=")
-        if role not in tuple(Role) or not pattern:
-            yield SettingsProblem(
-                f"{name}ROLES",
-                f"`{_shown(text)}` is no rule",
-                f"write it as `agent=spiffe://example.org/ns/agents/*`; roles are {', '.join(Role)}",
-            )
     for text in mtls.proxies:
         try:
             network = ip_network(text)

@@ -14,11 +14,12 @@ from app.cli import policy_sets_commands, signing_commands  # noqa: F401 - they 
 from app.cli.auditing import commands as _auditing  # noqa: F401 - they register their commands
 from app.cli.authoring.commands import policies
 from app.cli.backup_commands import backup
+from app.cli.checking.commands import check
 from app.cli.decisions_commands import decisions
 from app.cli.integrity_commands import integrity
 from app.cli.kubernetes_commands import kubernetes
 from app.cli.ledger_commands import ledger
-from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used, local_policies
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
 from app.cli.witness_commands import witnessing
@@ -46,6 +47,7 @@ app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 app.add_typer(witnessing, name="witness")
 app.add_typer(kubernetes, name="kubernetes")
+app.add_typer(check, name="check")
 
 
 def _version(*, wanted: bool) -> None:
@@ -116,7 +118,7 @@ def serve() -> None:
 
 
 @app.command(
-    epilog="Examples: `mfw decide -f change.json`; `terraform-to-mutation plan.json | mfw decide -f -`; "
+    epilog="Examples: `mfw decide -f change.json`; `cat change.json | mfw decide -f -`; "
     "`mfw decide -f examples/deny-sql-drop-table.json --local --policies policies/starter`. "
     "Exit codes: 0 allow, 10 deny, 11 hold, everything else is no decision."
 )
@@ -145,22 +147,11 @@ def decide(
             url=url,
             api_key=api_key,
             timeout=timeout,
-            policies=_local_policies(policies, used, local=local),
+            policies=local_policies(policies, used, local=local),
             used=used or (),
             as_json=as_json,
         )
         raise typer.Exit(code)
-
-
-def _local_policies(policies: Path | None, used: list[str] | None, *, local: bool) -> Path | None:
-    """The directory to decide by in this process, None to ask a service."""
-    if local and policies is None:
-        raise typer.BadParameter("--local needs --policies DIR, for example `--policies policies/starter`")
-    if policies is not None and not local:
-        raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
-    if used and not local:
-        raise typer.BadParameter("--budget goes with --local; a service counts for itself")
-    return policies
 
 
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")

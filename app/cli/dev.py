@@ -94,6 +94,12 @@ def development_settings(
         raise Refused(
             ExitCode.BAD_SETTINGS, "`mfw dev` is not for production", fix="use `mfw serve`, or unset MFW_ENVIRONMENT"
         )
+    if environ.get("MFW_TLS__CERTIFICATE_FILE"):
+        raise Refused(
+            ExitCode.BAD_SETTINGS,
+            "`mfw dev` speaks plain HTTP",
+            fix="use `mfw serve`, or unset MFW_TLS__CERTIFICATE_FILE",
+        )
     from_database = environ.get("MFW_POLICIES__SOURCE") == PolicySource.DATABASE
     for name, default in (
         ("MFW_ENVIRONMENT", Environment.DEVELOPMENT.value),

@@ -25,11 +25,11 @@ class ExitCode(IntEnum):
 
 
 MEANINGS = {
-    ExitCode.OK: "done; for `decide`: allow",
+    ExitCode.OK: "done; for `decide` and `check`: allow",
     ExitCode.FAILED: "it failed in a way that has no number of its own",
     ExitCode.USAGE: "the command line cannot be understood",
-    ExitCode.DENY: "`decide`, `policies activate`: deny",
-    ExitCode.HOLD: "`decide`, `policies activate`: hold, people have to approve first",
+    ExitCode.DENY: "`decide`, `check`, `policies activate`: deny",
+    ExitCode.HOLD: "`decide`, `check`, `policies activate`: hold, people have to approve first",
     ExitCode.BAD_DATA: "what was given is not valid: a mutation, a policy, an answer",
     ExitCode.NO_INPUT: "a file or directory that was named cannot be read",
     ExitCode.UNREACHABLE: "nobody answers at that address, or the database is away",

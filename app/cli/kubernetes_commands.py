@@ -71,3 +71,69 @@ def webhook_config(
             timeout_seconds=timeout_seconds,
             as_json=as_json,
         )
+
+
+@kubernetes.command(
+    "backstop",
+    epilog="Example: `mfw kubernetes backstop --policies policies/starter --agent namespace=agents "
+    "--environment '*=production' | kubectl apply -f -`",
+)
+def backstop(
+    *,
+    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Deny agents alone, told as MFW_KUBERNETES__AGENTS tells them (`namespace=agents`); may be given "
+            "several times."
+        ),
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Environment of namespaces as in MFW_KUBERNETES__ENVIRONMENTS (`*-staging=staging`), in the same "
+            "order; may be given several times."
+        ),
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="Name of the cluster, as in MFW_KUBERNETES__CLUSTER.")] = "",
+    service: Annotated[
+        str,
+        typer.Option(metavar="NAMESPACE/NAME[:PORT]", help="The Service of the firewall; its namespace is exempt."),
+    ] = "mutation-firewall/mutation-firewall:443",
+    exempt_namespace: Annotated[
+        list[str] | None,
+        typer.Option(help="Namespace that the webhook is not asked about either; may be given several times."),
+    ] = None,
+    named_only: Annotated[
+        bool, typer.Option("--named-only", help="Only resources that policies name, as the webhook was told.")
+    ] = False,
+    holds: Annotated[
+        bool, typer.Option("--holds", help="Deny what is held as well: nobody can lift it while this is in place.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="File for what the wall has and what was left out, as JSON.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the names of all documents begin with.")] = "mutation-firewall",
+    as_json: Json = False,
+) -> None:
+    """Write native ValidatingAdmissionPolicies for the rules that deny, as a wall behind the webhook.
+
+    Only rules that Kubernetes' CEL evaluates as the firewall does; every other one is named on standard error with the
+    reason. Give the same agents, environments and exemptions as the firewall and its webhook have.
+    """
+    from app.cli.kubernetes import run_backstop
+
+    with reporting(as_json=as_json):
+        run_backstop(
+            policies,
+            agents=agent or (),
+            environments=environment or (),
+            cluster=cluster,
+            service=service,
+            exempt=exempt_namespace or (),
+            named_only=named_only,
+            holds=holds,
+            report=report,
+            name=name,
+            as_json=as_json,
+        )

@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,3 +31,14 @@ Used = Annotated[
     ),
 ]
 DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def local_policies(policies: Path | None, used: list[str] | None, *, local: bool) -> Path | None:
+    """The directory to decide by in this process, None to ask a service. Raises `typer.BadParameter`."""
+    if local and policies is None:
+        raise typer.BadParameter("--local needs --policies DIR, for example `--policies policies/starter`")
+    if policies is not None and not local:
+        raise typer.BadParameter("--policies goes with --local; a service decides by its own policies")
+    if used and not local:
+        raise typer.BadParameter("--budget goes with --local; a service counts for itself")
+    return policies

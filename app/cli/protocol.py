@@ -16,6 +16,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.edge.context import PEER, fresh_request_id
+from app.edge.peer import Peer
 from app.edge.shedding import DOOR, ENTERED, Door
 from app.surfaces.problems import TYPE_PREFIX
 
@@ -74,10 +75,14 @@ class Protocol(HttpToolsProtocol):
         self._held: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._lingered = 0
+        self._peer: Peer | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         """Nobody holds a connection without ever asking: the first request has the time that each further one has."""
         super().connection_made(transport)
+        if self.client is not None:
+            tls = transport.get_extra_info("ssl_object")
+            self._peer = Peer(self.client[0], None if tls is None else tls.getpeercert(True))
         if self._connections_max is not None and len(self.connections) > self._connections_max:
             self._refuse(
                 503,
@@ -126,7 +131,7 @@ class Protocol(HttpToolsProtocol):
         """The parser found the first byte of a request."""
         super().on_message_begin()
         # Before anything rewrites `client` by a header.
-        self.scope[PEER] = self.client  # type: ignore[typeddict-unknown-key]  # a member of our own
+        self.scope[PEER] = self._peer  # type: ignore[typeddict-unknown-key]  # a member of our own
         self._in_head = True
         self._head_bytes = 0
 

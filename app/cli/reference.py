@@ -55,6 +55,7 @@ limiter, a Redis without TLS or password, debug, and errors that nobody is said 
 _SECTIONS: Final = {
     "": "General",
     "http": "HTTP",
+    "tls": "TLS",
     "metrics": "Metrics",
     "database": "Database",
     "auth": "Authentication",
@@ -64,6 +65,8 @@ _SECTIONS: Final = {
     "ledger": "Ledger",
     "authzen": "AuthZEN",
     "kubernetes": "Kubernetes",
+    "ext_authz": "Gateways",
+    "github": "GitHub",
     "logging": "Logging",
     "tracing": "Tracing",
 }

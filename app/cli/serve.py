@@ -13,9 +13,10 @@ import orjson
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, complain
 from app.cli.server import KEEP_ALIVE_SECONDS
+from app.edge.tls import Served
 from app.errors import FirewallError, Kind
 from app.policies.load import load_directory
-from app.settings import LogFormat, Settings, SettingsProblem, advice
+from app.settings import LogFormat, PlainHttp, Settings, SettingsProblem, advice
 
 # Compiling thousands of policies keeps the worker busy before it reports for the first time; one that hangs later is
 # found by the liveness probe.
@@ -39,6 +40,8 @@ def run_serve() -> NoReturn:
     if settings.policies.directory is not None:
         # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
         load_directory(settings.policies.directory)
+    if settings.tls.files is not None:
+        Served.of(settings.tls.files)
     try:
         asyncio.run(_check_schema(settings.database.url.get_secret_value(), pooled=settings.database.pooled))
     except FirewallError as error:
@@ -72,10 +75,11 @@ async def _check_schema(dsn: str, *, pooled: bool) -> None:
 
 def gunicorn_arguments(settings: Settings) -> list[str]:
     """The command line of gunicorn: one worker, because a pod is one process and scale is more pods."""
-    http = settings.http
-    host = f"[{http.host}]" if ":" in http.host else http.host
+    http, tls = settings.http, settings.tls
     arguments = [
-        f"--bind={host}:{http.port}",
+        # The socket with TLS is the last one (app/cli/draining.py).
+        *([] if tls.enabled and tls.plain_http is PlainHttp.NONE else [_bind(http.host, http.port)]),
+        *([_bind(tls.host or http.host, tls.port)] if tls.enabled else []),
         "--workers=1",
         "--worker-class=app.cli.worker.Worker",
         "--logger-class=app.cli.worker.GunicornLogger",
@@ -92,3 +96,7 @@ def gunicorn_arguments(settings: Settings) -> list[str]:
     if os.access(MEMORY_DIRECTORY, os.W_OK):
         arguments.append(f"--worker-tmp-dir={MEMORY_DIRECTORY}")
     return [*arguments, "app.main:app"]
+
+
+def _bind(host: str, port: int) -> str:
+    return f"--bind=[{host}]:{port}" if ":" in host else f"--bind={host}:{port}"

@@ -43,6 +43,33 @@ async def read_body(
     second one here would cost 4 us for every request, and nearly every body comes together with its headers).
     """
     coding = _check_headers(scope, max_bytes)
+    body = await _whole(receive, max_bytes, timeout_seconds)
+    if not body:
+        raise FirewallError(Kind.MALFORMED, "the body is empty", pointer="", fix="send a JSON object")
+    return body if coding is None else expand(body, coding, max_bytes=max_bytes)
+
+
+async def read_any_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
+    """Read a body of any type as the bytes that were sent, none at all included.
+
+    Raises FirewallError: TOO_LARGE and MALFORMED as `read_body` does. Raises ClientDisconnectedError.
+    Does not check: its type and its coding, which are for whoever reads it.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            _check_length(value, max_bytes)
+    return await _whole(receive, max_bytes, BODY_TIMEOUT_SECONDS)
+
+
+def is_json(content_type: bytes) -> bool:
+    """RFC 9110 section 8.3.1: case does not matter, a parameter's value may be quoted."""
+    media_type, *parameters = content_type.lower().split(b";")
+    return media_type.strip() == _JSON and all(
+        parameter.strip() in {b"", b"charset=utf-8", b'charset="utf-8"'} for parameter in parameters
+    )
+
+
+async def _whole(receive: Receive, max_bytes: int, timeout_seconds: float) -> bytes:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnectedError
@@ -55,9 +82,7 @@ async def read_body(
             raise _late(timeout_seconds) from None
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
-    if not body:
-        raise FirewallError(Kind.MALFORMED, "the body is empty", pointer="", fix="send a JSON object")
-    return body if coding is None else expand(body, coding, max_bytes=max_bytes)
+    return body
 
 
 def _check_headers(scope: Scope, max_bytes: int) -> bytes | None:
@@ -71,27 +96,23 @@ def _check_headers(scope: Scope, max_bytes: int) -> bytes | None:
                 raise _not_json("the content type is given twice")
             content_type = value
         elif name == b"content-length":
-            # The server has checked the form already, but int() alone would also take `+1` and `1_0`.
-            if not value.isdigit():
-                raise FirewallError(Kind.MALFORMED, "the content length is not a number")
-            if len(value) > len(str(max_bytes)) or int(value) > max_bytes:
-                raise _too_large(max_bytes)
+            _check_length(value, max_bytes)
         elif name == b"content-encoding":
             if encoded:
                 raise unsupported("one content encoding inside another is not supported")
             encoded = True
             coding = coding_of(value)
-    if content_type != _JSON and not (content_type is not None and _is_json(content_type)):
+    if content_type != _JSON and not (content_type is not None and is_json(content_type)):
         raise _not_json("the content type is not application/json")
     return coding
 
 
-def _is_json(content_type: bytes) -> bool:
-    """RFC 9110 section 8.3.1: case does not matter, a parameter's value may be quoted."""
-    media_type, *parameters = content_type.lower().split(b";")
-    return media_type.strip() == _JSON and all(
-        parameter.strip() in {b"", b"charset=utf-8", b'charset="utf-8"'} for parameter in parameters
-    )
+def _check_length(value: bytes, max_bytes: int) -> None:
+    # The server has checked the form already, but int() alone would also take `+1` and `1_0`.
+    if not value.isdigit():
+        raise FirewallError(Kind.MALFORMED, "the content length is not a number")
+    if len(value) > len(str(max_bytes)) or int(value) > max_bytes:
+        raise _too_large(max_bytes)
 
 
 async def _rest(receive: Receive, first: bytes, max_bytes: int) -> bytes:

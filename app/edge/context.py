@@ -16,13 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.principal import Principal
 from app.edge.body import ClientDisconnectedError
 from app.edge.deadline import TIMEOUT_HEADERS, caller_gone, caller_seconds, too_little
+from app.edge.peer import Peer
 from app.errors import FirewallError
 from app.observability.logs import current_request
 from app.observability.metrics import OTHER, Metrics
 
 _KEY: Final = "mfw.context"
 
-# Where the protocol leaves the peer's address: `client` of the scope is what a proxy says once one is trusted.
+# Where the protocol leaves the connection's `Peer`: `client` of the scope is what a proxy says once one is trusted.
 PEER: Final = "mfw.peer"
 
 # What is read here of the headers of a request.
@@ -69,8 +70,11 @@ class _RendersUnforeseen(Protocol):
     def __call__(self, request_id: str, *, error: Exception) -> _Rendered: ...
 
 
-class _Renders(Protocol):
-    def __call__(self, error: FirewallError, request_id: str, /) -> _Rendered: ...
+class Renders(Protocol):
+    """How `surfaces/problems.py` renders an error."""
+
+    def __call__(self, error: FirewallError, request_id: str, /) -> _Rendered:
+        """Render it for the request with this id."""
 
 
 Header = tuple[bytes, bytes]
@@ -115,10 +119,10 @@ def client_address(scope: Scope) -> str:
     return client[0] if client else "unknown"
 
 
-def peer_address(scope: Scope) -> str | None:
+def peer_address(scope: Scope) -> Peer | None:
     """The other end of the connection itself, whatever a header says; None where the server does not tell."""
-    peer = scope.get(PEER)
-    return peer[0] if peer else None
+    peer: Peer | None = scope.get(PEER)
+    return peer
 
 
 def fresh_request_id() -> str:
@@ -144,7 +148,7 @@ class ContextMiddleware:
         app: ASGIApp,
         *,
         metrics: Metrics,
-        problem: _Renders,
+        problem: Renders,
         internal_problem: _RendersUnforeseen,
         log: Callable[[dict[str, Any]], None] | None,
         longest: float = math.inf,

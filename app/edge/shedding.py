@@ -262,7 +262,8 @@ class Refusal(NamedTuple):
 class Door:
     """The one rule for both ways in, the protocol's and the middleware's: who is let in, and what the others are told.
 
-    `priorities` are by path; `health` is always let in, with what is below it; `shed` counts refusals.
+    `priorities` are by path, `prefixes` for what is below one; `health` is always let in, with what is below it; `shed`
+    counts refusals.
     """
 
     def __init__(
@@ -270,6 +271,7 @@ class Door:
         shedder: Shedder,
         *,
         priorities: Mapping[str, Priority],
+        prefixes: Mapping[str, Priority] | None = None,
         health: str,
         shed: Mapping[Priority, Callable[[], None]],
         problem_type: str,
@@ -284,6 +286,7 @@ class Door:
         self.targets = {path.encode(): priority for path, priority in priorities.items()}
         self._shedder = shedder
         self._priorities = priorities
+        self._prefixes = tuple((prefixes or {}).items())
         self._health = health
         self._below = f"{health}/"
         self._shed = shed
@@ -297,8 +300,11 @@ class Door:
         priority = self._priorities.get(path)
         if priority is None:
             healthy = path == self._health or path.startswith(self._below)
-            priority = Priority.HEALTH if healthy else Priority.OTHER
+            priority = Priority.HEALTH if healthy else self._below_a_prefix(path)
         return priority
+
+    def _below_a_prefix(self, path: str) -> Priority:
+        return next((priority for prefix, priority in self._prefixes if path.startswith(prefix)), Priority.OTHER)
 
     def enter(self, priority: Priority) -> bool:
         """Let a request in, whose scope then says so until it has to `leave`; or not, and count that."""

@@ -37,9 +37,12 @@ ROUTES: Final = (
     ("POST", "/access/v1/search/action"),
     ("GET", "/.well-known/authzen-configuration"),
     ("POST", "/kubernetes/v1/validate"),
+    ("GET", "/envoy/v1/check/{path:path}"),
+    ("POST", "/envoy/v1/check/{path:path}"),
     ("POST", "/agents/v1/claude-code"),
     ("POST", "/agents/v1/tool-call"),
     ("POST", "/agents/v1/mcp/check"),
+    ("POST", "/github/v1/webhook"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
@@ -141,7 +144,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks", "witness")
+EXTERNAL = ("jwks", "witness", "github")
 
 
 class Tally:
@@ -343,6 +346,11 @@ class Metrics:
         self.log_events_dropped = Counter(
             "mfw_log_events_dropped", "log events lost because standard error was blocked", registry=registry
         )
+        self.tls_reload_failures = Counter(
+            "mfw_tls_reload_failures",
+            "looks at the files of the certificate that found something which cannot be used",
+            registry=registry,
+        )
         self._policy_set = Info("mfw_policy_set", "the policy set in force", registry=registry)
         self._policy_set_age = Gauge(
             "mfw_policy_set_age_seconds", "since when this process has the set in force", registry=registry
@@ -419,6 +427,14 @@ class Metrics:
             "1 while the set in force is the last good copy from the local disk, unconfirmed",
             registry=registry,
         )
+
+    def watch_certificate(self, *, expires_at: Callable[[], float]) -> None:
+        """Ask this at each scrape: when the certificate that is served ends. There is no such series without TLS."""
+        Gauge(
+            "mfw_tls_certificate_expiry_timestamp_seconds",
+            "when the certificate that is served ends",
+            registry=self.registry,
+        ).set_function(expires_at)
 
     def know_components(self, names: Iterable[str], *, statuses: Iterable[str]) -> None:
         """Make the children of the components that are checked, and of no other."""

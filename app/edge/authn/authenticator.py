@@ -5,6 +5,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from typing import Final, NoReturn, Protocol
 
@@ -16,6 +17,7 @@ from app.edge.authn.failures import PREFIX_BYTES, FailedAttempts
 from app.edge.authn.keys import UnknownKeyError
 from app.edge.authn.rejected import RejectedError
 from app.edge.authn.tokens import JwtVerifier, claimed_subject
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 from app.observability.metrics import AuthResult, LimitScope, Metrics
 
@@ -33,13 +35,15 @@ MAX_CALLERS: Final = 10_000
 _REFUSED: Final = "a valid api key or token is needed"
 _FIX: Final = "send `Authorization: Bearer` with an api key (`mfw_...`) or a token of the configured issuer"
 
+_EXPIRED: Final = {AuthMethod.API_KEY: "api key expired", AuthMethod.MTLS: "client certificate expired"}
+
 _log: Final = logging.getLogger("mfw.authn")
 
 
 class Authenticates(Protocol):
     """What a surface needs of step 2."""
 
-    async def authenticate(self, headers: Headers, *, client_ip: str, peer: str | None = None) -> Principal:
+    async def authenticate(self, headers: Headers, *, client_ip: str, peer: Peer | None = None) -> Principal:
         """Return who asks, or raise FirewallError. `peer` is the other end of the connection itself, if known."""
 
 
@@ -83,7 +87,7 @@ class Authenticator:
         self._jwt = verifier
         self._epoch += 1
 
-    async def authenticate(self, headers: Headers, *, client_ip: str, peer: str | None = None) -> Principal:
+    async def authenticate(self, headers: Headers, *, client_ip: str, peer: Peer | None = None) -> Principal:
         """Return who asks.
 
         Raises FirewallError: UNAUTHENTICATED without saying why, TOKEN_EXPIRED for a genuine credential past its end,
@@ -91,11 +95,16 @@ class Authenticator:
         proxy's, RATE_LIMITED for an address that failed too often, UNAVAILABLE while API keys cannot be loaded.
 
         A credential goes before a certificate: a mesh names the certificate of every connection, whoever uses it.
+        What a proxy names goes before the proxy's own.
         """
         certificate = None if self._certificates is None else self._certificates.value_of(headers, peer=peer)
         credential = _credential(headers)
-        if credential is None and self._certificates is not None and certificate is not None:
-            return await self._identify(self._certificates, certificate, client_ip)
+        if credential is None and self._certificates is not None:
+            if certificate is not None:
+                return await self._identify(partial(self._certificates.find, certificate), client_ip)
+            if peer is not None and peer.certificate is not None:
+                shown = partial(self._certificates.find_shown, peer.certificate, now=self._clock())
+                return await self._identify(shown, client_ip)
         if credential is None:
             self._attempts[AuthMethod.NONE, AuthResult.FAILURE].inc()
             raise FirewallError(Kind.UNAUTHENTICATED, _REFUSED, fix=_FIX)
@@ -129,9 +138,9 @@ class Authenticator:
         self._attempts[method, AuthResult.SUCCESS].inc()
         return principal
 
-    async def _identify(self, certificates: ClientCertificates, value: bytes, client_ip: str) -> Principal:
+    async def _identify(self, find: Callable[[], Principal], client_ip: str) -> Principal:
         try:
-            principal = certificates.find(value)
+            principal = find()
         except RejectedError as rejected:
             await self._refuse(AuthMethod.MTLS, client_ip, b"", rejected)
         self._attempts[AuthMethod.MTLS, AuthResult.SUCCESS].inc()
@@ -206,7 +215,7 @@ class Authenticator:
         self._attempts[method, AuthResult.EXPIRED if rejected.expired else AuthResult.FAILURE].inc()
         if rejected.expired:
             # Genuine, only old: not a guess, so it does not count against the address.
-            detail = "api key expired" if method is AuthMethod.API_KEY else "token expired"
+            detail = _EXPIRED.get(method, "token expired")
             raise FirewallError(Kind.TOKEN_EXPIRED, detail, fix="get a new one") from None
         _log.warning(
             "authentication failed",
@@ -234,7 +243,7 @@ class UnsafeAnonymousAuthenticator:
         headers: Headers,  # noqa: ARG002
         *,
         client_ip: str,  # noqa: ARG002
-        peer: str | None = None,  # noqa: ARG002
+        peer: Peer | None = None,  # noqa: ARG002
     ) -> Principal:
         """Return the one principal there is."""
         return self._principal

@@ -1,17 +1,20 @@
-"""Client certificates that a proxy in front of us verified: it says in a header whose they are.
+"""Client certificates: verified by the handshake with us, or by a proxy in front that says whose they are.
 
-Believed only from the connection's own peer, never by way of `X-Forwarded-For`, which a client can write as well. The
-proxy must drop the header of its clients; whether it does cannot be seen from here.
+A proxy is believed only as the peer of the connection itself, never by way of `X-Forwarded-For`, which clients write as
+well. It must drop the header of its clients; whether it does cannot be seen from here.
 """
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+from cryptography import x509
 
 from app.core.glob import Glob, compile_glob
 from app.core.networks import Networks, is_within
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.edge.authn.claims import SubjectCondition
 from app.edge.authn.rejected import RejectedError
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 
 # Envoy's header has elements of its own form; every other header is the identity itself.
@@ -43,36 +46,42 @@ def identity_rule(text: str) -> IdentityRule:
 
 
 class ClientCertificates:
-    """Reads the header of trusted proxies. `header` is lower case."""
+    """Reads certificates, and the header of trusted proxies.
+
+    `header` is lower case, None where no proxy names anybody.
+    """
 
     def __init__(
         self,
         *,
-        header: str,
+        header: str | None,
         proxies: Networks,
         rules: Iterable[IdentityRule],
         subjects: SubjectCondition | None = None,
     ) -> None:
         """Without `subjects` a certificate may speak for everybody; with it `context.claims.identity` is its own."""
-        self.header = header.encode("ascii")
+        self.header = None if header is None else header.encode("ascii")
         self._proxies = proxies
         self._rules = tuple(rules)
         self._subjects = subjects
         self._known: dict[bytes, Principal] = {}
+        self._shown: dict[bytes, tuple[float, Principal]] = {}
 
-    def value_of(self, headers: Iterable[tuple[bytes, bytes]], *, peer: str | None) -> bytes | None:
+    def value_of(self, headers: Iterable[tuple[bytes, bytes]], *, peer: Peer | None) -> bytes | None:
         """The header's value, None where there is none.
 
         Raises FirewallError(MALFORMED) when it comes from anybody but a proxy, or twice: passed over, it would hide a
         proxy that somebody forgot to name, or a client that tries.
         """
+        if self.header is None:
+            return None
         found: bytes | None = None
         for name, value in headers:
             if name == self.header:
                 if found is not None:
                     raise _malformed("the client certificate's header was sent twice")
                 found = value
-        if found is not None and (peer is None or not is_within(peer, self._proxies)):
+        if found is not None and (peer is None or not is_within(peer.address, self._proxies)):
             raise _malformed("the client certificate's header does not come from a trusted proxy")
         return found or None
 
@@ -86,12 +95,31 @@ class ClientCertificates:
             known = self._known[value] = self._read(value)
         return known
 
+    def find_shown(self, der: bytes, *, now: float) -> Principal:
+        """Whom a certificate of the connection names, which its handshake has verified.
+
+        Raises RejectedError for one that names nobody, or several, and for one that is over by now: connections last.
+        """
+        known = self._shown.get(der)
+        if known is None:
+            if len(self._shown) >= REMEMBERED_MAX:
+                # Only authorities of ours fill it. The oldest goes.
+                del self._shown[next(iter(self._shown))]
+            identity, until = _certified(der)
+            known = self._shown[der] = (until, self._principal(identity))
+        until, principal = known
+        if now > until:
+            raise RejectedError("client certificate expired", expired=True)
+        return principal
+
     def _read(self, value: bytes) -> Principal:
         try:
             text = value.decode()
         except UnicodeDecodeError:
             raise RejectedError("certificate header is not utf-8") from None
-        identity = _forwarded(text) if self.header == FORWARDED_CLIENT_CERT else text.strip()
+        return self._principal(_forwarded(text) if self.header == FORWARDED_CLIENT_CERT else text.strip())
+
+    def _principal(self, identity: str) -> Principal:
         if not 0 < len(identity) <= IDENTITY_CHARS_MAX or not identity.isprintable():
             raise RejectedError("certificate without a usable identity")
         return Principal(
@@ -101,6 +129,27 @@ class ClientCertificates:
             method=AuthMethod.MTLS,
             binding=None if self._subjects is None else self._subjects.of({"identity": identity}),
         )
+
+
+def _certified(der: bytes) -> tuple[str, float]:
+    """The identity of a certificate, as Envoy would name it, and when it ends. Raises RejectedError."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        ends = certificate.not_valid_after_utc.timestamp()
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            uris: list[str] = []
+        else:
+            uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        subject = certificate.subject.rfc4514_string()
+    except ValueError:
+        # OpenSSL took it; cryptography reads more of it, and more strictly.
+        raise RejectedError("certificate not understood") from None
+    if len(uris) > 1:
+        # The SPIFFE X.509-SVID standard, section 2: exactly one.
+        raise RejectedError("certificate with several uris")
+    return (uris[0] if uris else subject), ends
 
 
 def _forwarded(text: str) -> str:

@@ -104,7 +104,8 @@ def running(*arguments: object, settings: Mapping[str, str]) -> Iterator[Process
         yield process
     finally:
         if popen.poll() is None:
-            popen.kill()
+            # gunicorn's worker as well: it would keep the pipe open that is read to its end below.
+            os.killpg(popen.pid, signal.SIGKILL)
         popen.communicate()
 
 

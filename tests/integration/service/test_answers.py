@@ -15,6 +15,7 @@ from app.core import dsse
 from app.core.notes import SignerKey
 from app.policies.signatures import merged, sign
 from tests.corpus.cases import load
+from tests.corpus.deliveries import SECRET, pull_request, signed
 from tests.corpus.reviews import review_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,8 +33,24 @@ SIGNED = {
     "MFW_LEDGER__ORIGIN": "answers.example.com/ledger",
     "MFW_LEDGER__SIGNING_KEY": SignerKey.of("answers.example.com/ledger", Ed25519PrivateKey.generate()).text,
 }
+READING = """\
+apiVersion: mutationfirewall.io/v1
+kind: MutationPolicy
+metadata: {name: reading}
+spec:
+  match: {resources: [{type: http}]}
+  rules:
+    - {name: docs, effect: allow, when: "resource.id.contains('/docs/')"}
+    - {name: held, effect: hold, when: "resource.id.contains('/held/')", message: ask, approval: {anyOf: [{group: web}]}}
+"""
 # Forms of answers that no JSON Schema describes.
 NOT_JSON = {"text/plain", "application/octet-stream"}
+DELIVERED = {
+    "MFW_GITHUB__WEBHOOK_SECRET": SECRET,
+    "MFW_GITHUB__TOKEN": "t",
+    # Not public, so it is not called.
+    "MFW_GITHUB__API_URL": "http://127.0.0.1:9",
+}
 SCARCE = {f"MFW_LIMITS__{name}": "1" for name in ("PER_MINUTE", "BURST", "BATCH_PER_MINUTE", "BATCH_BURST")}
 
 
@@ -169,6 +186,17 @@ def kubernetes(checked: Checked) -> None:
     ask("POST", path, json={}, who="operator_key")
 
 
+def github(checked: Checked) -> None:
+    """Of a service that a GitHub may deliver to, and that cannot reach it."""
+    path = "/github/v1/webhook"
+    for event, tree in (("ping", {}), ("pull_request", []), ("pull_request", pull_request())):
+        body = json.dumps(tree).encode()
+        checked.ask("POST", path, content=body, headers=signed(body, event), who="")
+    checked.ask("POST", path, json={})
+    for status in (200, 400, 401, 503):
+        assert ("POST", path, status) in checked.seen
+
+
 def refusals(checked: Checked) -> None:
     """Each kind of refusal of the decision routes, as it is documented."""
     ask = checked.ask
@@ -237,6 +265,19 @@ def published(checked: Checked) -> None:
         ask("GET", "/ledger/checkpoint", who=who)
         ask("GET", "/ledger/tile/0/000", tile, who=who)
         checked.ask("GET", read, one, who=who, headers=attestation)
+
+
+def gateways(checked: Checked) -> None:
+    route, other = "/envoy/v1/check/{path}", {"X-Mfw-Authorization": "Bearer mfw_no"}
+    known = {"X-Mfw-Authorization": f"Bearer {checked.service.key}", "X-Agent-Id": "reader"}
+    for method in ("GET", "POST"):
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/held/a", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/other", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="", headers=other)
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="")
+        checked.ask(method, "/envoy/v1/check/docs//a", route, who="", headers=known)
+        checked.ask(method, "/envoy/v1/check/docs/a", route, who="", headers=known, content=b" " * 17_000_000)
 
 
 def agents(checked: Checked) -> None:
@@ -372,14 +413,18 @@ def others(checked: Checked) -> None:
     checked.ask("GET", "/health/detailed", who="key")
 
 
-def test_every_answer_is_as_the_document_says(checked, serve, database_dsn):
+def test_every_answer_is_as_the_document_says(checked, serve, database_dsn, tmp_path):
     for part in (decisions, refusals, authzen, kubernetes, agents, records, policy_sets, keys, switches, others):
         part(checked)
+    (tmp_path / "reading.yaml").write_text(READING)
+    with serve(checked.service.dsn, MFW_POLICIES__DIRECTORY=str(tmp_path)) as reading:
+        gateways(Checked(reading, checked.seen))
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))
-    with serve(database_dsn, **SIGNED) as signed:
-        signed_and_activated(Checked(signed, checked.seen))
-        published(Checked(signed, checked.seen))
+    with serve(database_dsn, **SIGNED, **DELIVERED) as other:
+        signed_and_activated(Checked(other, checked.seen))
+        published(Checked(other, checked.seen))
+        github(Checked(other, checked.seen))
     succeeded = {(method, route) for method, route, status in checked.seen if status < 400}
     documented = {(method.upper(), route) for route, methods in checked.document["paths"].items() for method in methods}
     assert documented == succeeded

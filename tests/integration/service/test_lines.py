@@ -15,6 +15,7 @@ from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.quota import Limit, RouteClass
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 from app.surfaces.native.lines import BLANK_LINES_MAX, LINES_AT_ONCE, STREAMS_AT_ONCE, LinesEndpoint, is_lines
@@ -166,7 +167,7 @@ def test_who_may_not_decide(service):
 
 
 class Anybody:
-    async def authenticate(self, _headers: Any, *, client_ip: str, peer: str | None = None) -> Principal:
+    async def authenticate(self, _headers: Any, *, client_ip: str, peer: Peer | None = None) -> Principal:
         return WHO
 
 

@@ -25,6 +25,8 @@ def document(service):
 OPERATIONS = (
     ("/v1/decisions", "POST"),
     ("/kubernetes/v1/validate", "POST"),
+    ("/envoy/v1/check/{path}", "GET"),
+    ("/envoy/v1/check/{path}", "POST"),
     ("/v1/decisions:batch", "POST"),
     ("/v1/decisions", "GET"),
     ("/v1/decisions/{id}", "GET"),
@@ -78,7 +80,7 @@ def test_every_answer_is_documented(document, service, path, method, mode):
             path.startswith("/v1/decisions") and method == "GET"
         )
         key = service.admin_key if mine else service.key
-        answer = case.call(headers={"Authorization": f"Bearer {key}"})
+        answer = case.call(headers={"Authorization": f"Bearer {key}", "X-Mfw-Authorization": f"Bearer {key}"})
         statuses.add(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
 
@@ -116,9 +118,11 @@ def test_document_names_every_path(service):
         "/access/v1/search/action",
         "/.well-known/authzen-configuration",
         "/kubernetes/v1/validate",
+        "/envoy/v1/check/{path}",
         "/agents/v1/claude-code",
         "/agents/v1/tool-call",
         "/agents/v1/mcp/check",
+        "/github/v1/webhook",
         "/v1/policy-sets",
         "/v1/policy-sets/active",
         "/v1/policy-sets/activations",

@@ -10,7 +10,7 @@ from app.cli.exits import ExitCode
 from app.cli.output import Refused
 from app.cli.serve import gunicorn_arguments
 from app.cli.state import key_file, private_directory, read_private, state_directory, write_private
-from app.settings import Environment, HttpSettings, LogFormat, MetricsSettings, Settings
+from app.settings import Environment, HttpSettings, LogFormat, MetricsSettings, Settings, TlsSettings
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +47,28 @@ class TestGunicorn:
     def test_an_ipv6_address(self):
         assert "--bind=[::]:8080" in gunicorn_arguments(settings(host="::"))
 
+    def test_the_port_with_tls_is_the_last(self):
+        def binds(**tls):
+            named = {"certificate_file": Path("c"), "key_file": Path("k")}
+            made = settings(host="::").model_copy(update={"tls": TlsSettings(**(named | tls))})
+            return [one for one in gunicorn_arguments(made) if one.startswith("--bind")]
+
+        assert binds() == ["--bind=[::]:8080", "--bind=[::]:8443"]
+        assert binds(plain_http="none", host="10.0.0.1", port=443) == ["--bind=10.0.0.1:443"]
+        assert binds(key_file=None) == ["--bind=[::]:8080"]
+
     def test_trusted_proxies(self):
         arguments = gunicorn_arguments(settings(trusted_proxies=("10.0.0.0/8", "::1")))
         assert "--forwarded-allow-ips=10.0.0.0/8,::1" in arguments
 
 
 class TestDevelopmentSettings:
+    def test_tls_is_not_passed_over_in_silence(self, monkeypatch):
+        monkeypatch.setenv("MFW_TLS__CERTIFICATE_FILE", "tls.crt")
+        with pytest.raises(Refused) as caught:
+            development()
+        assert caught.value.code is ExitCode.BAD_SETTINGS
+
     def test_defaults(self):
         made = development()
         assert made.environment is Environment.DEVELOPMENT

@@ -459,3 +459,17 @@ class TestWatch:
 def test_the_tolerance_leaves_room_for_the_slowest():
     # The mean is held at this many times that of few; the slowest hundredth has to stay below five times.
     assert 1 < TOLERANCE < 5
+
+
+def test_a_prefix_is_worth_something_for_all_that_is_below_it():
+    door = Door(
+        shedder(),
+        priorities={"/v1/decisions": DECISION},
+        prefixes={"/envoy/v1/check/": DECISION},
+        health="/health",
+        shed={},
+        problem_type="https://example.com/",
+    )
+    worth = {path: door.priority_of(path) for path in ("/v1/decisions", "/envoy/v1/check/a/b", "/envoy/v1/check", "/x")}
+    assert list(worth.values()) == [DECISION, DECISION, Priority.OTHER, Priority.OTHER]
+    assert door.priority_of("/health/live") is Priority.HEALTH

@@ -5,6 +5,7 @@ import os
 import string
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -786,6 +787,10 @@ class TestReference:
             "MFW_AUTH__JWT__SECRET",
             "MFW_AUTH__JWT__PREVIOUS_SECRET",
             "MFW_LIMITS__REDIS_URL",
+            "MFW_GITHUB__WEBHOOK_SECRET",
+            "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET",
+            "MFW_GITHUB__PRIVATE_KEY",
+            "MFW_GITHUB__TOKEN",
         }
 
 
@@ -1045,3 +1050,83 @@ class TestKubernetes:
         found = details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text})
         assert found.keys() == {f"MFW_KUBERNETES__{name}"}
         assert f"`{text}`" in found[f"MFW_KUBERNETES__{name}"]
+
+
+class TestGithub:
+    def test_nothing_is_said(self):
+        github = Settings.load(DEVELOPMENT).github
+        assert github.webhook_secret is None
+        assert github.agent_globs == ()
+
+    def test_a_token_or_an_app(self):
+        given = {"MFW_GITHUB__WEBHOOK_SECRET": "x", "MFW_GITHUB__TOKEN": "t", "MFW_GITHUB__AGENTS": "octo-*"}
+        github = Settings.load(DEVELOPMENT | given).github
+        assert [glob.text for glob in github.agent_globs] == ["octo-*"]
+        key = pem(rsa.generate_private_key(65537, 2048))
+        app = {"MFW_GITHUB__WEBHOOK_SECRET": "x", "MFW_GITHUB__APP_ID": "1", "MFW_GITHUB__PRIVATE_KEY": key}
+        assert Settings.load(DEVELOPMENT | app).github.app_id == 1
+
+    @pytest.mark.parametrize(
+        ("given", "name"),
+        [
+            ({"WEBHOOK_SECRET": "x"}, "APP_ID"),
+            ({"WEBHOOK_SECRET": "x", "TOKEN": "t", "APP_ID": "1", "PRIVATE_KEY": "KEY"}, "APP_ID"),
+            ({"TOKEN": "t", "APP_ID": "1", "PRIVATE_KEY": "KEY"}, "APP_ID"),
+            ({"PRIVATE_KEY": "KEY"}, "APP_ID"),
+            ({"APP_ID": "1"}, "PRIVATE_KEY"),
+            ({"APP_ID": "1", "PRIVATE_KEY": "pem"}, "PRIVATE_KEY"),
+            ({"PREVIOUS_WEBHOOK_SECRET": "x"}, "WEBHOOK_SECRET"),
+            ({"API_URL": "ftp://github.example.com"}, "API_URL"),
+            ({"API_URL": "https://a@github.example.com"}, "API_URL"),
+            ({"API_URL": "https://github.example.com/api?x"}, "API_URL"),
+            ({"AGENTS": "a**"}, "AGENTS"),
+            ({"TIMEOUT_SECONDS": "10"}, "TIMEOUT_SECONDS"),
+        ],
+    )
+    def test_what_does_not_go_together(self, given, name):
+        key = pem(rsa.generate_private_key(65537, 2048))
+        given = {f"MFW_GITHUB__{one}": key if text == "KEY" else text for one, text in given.items()}
+        assert details(DEVELOPMENT | given).keys() == {f"MFW_GITHUB__{name}"}
+
+
+class TestTls:
+    NAMED: ClassVar = {"MFW_TLS__CERTIFICATE_FILE": "/run/tls/tls.crt", "MFW_TLS__KEY_FILE": "/run/tls/tls.key"}
+    CLIENTS: ClassVar = {"MFW_TLS__CLIENT_CA_FILE": "/run/ca.crt", "MFW_AUTH__MTLS__ROLES": "agent=CN=kube-apiserver"}
+
+    def test_off_without_a_certificate(self):
+        tls = Settings.load(GOOD).tls
+        assert (tls.enabled, tls.files) == (False, None)
+
+    def test_what_is_named_is_listened_with(self):
+        settings = Settings.load(GOOD | self.NAMED | self.CLIENTS | {"MFW_TLS__CLIENT_CERTIFICATES": "required"})
+        files = settings.tls.files
+        assert files is not None
+        assert [str(path) for path in files.paths] == ["/run/tls/tls.crt", "/run/tls/tls.key", "/run/ca.crt"]
+        assert files.required
+        assert settings.tls.plain_http == "health"
+
+    def test_a_certificate_is_a_way_to_sign_in(self):
+        Settings.load(GOOD | self.NAMED | self.CLIENTS | {"MFW_AUTH__API_KEYS__ENABLED": "false"})
+
+    @pytest.mark.parametrize(
+        ("given", "variable"),
+        [
+            ({"MFW_TLS__CERTIFICATE_FILE": "c"}, "MFW_TLS__KEY_FILE"),
+            ({"MFW_TLS__KEY_FILE": "k"}, "MFW_TLS__CERTIFICATE_FILE"),
+            (CLIENTS, "MFW_TLS__CERTIFICATE_FILE"),
+            (NAMED | {"MFW_TLS__CLIENT_CERTIFICATES": "required"}, "MFW_TLS__CLIENT_CA_FILE"),
+            (NAMED | CLIENTS | {"MFW_AUTH__MTLS__ROLES": ""}, "MFW_AUTH__MTLS__ROLES"),
+            (NAMED | CLIENTS | {"MFW_AUTH__MTLS__ROLES": "boss=*"}, "MFW_AUTH__MTLS__ROLES"),
+            (NAMED | CLIENTS | {"MFW_AUTH__MTLS__PROXIES": "10.0.0.1"}, "MFW_AUTH__MTLS__PROXIES"),
+            (NAMED | {"MFW_TLS__PORT": "8080"}, "MFW_TLS__PORT"),
+            (NAMED | {"MFW_TLS__PORT": "9090"}, "MFW_TLS__PORT"),
+            (NAMED | {"MFW_TLS__HOST": "a b"}, "MFW_TLS__HOST"),
+        ],
+    )
+    def test_what_does_not_fit_together(self, given, variable):
+        assert set(details(GOOD | given)) == {variable}
+
+    def test_a_port_that_nothing_else_has(self):
+        Settings.load(GOOD | self.NAMED | {"MFW_TLS__PORT": "8080", "MFW_TLS__PLAIN_HTTP": "none"})
+        Settings.load(GOOD | self.NAMED | {"MFW_TLS__PORT": "9090", "MFW_METRICS__ENABLED": "false"})
+        Settings.load(GOOD | self.NAMED | {"MFW_TLS__PORT": "0", "MFW_HTTP__PORT": "0"})

@@ -10,22 +10,24 @@ from app.core.quota import Limit
 from app.edge.authn import Authenticator, ClientCertificates, FailedAttempts, SubjectCondition, identity_rule
 from app.edge.authn.certificates import IDENTITY_CHARS_MAX
 from app.edge.authn.rejected import RejectedError
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
+from tests.certificates import ClientAuthority
 
 SPIFFE = "spiffe://example.org/ns/agents/sa/deploy"
 PROXY = "10.0.0.7"
 RULES = ["agent=spiffe://example.org/ns/agents/*", "viewer=spiffe://*", "operator=CN=ops,*"]
 
 
-def certificates(header: str = "x-client") -> ClientCertificates:
+def certificates(header: str | None = "x-client") -> ClientCertificates:
     return ClientCertificates(
         header=header, proxies=networks_of(["10.0.0.0/8"]), rules=[identity_rule(text) for text in RULES]
     )
 
 
 class Edge:
-    def __init__(self, header: str = "x-client") -> None:
+    def __init__(self, header: str | None = "x-client") -> None:
         self.metrics = Metrics(version="0")
         self.authenticator = Authenticator(
             api_keys=None,
@@ -34,11 +36,13 @@ class Edge:
             failures=FailedAttempts(Limit(60, 3)),
             metrics=self.metrics,
         )
-        self.header = header.encode()
+        self.header = (header or "").encode()
 
-    async def ask(self, *values: bytes, peer: str | None = PROXY, more: Any = ()) -> Any:
+    async def ask(self, *values: bytes, peer: str | None = PROXY, more: Any = (), shown: bytes | None = None) -> Any:
         headers = [*((self.header, value) for value in values), *more]
-        return await self.authenticator.authenticate(headers, client_ip="192.0.2.1", peer=peer)
+        return await self.authenticator.authenticate(
+            headers, client_ip="192.0.2.1", peer=None if peer is None else Peer(peer, shown)
+        )
 
     async def refused(self, *values: bytes, **options: Any) -> FirewallError:
         with pytest.raises(FirewallError) as caught:
@@ -163,3 +167,47 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rule_that_is_none(text: str) -> None:
     with pytest.raises(ValueError):
         identity_rule(text)
+
+
+AUTHORITY = ClientAuthority()
+
+
+@pytest.mark.parametrize("header", ["x-client", None])
+async def test_the_certificate_of_the_connection_names_who_asks(header: str | None) -> None:
+    edge = Edge(header)
+    spiffe = await edge.ask(shown=AUTHORITY.der(uris=(SPIFFE,)), peer="192.0.2.1")
+    assert (spiffe.id, spiffe.method, spiffe.roles) == (SPIFFE, AuthMethod.MTLS, {Role.AGENT, Role.VIEWER})
+    der = AUTHORITY.der()
+    subject = await edge.ask(shown=der)
+    # As Envoy writes it: the last part first, and commas within a value escaped.
+    assert (subject.id, subject.roles) == ("O=a,CN=ops", frozenset())
+    assert await edge.ask(shown=der) is subject
+    # A credential goes before it.
+    error = await edge.refused(shown=der, more=[(b"authorization", b"Bearer mfw_x")])
+    assert error.kind is Kind.UNAUTHENTICATED
+
+
+async def test_whom_a_proxy_names_goes_before_the_proxy() -> None:
+    assert (await Edge().ask(SPIFFE.encode(), shown=AUTHORITY.der())).id == SPIFFE
+
+
+async def test_a_certificate_that_is_over_while_its_connection_lasts() -> None:
+    error = await Edge(None).refused(shown=AUTHORITY.der(ends_in=-1))
+    assert (error.kind, error.detail) == (Kind.TOKEN_EXPIRED, "client certificate expired")
+
+
+@pytest.mark.parametrize("der", [b"no certificate", AUTHORITY.der(uris=(SPIFFE, SPIFFE + "2"))])
+async def test_certificates_that_name_nobody_or_several(der: bytes) -> None:
+    assert (await Edge(None).refused(shown=der)).kind is Kind.UNAUTHENTICATED
+
+
+def test_only_so_many_shown_ones_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.edge.authn.certificates.REMEMBERED_MAX", 1)
+    known, first = certificates(None), AUTHORITY.der()
+    principal = known.find_shown(first, now=0)
+    known.find_shown(AUTHORITY.der(), now=0)
+    assert known.find_shown(first, now=0) is not principal
+
+
+def test_without_a_header_nobody_is_named_by_one() -> None:
+    assert certificates(None).value_of([(b"x-client", b"CN=a")], peer=None) is None

@@ -13,6 +13,7 @@ from app.edge.body import ClientDisconnectedError
 from app.edge.context import ContextMiddleware
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 from app.service.decide import BatchExchange
@@ -24,7 +25,7 @@ WHO = Principal("ci", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.A
 
 
 class Anybody:
-    async def authenticate(self, _headers: Any, *, client_ip: str, peer: str | None = None) -> Principal:
+    async def authenticate(self, _headers: Any, *, client_ip: str, peer: Peer | None = None) -> Principal:
         return WHO
 
 

@@ -1,0 +1,147 @@
+"""The commands `mfw check ...`: changes that are proposed as files, asked about before they are made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.checking.results import Format
+from app.cli.options import DEFAULT_URL, ApiKey, Timeout, Url, Used, local_policies
+from app.cli.output import reporting
+
+if TYPE_CHECKING:
+    from app.cli.checking.asking import Asks
+
+check = typer.Typer(
+    no_args_is_help=True,
+    help="Ask about a Terraform plan, a diff or a model before it becomes real: for pipelines and pull requests.",
+)
+
+_EXITS = "Exit codes: 0 everything is allowed, 10 something is denied, 11 something is held, others: not decided."
+
+_Subject = Annotated[
+    str,
+    typer.Option(
+        envvar="MFW_SUBJECT", show_envvar=True, metavar="TYPE:ID", help="Who wants the change, as `agent:deploy-bot`."
+    ),
+]
+_Property = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--property",
+        metavar="NAME=VALUE",
+        help="A property of what is changed, as `environment=production`; may be given several times.",
+    ),
+]
+_Context = Annotated[
+    list[str] | None,
+    typer.Option("--context", metavar="NAME=VALUE", help="What policies read as `context`; several times."),
+]
+_Format = Annotated[
+    Format, typer.Option("--format", help="`markdown` is a comment for a pull request, `sarif` for code scanning.")
+]
+_Local = Annotated[
+    bool, typer.Option("--local", help="Decide in this process, with no service. Nothing is recorded: a rehearsal.")
+]
+_Policies = Annotated[Path | None, typer.Option(help="Directory of the policy files, with --local.")]
+
+
+@check.command(
+    "terraform",
+    epilog="Example: `terraform plan -out plan && terraform show -json plan | mfw check terraform - "
+    f"--subject agent:infra-agent --stack shop-production --property environment=production`. {_EXITS}",
+)
+def check_terraform(
+    file: Annotated[str, typer.Argument(metavar="PLAN", help="What `terraform show -json PLANFILE` wrote, or `-`.")],
+    *,
+    subject: _Subject,
+    stack: Annotated[
+        str | None, typer.Option(help="Which stack or workspace the plan is of; it goes before each address.")
+    ] = None,
+    properties: _Property = None,
+    context: _Context = None,
+    form: _Format = Format.TABLE,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 30.0,
+    local: _Local = False,
+    policies: _Policies = None,
+    used: Used = None,
+) -> None:
+    """Ask about every change of a Terraform or OpenTofu plan; they are allowed together or not at all.
+
+    Sensitive values never leave this machine: whether they differ is all that is sent of them.
+    """
+    from app.cli.checking.reading import read_proposal
+    from app.cli.checking.results import write
+    from app.cli.checking.terraform import check_plan
+
+    with reporting(as_json=form is Format.JSON):
+        report = check_plan(
+            file,
+            proposal=read_proposal(subject, properties=properties or (), context=context or ()),
+            stack=stack,
+            asks=_asks(url, api_key, timeout, local=local, policies=policies, used=used),
+        )
+        code = write(report, form)
+    raise typer.Exit(code)
+
+
+@check.command(
+    "diff",
+    epilog="Examples: `mfw check diff --git origin/main...HEAD --id example-shop/client#311 --subject agent:coder`; "
+    f"`git diff main | mfw check diff - --id example-shop/client --subject agent:coder`. {_EXITS}",
+)
+def check_diff_command(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[DIFF]", help="A unified diff; `-` reads standard input.")
+    ] = None,
+    *,
+    subject: _Subject,
+    name: Annotated[str, typer.Option("--id", help="What the change is called, as `example-shop/client#311`.")],
+    commits: Annotated[
+        str | None,
+        typer.Option(
+            "--git", metavar="BASE...HEAD", help="Take the diff between two commits of the repository, by running git."
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", "-C", help="The checkout, with --git (default: where you are).")
+    ] = None,
+    action: Annotated[str, typer.Option(help="What is about to be done with it.")] = "merge",
+    properties: _Property = None,
+    context: _Context = None,
+    form: _Format = Format.TABLE,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 30.0,
+    local: _Local = False,
+    policies: _Policies = None,
+    used: Used = None,
+) -> None:
+    """Ask about a change of source code, as a whole: a diff, or what lies between two commits."""
+    from app.cli.checking.diffs import check_diff
+    from app.cli.checking.reading import read_proposal
+    from app.cli.checking.results import write
+
+    with reporting(as_json=form is Format.JSON):
+        report = check_diff(
+            file,
+            commits=commits,
+            directory=directory or Path(),
+            name=name,
+            action=action,
+            proposal=read_proposal(subject, properties=properties or (), context=context or ()),
+            asks=_asks(url, api_key, timeout, local=local, policies=policies, used=used),
+        )
+        code = write(report, form)
+    raise typer.Exit(code)
+
+
+def _asks(
+    url: str, api_key: str | None, timeout: float, *, local: bool, policies: Path | None, used: list[str] | None
+) -> "Asks":
+    from app.cli.checking.asking import Here, Service
+
+    directory = local_policies(policies, used, local=local)
+    return Service(url, api_key, timeout) if directory is None else Here(directory, used or ())

@@ -1,0 +1,54 @@
+"""The dashboards are what their definitions make, and ask for nothing that is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from alerts.grafana import WHERE, dashboards
+from app.observability.metrics import Metrics
+from tests.alerts.rules import FOLDER, RECORDED, metrics_in, run
+
+FILES = sorted((FOLDER / "dashboards").glob("*.json"))
+TARGETS = [
+    (file.stem, panel["title"], target["expr"])
+    for file in FILES
+    for panel in json.loads(file.read_text())["panels"]
+    for target in panel["targets"]
+]
+
+
+def test_they_are_generated() -> None:
+    assert {file.name: file.read_text() for file in FILES} == dashboards(), "run: python alerts/grafana.py"
+
+
+def test_prometheus_reads_every_query(tmp_path: Path) -> None:
+    asked = [{"record": f"dashboards:{number}", "expr": expr} for number, (*_, expr) in enumerate(TARGETS)]
+    file = tmp_path / "queries.yaml"
+    with file.open("w") as out:
+        YAML().dump({"groups": [{"name": "dashboards", "rules": asked}]}, out)
+    run("promtool", "check", "rules", str(file))
+
+
+@pytest.mark.parametrize(("name", "title", "expr"), TARGETS)
+def test_every_query_is_about_metrics_that_exist_and_the_chosen_namespace(name: str, title: str, expr: str) -> None:
+    metrics = Metrics(version="0")
+    metrics.know_components(["database"], statuses=["healthy"])
+    metrics.show_policy_set("sha256:0", policies=0, rules=0)
+    there = {sample.name for family in metrics.registry.collect() for sample in family.samples} | set(RECORDED)
+    read = metrics_in(expr) - {"time", "process_cpu_seconds_total"}
+    assert read, expr
+    assert read <= there
+    assert expr.count(WHERE) >= len(read)
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    for file in FILES:
+        taken: set[tuple[int, int]] = set()
+        for panel in json.loads(file.read_text())["panels"]:
+            place = panel["gridPos"]
+            cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+            assert not cells & taken
+            assert max(x for x, _ in cells) < 24
+            taken |= cells
