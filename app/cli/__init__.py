@@ -19,6 +19,7 @@ from app.cli.decisions_commands import decisions
 from app.cli.integrity_commands import integrity
 from app.cli.kubernetes_commands import kubernetes
 from app.cli.ledger_commands import ledger
+from app.cli.mcp_commands import mcp
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used, local_policies
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
@@ -47,6 +48,7 @@ app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 app.add_typer(witnessing, name="witness")
 app.add_typer(kubernetes, name="kubernetes")
+app.add_typer(mcp, name="mcp")
 app.add_typer(check, name="check")
 
 
