@@ -518,15 +518,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    evaluation = EvaluationEndpoint(
+        service,
+        gate=gate,
+        max_body_bytes=settings.http.max_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
     api.include_router(
         authzen_router(
             AuthzenEndpoints(
-                EvaluationEndpoint(
-                    service,
-                    gate=gate,
-                    max_body_bytes=settings.http.max_body_bytes,
-                    timeout_seconds=settings.http.request_timeout_seconds,
-                ),
+                evaluation,
                 EvaluationsEndpoint(
                     service,
                     gate=gate,
@@ -561,22 +562,19 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         )
     )
     kubernetes = settings.kubernetes
-    api.include_router(
-        admission_router(
-            AdmissionEndpoint(
-                service,
-                gate=gate,
-                view=ClusterView(
-                    agents=kubernetes.agent_rules,
-                    environments=kubernetes.environment_rules,
-                    cluster=kubernetes.cluster or "",
-                ),
-                api_servers=kubernetes.api_server_globs,
-                max_body_bytes=settings.http.max_admission_body_bytes,
-                timeout_seconds=kubernetes.timeout_seconds,
-            )
-        )
+    reviews = AdmissionEndpoint(
+        service,
+        gate=gate,
+        view=ClusterView(
+            agents=kubernetes.agent_rules,
+            environments=kubernetes.environment_rules,
+            cluster=kubernetes.cluster or "",
+        ),
+        api_servers=kubernetes.api_server_globs,
+        max_body_bytes=settings.http.max_admission_body_bytes,
+        timeout_seconds=kubernetes.timeout_seconds,
     )
+    api.include_router(admission_router(reviews))
     checks_of_gateways = CheckEndpoint(
         Checks(
             service,
@@ -678,11 +676,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     api.include_router(openapi_router(api, gate=gate))
     api.include_router(reference_router(version=VERSION, gate=gate))
 
-    hot: ASGIApp = endpoint
+    # What is asked before every single change.
+    hot: dict[str, ASGIApp] = {PATH: endpoint, EVALUATION: evaluation, VALIDATE: reviews}
     if traces is not None:
         traces.instrument(api)
-        hot = traces.around(endpoint, name=f"POST {PATH}")
-    app: ASGIApp = HotPath(api, endpoint=hot)
+        hot = {path: traces.around(one, name=f"POST {path}") for path, one in hot.items()}
+    app: ASGIApp = HotPath(api, endpoints=hot)
     if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
         app = HealthWithoutTls(app, problem=problem)
     if settings.http.cors_origins:

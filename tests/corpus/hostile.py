@@ -152,21 +152,23 @@ def hostile(draw: Any, documents: list[Any]) -> bytes:
                 _put(holder, at, value * draw(st.sampled_from((2, 50, 1100))))
             case _:
                 pass
-    body = written(root[0], ascii_only=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    body: bytes = written(root[0], ascii_only=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    piece: bytes = draw(st.sampled_from(_BYTES))
+    at = draw(st.integers(0, len(body)))
     match draw(st.sampled_from(("as it is",) * 6 + ("cut", "put", "head", "tail", "utf-16"))):
         case "cut":
-            return body[: draw(st.integers(0, len(body)))]
+            body = body[:at]
         case "put":
-            at = draw(st.integers(0, len(body)))
-            return body[:at] + draw(st.sampled_from(_BYTES)) + body[at:]
+            body = body[:at] + piece + body[at:]
         case "head":
-            return draw(st.sampled_from(_BYTES)) + body
+            body = piece + body
         case "tail":
-            return body + draw(st.sampled_from(_BYTES))
+            body += piece
         case "utf-16":
-            return body.decode("utf-8", "replace").encode("utf-16")
+            body = body.decode("utf-8", "replace").encode("utf-16")
         case _:
-            return body
+            pass
+    return body
 
 
 def reading(body: bytes, *, max_depth: int = 64) -> Any:
