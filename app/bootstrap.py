@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from app.edge.authn import (
     JwksKeys,
     JwtVerifier,
     RoleRule,
+    SignedDeliveries,
     StaticKeys,
     SubjectCondition,
     TokenKeys,
@@ -91,6 +92,7 @@ from app.service.switch import SwitchService
 from app.settings import (
     Environment,
     ExtAuthzSettings,
+    GithubSettings,
     JwtSettings,
     LedgerSettings,
     LimitSettings,
@@ -128,6 +130,10 @@ from app.surfaces.ext_authz.mapping import GatewayKind, GatewayMapping, default_
 from app.surfaces.ext_authz.mapping_file import read_mapping
 from app.surfaces.ext_authz.routes import PREFIX as CHECKS_PREFIX
 from app.surfaces.ext_authz.routes import CheckEndpoint, GatewayPaths, gateway_router
+from app.surfaces.github.client import GithubClient, app_of
+from app.surfaces.github.routes import PRINCIPAL as GITHUB
+from app.surfaces.github.routes import WEBHOOK, WebhookEndpoint, github_router
+from app.surfaces.github.wire import GithubView
 from app.surfaces.keys.routes import KeyEndpoints, keys_router
 from app.surfaces.ledger.routes import LedgerEndpoints, ledger_router
 from app.surfaces.native.batch import BatchEndpoint, batch_router
@@ -180,6 +186,8 @@ PRIORITIES: Final = {
     MCP_CHECK: Priority.DECISION,
     f"{PATH}:batch": Priority.BATCH,
     EVALUATIONS: Priority.BATCH,
+    # It waits for GitHub, for seconds: among decisions that would pass for our own slowness.
+    WEBHOOK: Priority.BATCH,
 }
 
 # What a path below one of these is worth.
@@ -405,6 +413,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     health = Health(checks, version=VERSION, found=show_health)
     metrics.know_components(health.components, statuses=Status)
+    github = _github_client(settings.github, metrics, diff_bytes_max=settings.http.max_body_bytes)
 
     traces: Traces | None = None
     if settings.tracing.endpoint is not None:
@@ -429,6 +438,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.callback(traces.stop)
             opened.push_async_callback(engine.dispose)
             opened.push_async_callback(desk.dispose)
+            opened.push_async_callback(github.close)
             opened.push_async_callback(indexing.dispose)
             await _check_revision(
                 partial(revision.check, engine), unless_kept=settings.policies.cache_directory is not None
@@ -584,6 +594,24 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         timeout_seconds=settings.ext_authz.timeout_seconds,
     )
     api.include_router(gateway_router(checks_of_gateways))
+    api.include_router(
+        github_router(
+            WebhookEndpoint(
+                service,
+                gate=gate,
+                deliveries=_github_deliveries(settings, metrics),
+                github=github,
+                view=GithubView(
+                    api=settings.github.api_url.rstrip("/"),
+                    agents=settings.github.agent_globs,
+                    forks=settings.github.forks,
+                ),
+                now=partial(datetime.now, UTC),
+                timeout_seconds=settings.github.timeout_seconds,
+                replay_window=timedelta(hours=settings.github.replay_hours),
+            )
+        )
+    )
     desk_sets = PolicySetStore(desk, observer=observer)
     policy_sets = PolicySetEndpoints(
         store=desk_sets,
@@ -978,6 +1006,36 @@ def _store_link(limits: LimitSettings, metrics: Metrics) -> StoreLink | None:
         replica=os.urandom(8).hex(),
         expected=limits.replicas,
         changed=metrics.limits_shared.set,
+    )
+
+
+def _github_client(github: GithubSettings, metrics: Metrics, *, diff_bytes_max: int) -> GithubClient:
+    """The GitHub that delivers. Does not connect."""
+    app = None
+    if github.app_id is not None and github.private_key is not None:
+        app = app_of(github.app_id, github.private_key.get_secret_value())
+    return GithubClient(
+        github.api_url,
+        app=app,
+        token=None if github.token is None else github.token.get_secret_value(),
+        check_name=github.check_name,
+        diff_bytes_max=diff_bytes_max,
+        private_addresses=github.private_addresses,
+        environment=github.proxy_environment,
+        ca_file=github.ca_file,
+        counted=metrics.external("github"),
+    )
+
+
+def _github_deliveries(settings: Settings, metrics: Metrics) -> SignedDeliveries:
+    secrets = (settings.github.webhook_secret, settings.github.previous_webhook_secret)
+    return SignedDeliveries(
+        [secret.get_secret_value().encode() for secret in secrets if secret is not None],
+        principal=GITHUB,
+        failures=FailedAttempts(
+            Limit(settings.limits.failures_per_minute_per_ip, settings.limits.failures_per_minute_per_ip)
+        ),
+        metrics=metrics,
     )
 
 

@@ -983,6 +983,68 @@ class ExtAuthzSettings(_Section):
     ] = None
 
 
+class GithubSettings(_Section):
+    """The webhook of a GitHub App, `/github/v1/webhook`."""
+
+    webhook_secret: Annotated[
+        SecretStr | None,
+        _Production("at least 32 characters that are no common words"),
+        Field(description="the secret of the webhook; without it no delivery is believed"),
+    ] = None
+    previous_webhook_secret: Annotated[
+        SecretStr | None,
+        _Production("as the secret"),
+        Field(description="the secret before this one, until GitHub signs with the new one"),
+    ] = None
+    app_id: Annotated[int | None, Field(ge=1, description="number of the GitHub App that answers")] = None
+    private_key: Annotated[
+        SecretStr | None, Field(description="private key of that App, as the PEM file that GitHub gave")
+    ] = None
+    token: Annotated[
+        SecretStr | None,
+        Field(
+            description="in place of an App: a token that can read contents and write commit statuses; deployments "
+            "need an App"
+        ),
+    ] = None
+    api_url: Annotated[
+        str,
+        _Production("https"),
+        Field(description="GitHub's API; of GitHub Enterprise Server `https://HOST/api/v3`"),
+    ] = "https://api.github.com"
+    private_addresses: Annotated[
+        bool, Field(description="that API may be at an address that is not public: GitHub within your network")
+    ] = False
+    proxy_environment: Annotated[
+        bool, Field(description="use the proxy that `HTTPS_PROXY` names; it then decides which address is called")
+    ] = False
+    ca_file: Annotated[
+        Path | None, Field(description="PEM file of the authorities to believe instead of the system's")
+    ] = None
+    check_name: Annotated[
+        str, Field(min_length=1, max_length=100, description="name of the check run that branch protection requires")
+    ] = "mutation-firewall"
+    agents: Annotated[
+        Items,
+        Field(description="logins, as globs, that are AI agents though GitHub takes them for people; every bot is one"),
+    ] = ()
+    forks: Annotated[
+        bool, Field(description="allow pull requests from forks where the policies do; else they need somebody's act")
+    ] = False
+    timeout_seconds: Annotated[
+        float, Field(gt=0, le=8.5, description="longest time that one delivery may take; GitHub waits for 10 s")
+    ] = 8.0
+    replay_hours: Annotated[
+        int,
+        Field(ge=1, le=720, description="oldest event that is decided; GitHub delivers again for three days"),
+    ] = 72
+
+    @property
+    def agent_globs(self) -> tuple[Glob, ...]:
+        """`agents`, read. Raises ValueError where the rules found something."""
+        return tuple(compile_glob(text) for text in self.agents)
+
+
 def default_state_dir() -> Path:
     """Where the embedded database and the development key live when nothing else is said."""
     system = Path("/var/lib/mutation-firewall")
@@ -1052,6 +1114,7 @@ class Settings(BaseSettings):
     authzen: AuthzenSettings = AuthzenSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     ext_authz: ExtAuthzSettings = ExtAuthzSettings()
+    github: GithubSettings = GithubSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
 
@@ -1387,6 +1450,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
     yield from _kubernetes_rules(settings.kubernetes)
+    yield from _github_rules(settings.github, production=production)
     yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
     if not production:
@@ -1617,6 +1681,55 @@ def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProble
                 yield SettingsProblem(
                     f"MFW_KUBERNETES__{name}", f"`{_shown(text)}`: {error}", f"write it as `{example}`"
                 )
+
+
+def _github_rules(github: GithubSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    name = "MFW_GITHUB__"
+    current, previous = github.webhook_secret, github.previous_webhook_secret
+    for which, secret in (("WEBHOOK_SECRET", current), ("PREVIOUS_WEBHOOK_SECRET", previous)):
+        if secret is not None and production:
+            why = weakness(secret.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)
+            if why is not None:
+                yield SettingsProblem(f"{name}{which}", f"the secret {why}", "make one: `openssl rand -hex 32`")
+    if current is None and previous is not None:
+        yield SettingsProblem(f"{name}WEBHOOK_SECRET", "there is a previous secret but none", "set it, or unset both")
+    app = (github.app_id, github.private_key)
+    if None in app and app != (None, None):
+        which = "APP_ID" if github.app_id is None else "PRIVATE_KEY"
+        yield SettingsProblem(f"{name}{which}", "an App has a number and a key", "set both, or neither")
+    elif (github.app_id is None) is (github.token is None) and (current, github.token) != (None, None):
+        yield SettingsProblem(
+            f"{name}APP_ID",
+            "answers are given as an App or with a token",
+            f"set {name}APP_ID with {name}PRIVATE_KEY_FILE, or {name}TOKEN alone",
+        )
+    if github.app_id is not None and github.private_key is not None:
+        yield from _app_key_rules(github.private_key, f"{name}PRIVATE_KEY")
+    parts = _split(github.api_url)
+    if parts is None or not _is_web_url(github.api_url) or parts.query or parts.fragment or "@" in parts.netloc:
+        yield SettingsProblem(
+            f"{name}API_URL", "is no URL of an API", "write it as `https://github.example.com/api/v3`"
+        )
+    elif production and parts.scheme != "https":
+        yield SettingsProblem(f"{name}API_URL", "would be called without TLS", "use https")
+    for text in github.agents:
+        try:
+            compile_glob(text)
+        except ValueError as error:
+            yield SettingsProblem(f"{name}AGENTS", f"`{_shown(text)}`: {error}", "write it as `octo-agent-*`")
+
+
+def _app_key_rules(key: SecretStr, name: str) -> Iterator[SettingsProblem]:
+    # Imported here, as above: most commands do without.
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        found = load_pem_private_key(key.get_secret_value().encode(errors="surrogateescape"), password=None)
+    except (ValueError, TypeError):
+        found = None
+    if not isinstance(found, RSAPrivateKey):
+        yield SettingsProblem(name, "is no RSA private key in PEM", f"set {name}_FILE to the file that GitHub gave")
 
 
 def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:

@@ -66,6 +66,7 @@ _SECTIONS: Final = {
     "authzen": "AuthZEN",
     "kubernetes": "Kubernetes",
     "ext_authz": "Gateways",
+    "github": "GitHub",
     "logging": "Logging",
     "tracing": "Tracing",
 }

@@ -85,6 +85,7 @@ class AuthMethod(StrEnum):
     API_KEY = "api_key"
     JWT = "jwt"
     MTLS = "mtls"  # a client certificate that a proxy in front of us verified
+    SIGNATURE = "signature"  # a shared secret signed the body, as webhooks do
     NONE = "none"  # nothing was proved: development without authentication
 
 

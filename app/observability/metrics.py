@@ -42,6 +42,7 @@ ROUTES: Final = (
     ("POST", "/agents/v1/claude-code"),
     ("POST", "/agents/v1/tool-call"),
     ("POST", "/agents/v1/mcp/check"),
+    ("POST", "/github/v1/webhook"),
     ("GET", "/v1/decisions/{id}"),
     ("GET", "/v1/ledger/entries/{index}"),
     ("GET", "/v1/ledger/entries/{index}/proof"),
@@ -143,7 +144,7 @@ class PolicyFailure(StrEnum):
 
 
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
-EXTERNAL = ("jwks", "witness")
+EXTERNAL = ("jwks", "witness", "github")
 
 
 class Tally:

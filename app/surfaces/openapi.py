@@ -30,6 +30,12 @@ _SCHEMES: Final[dict[str, dict[str, str]]] = {
         "description": "`Bearer` and a credential of a gateway; `Authorization` belongs to whoever asks the gateway",
     },
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "an API key (`mfw_...`)"},
+    "githubSignature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Hub-Signature-256",
+        "description": "HMAC-SHA-256 of the body under the secret of the webhook: `sha256=...`",
+    },
 }
 
 # For routes whose answers can be had again.

@@ -87,6 +87,57 @@ def check_terraform(
     raise typer.Exit(code)
 
 
+@check.command(
+    "diff",
+    epilog="Examples: `mfw check diff --git origin/main...HEAD --id example-shop/client#311 --subject agent:coder`; "
+    f"`git diff main | mfw check diff - --id example-shop/client --subject agent:coder`. {_EXITS}",
+)
+def check_diff_command(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[DIFF]", help="A unified diff; `-` reads standard input.")
+    ] = None,
+    *,
+    subject: _Subject,
+    name: Annotated[str, typer.Option("--id", help="What the change is called, as `example-shop/client#311`.")],
+    commits: Annotated[
+        str | None,
+        typer.Option(
+            "--git", metavar="BASE...HEAD", help="Take the diff between two commits of the repository, by running git."
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", "-C", help="The checkout, with --git (default: where you are).")
+    ] = None,
+    action: Annotated[str, typer.Option(help="What is about to be done with it.")] = "merge",
+    properties: _Property = None,
+    context: _Context = None,
+    form: _Format = Format.TABLE,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 30.0,
+    local: _Local = False,
+    policies: _Policies = None,
+    used: Used = None,
+) -> None:
+    """Ask about a change of source code, as a whole: a diff, or what lies between two commits."""
+    from app.cli.checking.diffs import check_diff
+    from app.cli.checking.reading import read_proposal
+    from app.cli.checking.results import write
+
+    with reporting(as_json=form is Format.JSON):
+        report = check_diff(
+            file,
+            commits=commits,
+            directory=directory or Path(),
+            name=name,
+            action=action,
+            proposal=read_proposal(subject, properties=properties or (), context=context or ()),
+            asks=_asks(url, api_key, timeout, local=local, policies=policies, used=used),
+        )
+        code = write(report, form)
+    raise typer.Exit(code)
+
+
 def _asks(
     url: str, api_key: str | None, timeout: float, *, local: bool, policies: Path | None, used: list[str] | None
 ) -> "Asks":

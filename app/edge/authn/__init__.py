@@ -5,6 +5,7 @@ from app.edge.authn.api_keys import MAX_KEYS_AGE_SECONDS, ApiKeyRing, KeyRecord
 from app.edge.authn.authenticator import Authenticates, Authenticator, UnsafeAnonymousAuthenticator
 from app.edge.authn.certificates import ClientCertificates, IdentityRule, identity_rule
 from app.edge.authn.claims import RoleRule, SubjectCondition, role_rule
+from app.edge.authn.deliveries import SignedDeliveries
 from app.edge.authn.failures import FailedAttempts
 from app.edge.authn.jwks import JwksKeys, http_jwks
 from app.edge.authn.keys import StaticKeys, TokenKeys
@@ -25,6 +26,7 @@ __all__ = [
     "Principal",
     "Role",
     "RoleRule",
+    "SignedDeliveries",
     "StaticKeys",
     "SubjectCondition",
     "TokenKeys",

@@ -81,3 +81,34 @@ def test_a_key_that_is_none(commands, service):
     result = commands.run("check", "terraform", PLANS / "change.json", *SUBJECT, "--api-key", "no", **service.settings)
     assert result.returncode == 77
     assert result.stdout == ""
+
+
+def test_the_lines_for_git(lines_of, tmp_path):
+    checkout = tmp_path / "checkout"
+    subprocess.run(
+        [
+            "bash",
+            "-ec",
+            f"""git init -q -b main {tmp_path}/origin && cd {tmp_path}/origin
+            git config user.name a && git config user.email a@example.com
+            echo a > README.md && git add -A && git commit -q -m a
+            git clone -q . {checkout} && cd {checkout}
+            git config user.name a && git config user.email a@example.com
+            git checkout -q -b docs && echo b > README.md && git commit -q -a -m b""",
+        ],
+        check=True,
+    )
+    result = lines_of("git.md", directory=checkout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (checkout / "comment.md").read_text().startswith("### Mutation Firewall: allow")
+    subprocess.run(
+        [
+            "bash",
+            "-ec",
+            "mkdir tests && echo a > tests/test_a.py && git add -A && git commit -q -m t && git push -q . HEAD:other",
+        ],
+        cwd=checkout,
+        check=True,
+    )
+    assert lines_of("git.md", directory=checkout).returncode == 1
+    assert "**hold**" in (checkout / "comment.md").read_text()

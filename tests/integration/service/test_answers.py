@@ -15,6 +15,7 @@ from app.core import dsse
 from app.core.notes import SignerKey
 from app.policies.signatures import merged, sign
 from tests.corpus.cases import load
+from tests.corpus.deliveries import SECRET, pull_request, signed
 from tests.corpus.reviews import review_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +45,12 @@ spec:
 """
 # Forms of answers that no JSON Schema describes.
 NOT_JSON = {"text/plain", "application/octet-stream"}
+DELIVERED = {
+    "MFW_GITHUB__WEBHOOK_SECRET": SECRET,
+    "MFW_GITHUB__TOKEN": "t",
+    # Not public, so it is not called.
+    "MFW_GITHUB__API_URL": "http://127.0.0.1:9",
+}
 SCARCE = {f"MFW_LIMITS__{name}": "1" for name in ("PER_MINUTE", "BURST", "BATCH_PER_MINUTE", "BATCH_BURST")}
 
 
@@ -177,6 +184,17 @@ def kubernetes(checked: Checked) -> None:
     ask("POST", path, json={})
     ask("POST", path, json=review, who="")
     ask("POST", path, json={}, who="operator_key")
+
+
+def github(checked: Checked) -> None:
+    """Of a service that a GitHub may deliver to, and that cannot reach it."""
+    path = "/github/v1/webhook"
+    for event, tree in (("ping", {}), ("pull_request", []), ("pull_request", pull_request())):
+        body = json.dumps(tree).encode()
+        checked.ask("POST", path, content=body, headers=signed(body, event), who="")
+    checked.ask("POST", path, json={})
+    for status in (200, 400, 401, 503):
+        assert ("POST", path, status) in checked.seen
 
 
 def refusals(checked: Checked) -> None:
@@ -403,9 +421,10 @@ def test_every_answer_is_as_the_document_says(checked, serve, database_dsn, tmp_
         gateways(Checked(reading, checked.seen))
     with serve(checked.service.dsn, **SCARCE) as scarce:
         limited(Checked(scarce, checked.seen))
-    with serve(database_dsn, **SIGNED) as signed:
-        signed_and_activated(Checked(signed, checked.seen))
-        published(Checked(signed, checked.seen))
+    with serve(database_dsn, **SIGNED, **DELIVERED) as other:
+        signed_and_activated(Checked(other, checked.seen))
+        published(Checked(other, checked.seen))
+        github(Checked(other, checked.seen))
     succeeded = {(method, route) for method, route, status in checked.seen if status < 400}
     documented = {(method.upper(), route) for route, methods in checked.document["paths"].items() for method in methods}
     assert documented == succeeded

@@ -122,6 +122,7 @@ def test_document_names_every_path(service):
         "/agents/v1/claude-code",
         "/agents/v1/tool-call",
         "/agents/v1/mcp/check",
+        "/github/v1/webhook",
         "/v1/policy-sets",
         "/v1/policy-sets/active",
         "/v1/policy-sets/activations",

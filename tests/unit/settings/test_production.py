@@ -25,6 +25,7 @@ JWT = {
     "MFW_AUTH__JWT__AUDIENCE": "mfw",
 }
 SECRET = "MFW_AUTH__JWT__SECRET"
+GITHUB = {"MFW_GITHUB__WEBHOOK_SECRET": "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A", "MFW_GITHUB__TOKEN": "github_pat_x"}
 HMAC = JWT | {"MFW_AUTH__JWT__ALGORITHMS": "HS256"}
 
 
@@ -102,6 +103,21 @@ TABLE = [
             "MFW_AUTH__MTLS__ROLES": "agent=spiffe://example.org/*",
         },
         "MFW_AUTH__MTLS__PROXIES",
+    ),
+    Unsafe(
+        "a webhook's secret that can be guessed",
+        GITHUB | {"MFW_GITHUB__WEBHOOK_SECRET": "It's a Secret to Everybody, to everybody"[:24]},
+        "MFW_GITHUB__WEBHOOK_SECRET",
+    ),
+    Unsafe(
+        "an old secret of a webhook that can be guessed",
+        GITHUB | {"MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET": "ab" * 32},
+        "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET",
+    ),
+    Unsafe(
+        "a GitHub that is called without TLS",
+        GITHUB | {"MFW_GITHUB__API_URL": "http://github.example.com/api/v3"},
+        "MFW_GITHUB__API_URL",
     ),
     Unsafe("debug", {"MFW_DEBUG": "true"}, "MFW_DEBUG"),
     Unsafe("the embedded database", {"MFW_DATABASE__EMBEDDED": "true"}, "MFW_DATABASE__EMBEDDED"),

@@ -787,6 +787,10 @@ class TestReference:
             "MFW_AUTH__JWT__SECRET",
             "MFW_AUTH__JWT__PREVIOUS_SECRET",
             "MFW_LIMITS__REDIS_URL",
+            "MFW_GITHUB__WEBHOOK_SECRET",
+            "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET",
+            "MFW_GITHUB__PRIVATE_KEY",
+            "MFW_GITHUB__TOKEN",
         }
 
 
@@ -1046,6 +1050,43 @@ class TestKubernetes:
         found = details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text})
         assert found.keys() == {f"MFW_KUBERNETES__{name}"}
         assert f"`{text}`" in found[f"MFW_KUBERNETES__{name}"]
+
+
+class TestGithub:
+    def test_nothing_is_said(self):
+        github = Settings.load(DEVELOPMENT).github
+        assert github.webhook_secret is None
+        assert github.agent_globs == ()
+
+    def test_a_token_or_an_app(self):
+        given = {"MFW_GITHUB__WEBHOOK_SECRET": "x", "MFW_GITHUB__TOKEN": "t", "MFW_GITHUB__AGENTS": "octo-*"}
+        github = Settings.load(DEVELOPMENT | given).github
+        assert [glob.text for glob in github.agent_globs] == ["octo-*"]
+        key = pem(rsa.generate_private_key(65537, 2048))
+        app = {"MFW_GITHUB__WEBHOOK_SECRET": "x", "MFW_GITHUB__APP_ID": "1", "MFW_GITHUB__PRIVATE_KEY": key}
+        assert Settings.load(DEVELOPMENT | app).github.app_id == 1
+
+    @pytest.mark.parametrize(
+        ("given", "name"),
+        [
+            ({"WEBHOOK_SECRET": "x"}, "APP_ID"),
+            ({"WEBHOOK_SECRET": "x", "TOKEN": "t", "APP_ID": "1", "PRIVATE_KEY": "KEY"}, "APP_ID"),
+            ({"TOKEN": "t", "APP_ID": "1", "PRIVATE_KEY": "KEY"}, "APP_ID"),
+            ({"PRIVATE_KEY": "KEY"}, "APP_ID"),
+            ({"APP_ID": "1"}, "PRIVATE_KEY"),
+            ({"APP_ID": "1", "PRIVATE_KEY": "pem"}, "PRIVATE_KEY"),
+            ({"PREVIOUS_WEBHOOK_SECRET": "x"}, "WEBHOOK_SECRET"),
+            ({"API_URL": "ftp://github.example.com"}, "API_URL"),
+            ({"API_URL": "https://a@github.example.com"}, "API_URL"),
+            ({"API_URL": "https://github.example.com/api?x"}, "API_URL"),
+            ({"AGENTS": "a**"}, "AGENTS"),
+            ({"TIMEOUT_SECONDS": "10"}, "TIMEOUT_SECONDS"),
+        ],
+    )
+    def test_what_does_not_go_together(self, given, name):
+        key = pem(rsa.generate_private_key(65537, 2048))
+        given = {f"MFW_GITHUB__{one}": key if text == "KEY" else text for one, text in given.items()}
+        assert details(DEVELOPMENT | given).keys() == {f"MFW_GITHUB__{name}"}
 
 
 class TestTls:

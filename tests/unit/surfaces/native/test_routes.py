@@ -301,7 +301,7 @@ def test_the_document_names_every_answer() -> None:
     assert operation["responses"]["401"]["headers"]["WWW-Authenticate"]
     assert operation["responses"]["429"]["headers"]["Retry-After"]
     assert operation["security"] == [{"bearer": []}, {"apiKey": []}]
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey", "githubSignature"}
     body = operation["requestBody"]
     assert body["required"] is True
     assert body["content"]["application/json"]["example"] == EXAMPLE_REQUEST
