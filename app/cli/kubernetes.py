@@ -1,9 +1,10 @@
-"""`mfw kubernetes webhook-config`: the configuration of the webhook, for given policies."""
+"""`mfw kubernetes ...`: the configuration of the webhook for given policies, and the wall behind it."""
 
 import base64
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,14 +12,17 @@ from urllib.parse import urlsplit
 import typer
 
 from app.cli.exits import ExitCode
-from app.cli.output import Refused
+from app.cli.output import Refused, plain
 from app.cli.policy_sets import to_yaml
-from app.core.admission.callers import agent_rule
-from app.policies.load import load_directory
+from app.core.admission.callers import agent_rule, environment_rule
+from app.policies.backstop import Backstop, Rendered, render
+from app.policies.diagnostics import PolicyErrors
+from app.policies.load import check_directory, load_directory
 from app.policies.webhook import Webhook, webhook_configuration
 
 _PATH: Final = "/kubernetes/v1/validate"
 _SERVICE: Final = re.compile(r"([a-z0-9-]{1,63})/([a-z0-9-]{1,63})(?::([1-9]\d{0,4}))?")
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -55,6 +59,69 @@ def run_webhook_config(
     text = json.dumps(made, indent=2)
     # Read again: what stands in two webhooks would otherwise be written as an alias of the first.
     typer.echo(text if as_json else to_yaml(json.loads(text)), nl=as_json)
+
+
+def run_backstop(
+    policies: Path,
+    *,
+    agents: Sequence[str],
+    environments: Sequence[str],
+    cluster: str,
+    service: str,
+    exempt: Sequence[str],
+    named_only: bool,
+    holds: bool,
+    report: Path | None,
+    name: str,
+    as_json: bool,
+) -> None:
+    """Write it to standard output, and what was left out to standard error. Raises Refused, PolicyErrors."""
+    checked = check_directory(policies)
+    if checked.policy_set is None:
+        raise PolicyErrors(checked.diagnostics)
+    _, own = _client(service, None)
+    try:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"`{name}` is no name; use at most 63 lower case letters, digits and dashes")  # noqa: TRY301 - said as all faults of the arguments are
+        rendered = render(
+            checked,
+            Backstop(
+                name=name,
+                agents=[agent_rule(text) for text in agents],
+                environments=[environment_rule(text) for text in environments],
+                cluster=cluster,
+                exempt_namespaces=[*exempt, *own],
+                named_only=named_only,
+                holds=holds,
+            ),
+        )
+    except ValueError as error:
+        raise Refused(ExitCode.USAGE, str(error), fix="`mfw kubernetes backstop --help` has examples") from None
+    left_out = [plain(f"{one.policy}{f'/{one.rule}' if one.rule else ''}: {one.reason}") for one in rendered.left_out]
+    if report is not None:
+        _write_report(report, rendered)
+    for line in left_out:
+        typer.echo(f"left out: {line}", err=True)
+    # As for the webhook: nothing is written as an alias.
+    documents = [json.loads(json.dumps(one)) for one in rendered.documents]
+    if as_json:
+        typer.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=2))
+        return
+    # A line break in a comment would make a document of what comes behind it.
+    comments = "".join(f"# left out: {' '.join(line.split())}\n" for line in left_out)
+    typer.echo(comments + "---\n".join(map(to_yaml, documents)), nl=False)
+
+
+def _write_report(file: Path, rendered: Rendered) -> None:
+    found = {
+        "rules": [{"policy": policy, "rule": rule} for policy, rule in rendered.rules],
+        "leftOut": [asdict(one) for one in rendered.left_out],
+    }
+    try:
+        file.write_text(json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise Refused(ExitCode.USAGE, f"`{file}` cannot be written: {why}", fix="name another file") from None
 
 
 def _client(service: str, url: str | None) -> tuple[dict[str, Any], list[str]]:

@@ -71,3 +71,128 @@ def webhook_config(
             timeout_seconds=timeout_seconds,
             as_json=as_json,
         )
+
+
+@kubernetes.command(
+    "backstop",
+    epilog="Example: `mfw kubernetes backstop --policies policies/starter --agent namespace=agents "
+    "--environment '*=production' | kubectl apply -f -`",
+)
+def backstop(
+    *,
+    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Deny agents alone, told as MFW_KUBERNETES__AGENTS tells them (`namespace=agents`); may be given "
+            "several times."
+        ),
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Environment of namespaces as in MFW_KUBERNETES__ENVIRONMENTS (`*-staging=staging`), in the same "
+            "order; may be given several times."
+        ),
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="Name of the cluster, as in MFW_KUBERNETES__CLUSTER.")] = "",
+    service: Annotated[
+        str,
+        typer.Option(metavar="NAMESPACE/NAME[:PORT]", help="The Service of the firewall; its namespace is exempt."),
+    ] = "mutation-firewall/mutation-firewall:443",
+    exempt_namespace: Annotated[
+        list[str] | None,
+        typer.Option(help="Namespace that the webhook is not asked about either; may be given several times."),
+    ] = None,
+    named_only: Annotated[
+        bool, typer.Option("--named-only", help="Only resources that policies name, as the webhook was told.")
+    ] = False,
+    holds: Annotated[
+        bool, typer.Option("--holds", help="Deny what is held as well: nobody can lift it while this is in place.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="File for what the wall has and what was left out, as JSON.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the names of all documents begin with.")] = "mutation-firewall",
+    as_json: Json = False,
+) -> None:
+    """Write native ValidatingAdmissionPolicies for the rules that deny, as a wall behind the webhook.
+
+    Only rules that Kubernetes' CEL evaluates as the firewall does; every other one is named on standard error with the
+    reason. Give the same agents, environments and exemptions as the firewall and its webhook have.
+    """
+    from app.cli.kubernetes import run_backstop
+
+    with reporting(as_json=as_json):
+        run_backstop(
+            policies,
+            agents=agent or (),
+            environments=environment or (),
+            cluster=cluster,
+            service=service,
+            exempt=exempt_namespace or (),
+            named_only=named_only,
+            holds=holds,
+            report=report,
+            name=name,
+            as_json=as_json,
+        )
+
+
+@kubernetes.command(
+    "certificates",
+    epilog="Example: `mfw kubernetes certificates --service mutation-firewall/mutation-firewall --dry-run`",
+)
+def certificates(
+    *,
+    service: Annotated[
+        str, typer.Option(metavar="NAMESPACE/NAME", help="The Service of the firewall, whose names it gets.")
+    ] = "mutation-firewall/mutation-firewall",
+    secret: Annotated[
+        str | None, typer.Option(help="Name of the Secret beside the Service; that of the Service and `-tls` if unset.")
+    ] = None,
+    webhook: Annotated[
+        list[str] | None,
+        typer.Option(help="ValidatingWebhookConfiguration whose caBundle is kept; may be given several times."),
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further DNS name or address; may be given several times.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.0001, max=3650, help="How long a certificate lives.")] = 90,
+    settle_seconds: Annotated[
+        float, typer.Option(min=0, max=86_400, help="How long API servers know an authority before it is needed.")
+    ] = 60,
+    overlap_seconds: Annotated[
+        float,
+        typer.Option(min=0, max=604_800, help="How long they know the former one, until every replica has the Secret."),
+    ] = 3600,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and renew it when it is due.")] = False,
+    every_seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="With --watch: how often to look that all is as it should be.")
+    ] = 600,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it; change nothing.")] = False,
+    server: Annotated[str | None, typer.Option(help="https URL of the API server, outside of a pod.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File of the token that is sent there.")] = None,
+    server_ca_file: Annotated[Path | None, typer.Option(help="PEM file of its authority.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the certificate of the webhook, renew it, and have API servers know it.
+
+    It lies in a Secret; its authority, whose key nobody keeps, in the caBundle. Safe to repeat and to run twice at the
+    same time. A renewal takes three looks: the next authority is announced, then its certificate is used, then the
+    former one is taken out. Without --watch run it every day, as a CronJob.
+    """
+    from app.cli.certificates import run_certificates
+
+    with reporting(as_json=as_json):
+        run_certificates(
+            service=service,
+            secret=secret,
+            configurations=webhook or ("mutation-firewall",),
+            names=name or (),
+            terms=(days, settle_seconds, overlap_seconds),
+            access=(server, token_file, server_ca_file),
+            watch_seconds=every_seconds if watch else None,
+            dry_run=dry_run,
+            as_json=as_json,
+        )

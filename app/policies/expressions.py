@@ -15,7 +15,7 @@ from app.core.cel import (
     bind,
     compile_expression,
 )
-from app.core.cel.tokens import Token, TokenKind, tokens
+from app.core.cel.tokens import TokenKind, is_member, tokens
 from app.core.types import JsonObject
 
 # Constants are evaluated at an instant that no result can depend on: nothing in them reads `now`.
@@ -35,7 +35,7 @@ def variables_read(text: str) -> frozenset[str]:
         stream[i + 2].text
         for i, token in enumerate(stream[:-2])
         if token.text == "variables"
-        and not _is_member(stream, i)
+        and not is_member(stream, i)
         and stream[i + 1].kind is TokenKind.DOT
         and stream[i + 2].kind is TokenKind.NAME
     )
@@ -61,7 +61,7 @@ def reads_nothing(text: str, variables: Mapping[str, str]) -> bool:
     """Tell whether no input can change what an expression gives. False in doubt."""
     texts = [text, *(variables[name] for name in all_variables_read(text, variables))]
     return not any(
-        token.kind is TokenKind.NAME and token.text in _READABLE and not _is_member(stream, i)
+        token.kind is TokenKind.NAME and token.text in _READABLE and not is_member(stream, i)
         for stream in (list(tokens(one)) for one in texts)
         for i, token in enumerate(stream)
     )
@@ -76,11 +76,3 @@ def constant(text: str, variables: Mapping[str, str], *, scope: Scope = Scope.MU
         return bool(program.evaluate(bind(_NO_INPUTS, now=_ANY_INSTANT)))
     except (ExpressionError, EvaluationError):
         return None
-
-
-def _is_member(stream: list[Token], i: int) -> bool:
-    """Whether a name is a field of something, or the key of a field selection by `.?`."""
-    before = stream[i - 1] if i else None
-    if before is None:
-        return False
-    return before.kind is TokenKind.DOT or (before.text == "?" and i > 1 and stream[i - 2].kind is TokenKind.DOT)

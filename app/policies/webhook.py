@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from app.core.admission.callers import AgentRule, AgentSource
-from app.core.admission.facts import CONNECT, CREATE, DELETE, OPERATIONS, UPDATE
+from app.core.admission.facts import CONNECT, CREATE, DELETE, NAMESPACE_NAME_LABEL, OPERATIONS, UPDATE
 from app.core.admission.resources import own_groups, spellings
 from app.core.glob import Glob, compile_glob
-from app.core.index import CompiledPolicySet, Match, Policy
+from app.core.index import AnyPolicy, CompiledPolicySet, Match, Policy
 from app.core.types import JsonObject
 
 # A namespace with this label is not asked about; who puts it on one is.
@@ -71,12 +71,10 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
     Raises ValueError where no policy speaks of anything that an API server changes. With `named_only` policies that are
     about everything do not count, and a pattern for API groups means those of Kubernetes' own.
     """
-    rules = _rules(policy_set, named_only=webhook.named_only)
+    rules = resource_rules(policy_set.policies, named_only=webhook.named_only)
     if not rules:
         raise ValueError("no policy is about a resource of Kubernetes")
-    agents = (
-        [{"name": "agents", "expression": " || ".join(map(agent_expression, webhook.agents))}] if webhook.agents else []
-    )
+    agents = agents_alone(webhook.agents)
     own = {
         "admissionReviewVersions": ["v1"],
         "sideEffects": "NoneOnDryRun",
@@ -85,11 +83,6 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
         "timeoutSeconds": webhook.timeout_seconds,
         "clientConfig": webhook.client,
     }
-    exempt = sorted({*SYSTEM_NAMESPACES, *webhook.exempt_namespaces})
-    outside = [
-        {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": exempt},
-        {"key": EXEMPT, "operator": "DoesNotExist"},
-    ]
     # INVARIANT: no selector here. A namespace is selected by the labels that it will have, so the request that puts the
     # label on it would be the first that nobody is asked about.
     guard = {
@@ -103,8 +96,8 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
     changes = {
         "name": "changes.mutationfirewall.io",
         **own,
-        "namespaceSelector": {"matchExpressions": outside},
-        "matchConditions": [{"name": "not-asked", "expression": _NOT_ASKED}, *agents],
+        "namespaceSelector": outside(webhook.exempt_namespaces),
+        "matchConditions": [asked(), *agents],
         "rules": rules,
     }
     return {
@@ -115,6 +108,27 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
     }
 
 
+def outside(exempt_namespaces: Iterable[str]) -> JsonObject:
+    """Give the selector of the namespaces that are asked about."""
+    exempt = sorted({*SYSTEM_NAMESPACES, *exempt_namespaces})
+    return {
+        "matchExpressions": [
+            {"key": NAMESPACE_NAME_LABEL, "operator": "NotIn", "values": exempt},
+            {"key": EXEMPT, "operator": "DoesNotExist"},
+        ]
+    }
+
+
+def asked() -> JsonObject:
+    """Give the `matchCondition` without which everything that is never asked about would be."""
+    return {"name": "not-asked", "expression": _NOT_ASKED}
+
+
+def agents_alone(agents: Sequence[AgentRule]) -> list[JsonObject]:
+    """Give the `matchCondition` that keeps everybody else away; none where there are no rules for agents."""
+    return [{"name": "agents", "expression": " || ".join(map(agent_expression, agents))}] if agents else []
+
+
 def agent_expression(rule: AgentRule) -> str:
     """Say in CEL, for a `matchCondition`, what a rule for agents says."""
     user = "request.userInfo"
@@ -123,11 +137,11 @@ def agent_expression(rule: AgentRule) -> str:
             return f"{user}.username.matches({_regex(rule.glob)})"
         case AgentSource.NAMESPACE:
             inner = _pattern(rule.glob).replace(".*", "[^:]*")
-            return f"{user}.username.matches({_quoted(f'^system:serviceaccount:{inner}:[^:]+$')})"
+            return f"{user}.username.matches({quoted(f'^system:serviceaccount:{inner}:[^:]+$')})"
         case AgentSource.GROUP:
             return f"(has({user}.groups) && {user}.groups.exists(g, g.matches({_regex(rule.glob)})))"
         case AgentSource.EXTRA:
-            key = _quoted(rule.key)
+            key = quoted(rule.key)
             extra = f"{user}.extra[{key}].exists(v, v.matches({_regex(rule.glob)}))"
             return f"(has({user}.extra) && {key} in {user}.extra && {extra})"
         case _:
@@ -135,21 +149,23 @@ def agent_expression(rule: AgentRule) -> str:
 
 
 def _regex(glob: Glob) -> str:
-    return _quoted(f"^{_pattern(glob)}$")
+    return quoted(f"^{_pattern(glob)}$")
 
 
 def _pattern(glob: Glob) -> str:
     return "".join({"*": ".*", "?": "."}.get(c) or re.escape(c) for c in glob.text)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Write a text without control characters as a literal of CEL."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def _rules(policy_set: CompiledPolicySet, *, named_only: bool) -> list[JsonObject]:
+def resource_rules(policies: Iterable[AnyPolicy], *, named_only: bool) -> list[JsonObject]:
+    """Give the rules for everything that policies are about, with `named_only` as in `webhook_configuration`."""
     asked: _Asked = {}
-    for policy in policy_set.policies:
+    for policy in policies:
         if isinstance(policy, Policy):
             _ask_about(policy.match, asked, named_only=named_only)
             continue

@@ -70,6 +70,7 @@ class Answer:
 
     status: int
     body: Any
+    headers: httpx.Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +279,8 @@ class Cluster:
         content = None if json is None else _json(json)
         answer = client.request(method, path, content=content, headers=sent)
         with contextlib.suppress(ValueError):
-            return Answer(answer.status_code, answer.json())
-        return Answer(answer.status_code, answer.text)
+            return Answer(answer.status_code, answer.json(), answer.headers)
+        return Answer(answer.status_code, answer.text, answer.headers)
 
     def apply(self, *documents: dict[str, Any]) -> None:
         """Make or change these objects as the administrator, who must not be refused."""
@@ -310,6 +311,18 @@ class Cluster:
         assert made.status == 201, made
         token: str = made.body["status"]["token"]
         return token
+
+    def grant(self, name: str, account: str, *rules: dict[str, Any]) -> None:
+        """Let the service account NAMESPACE/NAME do what the rules of RBAC say, everywhere."""
+        namespace, _, of = account.partition("/")
+        group, there = "rbac.authorization.k8s.io", {"metadata": {"name": name}}
+        role = {"apiVersion": f"{group}/v1", "kind": "ClusterRole", **there, "rules": list(rules)}
+        subject = {"kind": "ServiceAccount", "namespace": namespace, "name": of}
+        bound = {"roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name}, "subjects": [subject]}
+        binding = {"apiVersion": f"{group}/v1", "kind": "ClusterRoleBinding", **there, **bound}
+        for kind, document in (("clusterroles", role), ("clusterrolebindings", binding)):
+            made = self.api("POST", f"/apis/{group}/v1/{kind}", document)
+            assert made.status in {201, 409}, made
 
     def events(self) -> list[dict[str, Any]]:
         """Every event of the audit log, the oldest first."""
@@ -358,18 +371,21 @@ class Cluster:
             "admission.json",
             {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AdmissionConfiguration", "plugins": [plugin]},
         )
-        reading = {"level": "None", "verbs": ["get", "list", "watch"]}
+        # What is connected to is read, by its verb, and asked about.
+        connected = [f"pods/{part}" for part in ("exec", "attach", "portforward", "proxy")]
+        rules = [
+            {"level": "Metadata", "resources": [{"group": "", "resources": connected}]},
+            {"level": "None", "verbs": ["get", "list", "watch"]},
+            {"level": "None", "resources": [{"group": "coordination.k8s.io"}]},
+            {"level": "Metadata"},
+        ]
         self._write(
             "audit.json",
             {
                 "apiVersion": "audit.k8s.io/v1",
                 "kind": "Policy",
-                "omitStages": ["RequestReceived"],
-                "rules": [
-                    reading,
-                    {"level": "None", "resources": [{"group": "coordination.k8s.io"}]},
-                    {"level": "Metadata"},
-                ],
+                "omitStages": ["RequestReceived", "ResponseStarted"],
+                "rules": rules,
             },
         )
 

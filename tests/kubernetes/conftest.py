@@ -11,6 +11,7 @@ import pytest
 # The DSN fixtures of the integration tests: the firewall in front of this API server writes to a real ledger.
 from tests.integration.conftest import _template, database_dsn, server_dsn, shared_database_dsn  # noqa: F401
 from tests.kubernetes.cluster import Cluster, NotHereError, programs
+from tests.kubernetes.shop import agent_of
 
 TEST_SECONDS = 120
 
@@ -41,3 +42,9 @@ def controllers(cluster: Cluster) -> Cluster:
     """The same cluster with its controllers: namespaces end, endpoints appear, garbage is collected."""
     cluster.start_controllers()
     return cluster
+
+
+@pytest.fixture(scope="session")
+def agent(cluster: Cluster) -> str:
+    """The token of an agent whom RBAC refuses nothing, in a cluster with something to change."""
+    return agent_of(cluster)

@@ -11,9 +11,9 @@ def test_its_version_is_that_of_the_module(cluster: Cluster) -> None:
 
 
 def test_whoever_has_a_token_is_somebody_and_rbac_holds(cluster: Cluster) -> None:
-    token = cluster.service_account("agents", "fixer")
+    token = cluster.service_account("agents", "newcomer")
     who = cluster.kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}", as_token=token)
-    assert who.stdout == "system:serviceaccount:agents:fixer"
+    assert who.stdout == "system:serviceaccount:agents:newcomer"
     refused = cluster.kubectl("get", "secrets", "-n", "agents", as_token=token)
     assert refused.returncode == 1
     assert "cannot list resource" in refused.stderr

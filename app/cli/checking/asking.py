@@ -17,12 +17,12 @@ BATCH_BYTES_MAX: Final = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One change: the mutation, what people call it, and the file that it stands in (None where there is none)."""
+    """One change: the mutation, what people call it, and the files that it is about, the first before all others."""
 
     name: str
     action: str
     mutation: JsonObject
-    place: str | None = None
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class Here:
         from datetime import UTC, datetime
 
         from app.cli.budgets import read_used
+        from app.core import strict_json
         from app.core.batch import all_or_none
         from app.core.decide import decide
         from app.core.normalise import normalise
@@ -94,7 +95,8 @@ class Here:
         normalised, verdicts = {}, {}
         for position, one in enumerate(asked):
             try:
-                normalised[position] = normalise(mutation_from_wire(one.mutation))
+                # As a service would read it: what is no JSON of one reading is refused here as well.
+                normalised[position] = normalise(mutation_from_wire(strict_json.parse(_written(one.mutation)).tree))
             except FirewallError as error:
                 refused[position] = error
                 continue
@@ -118,6 +120,10 @@ class Here:
         ]
 
 
+def _written(mutation: JsonObject) -> bytes:
+    return json.dumps(mutation, separators=(",", ":")).encode()
+
+
 def problem_of(error: Any) -> JsonObject:
     """The members that a service would answer in place of a decision."""
     told = {"title": error.kind.value, "detail": error.detail, "pointer": error.pointer, "fix": error.fix}
@@ -135,7 +141,7 @@ def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
     batch: list[Asked] = []
     size = 0
     for one in asked:
-        length = len(json.dumps(one.mutation, separators=(",", ":")).encode()) + 1
+        length = len(_written(one.mutation)) + 1
         if length > BATCH_BYTES_MAX:
             raise Refused(
                 ExitCode.BAD_DATA,

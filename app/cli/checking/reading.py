@@ -21,6 +21,18 @@ class Proposal:
     properties: JsonObject
     context: JsonObject
 
+    def mutation(
+        self, *, action: JsonObject, resource: JsonObject, change: JsonObject, context: JsonObject
+    ) -> JsonObject:
+        """A mutation; what was found out about it counts more than what the caller says."""
+        return {
+            "subject": self.subject,
+            "action": action,
+            "resource": {**resource, "properties": {**self.properties, **resource["properties"]}},
+            "change": change,
+            "context": {**self.context, **context},
+        }
+
 
 def read_proposal(subject: str, *, properties: Sequence[str], context: Sequence[str]) -> Proposal:
     """Read `TYPE:ID` and `NAME=VALUE`. Raises `Refused`."""

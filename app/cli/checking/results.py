@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, assert_never
 from urllib.parse import quote
 
 from app.cli.checking.asking import Answered
+from app.cli.checking.formats import Format
 from app.cli.exits import ExitCode, of_effect
 from app.core.batch import BATCH_NOT_ALLOWED
 from app.core.decide import FIREWALL
@@ -20,19 +20,11 @@ WAITS: Final = "waits"
 # A comment of a pull request holds 65,536 characters; a longer table is cut, and says so.
 MARKDOWN_ROWS_MAX: Final = 200
 MESSAGE_CHARS_MAX: Final = 500
+SARIF_PLACES_MAX: Final = 100
 
 SARIF_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 _STYLES: Final = {"allow": "bold green", "deny": "bold red", "hold": "bold yellow", REFUSED: "bold red", WAITS: "dim"}
-
-
-class Format(StrEnum):
-    """How the answers are written."""
-
-    TABLE = "table"
-    MARKDOWN = "markdown"
-    JSON = "json"
-    SARIF = "sarif"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +222,9 @@ def _sarif_result(answered: Answered, rule_id: str, message: str, *, position: i
 
     asked = answered.asked
     location: JsonObject = {"logicalLocations": [{"fullyQualifiedName": asked.name, "kind": "resource"}]}
-    if asked.place is not None:
-        location["physicalLocation"] = {"artifactLocation": {"uri": quote(asked.place)}, "region": {"startLine": 1}}
+    if asked.places:
+        location["physicalLocation"] = _physical(asked.places[0])
+    others = [{"physicalLocation": _physical(place)} for place in asked.places[1:SARIF_PLACES_MAX]]
     members: Mapping[str, Any] = answered.members
     told = ("id", "ledger_index", "receipt_hash", "mutation_digest", "policy_set")
     return {
@@ -240,7 +233,12 @@ def _sarif_result(answered: Answered, rule_id: str, message: str, *, position: i
         "level": "warning" if word == "hold" else "error",
         "message": {"text": plain(f"{asked.action} {asked.name}: {message}")},
         "locations": [location],
+        **({"relatedLocations": others} if others else {}),
         # What code scanning tells two runs apart by: the same change, held by the same rule, is the same finding.
         "partialFingerprints": {"change/v1": f"{asked.mutation['resource']['type']}:{asked.name}:{rule_id}"},
         "properties": {"outcome": word, **{name: members[name] for name in told if name in members}},
     }
+
+
+def _physical(place: str) -> JsonObject:
+    return {"artifactLocation": {"uri": quote(place)}, "region": {"startLine": 1}}

@@ -7,7 +7,6 @@ from app.cli.checking.reading import Proposal, read_input
 from app.cli.checking.results import Report
 from app.core import strict_json
 from app.core.plan import read_plan
-from app.core.types import JsonObject
 
 # A plan of some ten thousand resources. What is read becomes ten times as much memory.
 PLAN_BYTES_MAX: Final = 67_108_864
@@ -22,37 +21,24 @@ def check_plan(file: str, *, proposal: Proposal, stack: str | None, asks: Asks) 
     """
     body = read_input(file, most=PLAN_BYTES_MAX, what="plan", example="terraform show -json plan > plan.json")
     plan = read_plan(strict_json.parse(body, max_depth=_DEPTH_MAX, max_values=None).tree)
-    place = None if file == "-" else file
+    places = () if file == "-" else (file,)
     asked = [
         Asked(
             one.address,
             one.action,
-            _mutation(
-                proposal,
+            proposal.mutation(
                 action={"name": one.action, "properties": one.action_properties},
                 resource={
                     "type": one.type,
                     "id": f"{stack}/{one.address}" if stack else one.address,
-                    "properties": {**one.properties, **proposal.properties},
+                    "properties": one.properties,
                 },
                 change=one.change,
                 context={"terraform": {**one.context, **({"stack": stack} if stack else {})}},
             ),
-            place,
+            places,
         )
         for one in plan.changes
     ]
     notes = [f"{plan.unchanged} resources stay as they are"] if plan.unchanged else []
     return Report("plan", asks.ask(asked), notes)
-
-
-def _mutation(
-    proposal: Proposal, *, action: JsonObject, resource: JsonObject, change: JsonObject, context: JsonObject
-) -> JsonObject:
-    return {
-        "subject": proposal.subject,
-        "action": action,
-        "resource": resource,
-        "change": change,
-        "context": {**proposal.context, **context},
-    }

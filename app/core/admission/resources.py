@@ -127,6 +127,11 @@ def kind_of(group: str, resource: str) -> str | None:
     return _KINDS.get((group, resource))
 
 
+def own_kinds() -> Mapping[tuple[str, str], str]:
+    """Give the kinds of Kubernetes' own by group and resource."""
+    return _KINDS
+
+
 def own_groups() -> frozenset[str]:
     """Give the API groups of Kubernetes' own kinds."""
     return frozenset(group for group, _ in (*_SCOPES, *_SUBRESOURCES))

@@ -20,6 +20,7 @@ from app.core.cel.instrument import FALSE, TRUE, Form, Site, Source, conjuncts, 
 from app.core.cel.kubernetes.authorizer import Answer, Attributes, Authorizer
 from app.core.cel.needs import NOTHING_LIFTED, Key, Lifted, Need, Needs, Path, both, either, key_of
 from app.core.cel.plain import JSON_MAX_BYTES
+from app.core.cel.portable import Portable, UnportableError, portable
 from app.core.cel.program import (
     ADMISSION_SCOPE,
     ERROR_MAX_CHARS,
@@ -37,7 +38,8 @@ from app.core.cel.program import (
     Scope,
     one_line,
 )
-from app.core.cel.variables import RESERVED_WORDS, VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
+from app.core.cel.tokens import RESERVED_WORDS
+from app.core.cel.variables import VARIABLE_NAME, VARIABLES_PER_EXPRESSION_MAX
 
 __all__ = [
     "ABSENT",
@@ -74,6 +76,7 @@ __all__ = [
     "Need",
     "Needs",
     "Path",
+    "Portable",
     "Problem",
     "Program",
     "RequestBindings",
@@ -84,6 +87,7 @@ __all__ = [
     "Site",
     "Source",
     "Trace",
+    "UnportableError",
     "Variable",
     "bind",
     "bind_params",
@@ -99,6 +103,7 @@ __all__ = [
     "key_of",
     "metered",
     "one_line",
+    "portable",
     "share",
     "source_of",
     "together",

@@ -169,6 +169,18 @@ def read_checked(data: bytes) -> Checked:
         raise MalformedTreeError(f"the engine's checked expression cannot be read ({type(error).__name__})") from error
 
 
+def read_types(data: bytes) -> Mapping[int, bytes]:
+    """Give the types of nodes by their number, as they are written; those of type `dyn` are not among them.
+
+    Raises:
+        MalformedTreeError: the bytes have another form.
+    """
+    try:
+        return dict(_map(_fields(_bytes(_fields(data), 2)), 3))
+    except (IndexError, ValueError, TypeError) as error:
+        raise MalformedTreeError(f"the engine's types cannot be read ({type(error).__name__})") from error
+
+
 def moved_back(checked: Checked, places: tuple[int, ...], *, added: str, around: str) -> Checked:
     """Give the tree with the positions that it has in a text without the `added` characters `around` some names.
 

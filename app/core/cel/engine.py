@@ -479,6 +479,16 @@ def check_variable(
     _variable(name, variables, _Reading(scope, also))
 
 
+def serialised(text: str, *, variables: Mapping[str, str]) -> bytes:
+    """Give the checked expression as the engine writes it: the tree (`read_checked`) and its types (`read_types`).
+
+    Raises:
+        ExpressionError: as `compile_expression`.
+    """
+    data: bytes = _checked(text, variables, Scope.MUTATION)[0].expression.serialize()
+    return data
+
+
 @dataclass(frozen=True, slots=True)
 class _Checked:
     """What the engine's checker made of a text; `added` are the places where the text was given `dyn()`."""

@@ -5,7 +5,7 @@ lines, `//` starts a comment, and a field name may stand in backticks.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -28,6 +28,14 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+# CEL's reserved words and literals (language definition, section "Syntax"): `variables.in` could never be read.
+# fmt: off
+RESERVED_WORDS = frozenset({
+    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop",
+    "namespace", "null", "package", "return", "true", "var", "void", "while",
+})
+# fmt: on
 
 
 class TokenKind(StrEnum):
@@ -70,6 +78,31 @@ def _tokens(text: str) -> tuple[Token, ...]:
         for match in _TOKEN.finditer(text)
         if (kind := match.lastgroup) in _KINDS
     )
+
+
+def is_member(stream: Sequence[Token], i: int) -> bool:
+    """Tell whether a name is a field of something, or the key of a field selection by `.?`."""
+    before = stream[i - 1] if i else None
+    if before is None:
+        return False
+    return before.kind is TokenKind.DOT or (before.text == "?" and i > 1 and stream[i - 2].kind is TokenKind.DOT)
+
+
+def is_rooted(stream: Sequence[Token], i: int) -> bool:
+    """Tell whether a name has a leading dot, which makes it a name of the outermost scope."""
+    if not i or stream[i - 1].kind is not TokenKind.DOT:
+        return False
+    return i == 1 or not _ends_an_operand(stream[i - 2])
+
+
+def _ends_an_operand(token: Token) -> bool:
+    match token.kind:
+        case TokenKind.NAME:
+            return token.text not in RESERVED_WORDS - {"true", "false", "null"}
+        case TokenKind.CLOSE | TokenKind.STRING | TokenKind.NUMBER | TokenKind.QUOTED:
+            return True
+        case TokenKind.OPEN | TokenKind.DOT | TokenKind.SIGN:
+            return False
 
 
 def position(text: str, offset: int) -> tuple[int, int]:

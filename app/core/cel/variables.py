@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from app.core.cel.program import EXPRESSION_MAX_CHARS, NESTING_MAX, ExpressionError, Problem
-from app.core.cel.tokens import Token, TokenKind, problem_at, tokens
+from app.core.cel.tokens import TokenKind, is_rooted, problem_at, tokens
 
 # Names that no expression has.
 _RESERVED = "__mfw_"
@@ -26,13 +26,6 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 # The engine's binding ends a text at NUL: `true\0 && false` would be `true`. Other control characters only hide what a
 # reviewer should see.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
-# CEL's reserved words and literals (language definition, section "Syntax"): `variables.in` could never be read.
-# fmt: off
-RESERVED_WORDS = frozenset({
-    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop",
-    "namespace", "null", "package", "return", "true", "var", "void", "while",
-})
-# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +82,7 @@ def uses(text: str, known: Iterable[str], *, presence: bool = False) -> tuple[Us
             continue
         before = stream[i - 1] if i else None
         if before is not None and (before.kind is TokenKind.DOT or before.text == "?"):
-            if before.kind is TokenKind.DOT and (i == 1 or not _ends_an_operand(stream[i - 2])):
+            if is_rooted(stream, i):
                 raise problem_at(text, before.start, "`.variables` is not a variable", "leave out the leading dot")
             if before.kind is TokenKind.DOT or (i > 1 and stream[i - 2].kind is TokenKind.DOT):
                 continue  # a field of something else: `change.after.variables`, `change.?variables`
@@ -179,16 +172,6 @@ def null_of_any_type(text: str) -> tuple[str, tuple[int, ...]]:
             places.append(token.start)
             at = token.end
     return "".join([*parts, text[at:]]), tuple(places)
-
-
-def _ends_an_operand(token: Token) -> bool:
-    match token.kind:
-        case TokenKind.NAME:
-            return token.text not in RESERVED_WORDS - {"true", "false", "null"}
-        case TokenKind.CLOSE | TokenKind.STRING | TokenKind.NUMBER | TokenKind.QUOTED:
-            return True
-        case TokenKind.OPEN | TokenKind.DOT | TokenKind.SIGN:
-            return False
 
 
 def _known(name: str, names: frozenset[str]) -> str:

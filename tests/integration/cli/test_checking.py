@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from model_signing import hashing, signing
 
 ROOT = Path(__file__).resolve().parents[3]
 PLANS = ROOT / "tests" / "vectors" / "plans"
@@ -81,3 +84,66 @@ def test_a_key_that_is_none(commands, service):
     result = commands.run("check", "terraform", PLANS / "change.json", *SUBJECT, "--api-key", "no", **service.settings)
     assert result.returncode == 77
     assert result.stdout == ""
+
+
+def test_the_lines_for_git(lines_of, tmp_path):
+    checkout = tmp_path / "checkout"
+    subprocess.run(
+        [
+            "bash",
+            "-ec",
+            f"""git init -q -b main {tmp_path}/origin && cd {tmp_path}/origin
+            git config user.name a && git config user.email a@example.com
+            echo a > README.md && git add -A && git commit -q -m a
+            git clone -q . {checkout} && cd {checkout}
+            git config user.name a && git config user.email a@example.com
+            git checkout -q -b docs && echo b > README.md && git commit -q -a -m b""",
+        ],
+        check=True,
+    )
+    result = lines_of("git.md", directory=checkout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (checkout / "comment.md").read_text().startswith("### Mutation Firewall: allow")
+    subprocess.run(
+        [
+            "bash",
+            "-ec",
+            "mkdir tests && echo a > tests/test_a.py && git add -A && git commit -q -m t && git push -q . HEAD:other",
+        ],
+        cwd=checkout,
+        check=True,
+    )
+    assert lines_of("git.md", directory=checkout).returncode == 1
+    assert "**hold**" in (checkout / "comment.md").read_text()
+
+
+def test_the_lines_for_models(lines_of, tmp_path):
+    for version in ("current", "candidate"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "model.safetensors").write_text(version)
+    text = (ROOT / "docs" / "integrations" / "models.md").read_text()
+    (tmp_path / "results.json").write_text(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0])
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoding, public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "release.pub").write_bytes(key.public_key().public_bytes(encoding, public))
+    private = (encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "release.key").write_bytes(key.private_bytes(*private))
+    (
+        signing.Config()
+        .use_elliptic_key_signer(private_key=tmp_path / "release.key")
+        # As the command of the format does it: the signature leaves itself out.
+        .set_hashing_config(hashing.Config().set_ignored_paths(paths=[tmp_path / "candidate" / "model.sig"]))
+        .sign(tmp_path / "candidate", tmp_path / "candidate" / "model.sig")
+    )
+    result = lines_of("models.md", directory=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ALLOW" in result.stdout
+    assert (tmp_path / "current" / "model.safetensors").read_text() == "candidate"
+    (tmp_path / "current").rename(tmp_path / "candidate")
+    (tmp_path / "candidate" / "model.safetensors").write_text("poisoned")
+    (tmp_path / "current").mkdir()
+    (tmp_path / "current" / "model.safetensors").write_text("current")
+    result = lines_of("models.md", directory=tmp_path)
+    assert result.returncode == 10
+    assert "the signature does not hold" in result.stdout
+    assert (tmp_path / "candidate").exists()

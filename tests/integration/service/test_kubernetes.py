@@ -181,7 +181,8 @@ def test_who_is_watched_does_not_rehearse(firewall):
         (json.dumps(asking(object={"a": [0] * 250_000})).encode(), 200, 413),
         (b" " * 5_000_000, 413, None),
     ],
-    ids=str,
+    # The name of a test is in the environment of what it starts, which has a limit.
+    ids=lambda value: str(value)[:40],
 )
 def test_what_is_no_review_is_refused_and_leaves_nothing(firewall, content, status, code):
     before = len(firewall.entries())

@@ -57,3 +57,52 @@ def test_what_makes_no_configuration(arguments):
     result = run(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
+
+
+WALL = ["kubernetes", "backstop", "--policies", str(STARTER), "--agent", "namespace=agents"]
+
+
+def test_a_wall(tmp_path):
+    report = tmp_path / "report.json"
+    result = CliRunner().invoke(app, [*WALL, "--environment", "*=production", "--report", str(report)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("# left out: agent-memory: it is about nothing that an API server changes\n")
+    assert result.stdout.count("\nkind: ValidatingAdmissionPolicy\n") == result.stdout.count("\n---\n") // 2 + 1
+    assert "&id" not in result.stdout
+    assert "left out: k8s-deployment/large-scale: people may lift a hold" in result.stderr
+    found = json.loads(report.read_text())
+    assert {"policy": "k8s-deployment", "rule": "to-zero"} in found["rules"]
+    assert len(found["leftOut"]) == result.stderr.count("left out: ") == result.stdout.count("# left out: ")
+
+
+def test_a_wall_as_json():
+    result = CliRunner().invoke(app, [*WALL, "--service", "security/mfw", "--holds", "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["kind"] == "List"
+    text = json.dumps(made["items"])
+    assert '"security"' in text
+    assert "rule `two-people`" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--agent", "agents"],
+        ["--environment", "production"],
+        ["--service", "mfw"],
+        ["--name", "Not A Name"],
+        ["--report", "/nonexistent/report.json"],
+    ],
+)
+def test_what_makes_no_wall(arguments):
+    result = CliRunner().invoke(app, [*WALL, *arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+
+
+def test_policies_that_do_not_load_make_no_wall(tmp_path):
+    (tmp_path / "p.yaml").write_text("a: b\n")
+    result = CliRunner().invoke(app, ["kubernetes", "backstop", "--policies", str(tmp_path)])
+    assert result.exit_code not in {0, 2}
+    assert result.stdout == ""

@@ -16,7 +16,7 @@ from app.core.cel import EvaluationError, ExpressionError, ResultType, bind, com
 from app.core.cel.checked import Checked, Comprehension, Constant, Identifier, Select
 from app.core.cel.engine import CompiledProgram
 from app.core.cel.generate import UnsupportedError, generate
-from app.core.cel.variables import RESERVED_WORDS
+from app.core.cel.tokens import RESERVED_WORDS
 from app.policies.load import load_directory
 
 NOW = dt.datetime(2026, 3, 14, 15, 9, 26, tzinfo=dt.UTC)
