@@ -14,7 +14,6 @@ from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.firewall import STARTER, serving
 
 WATCHED = "canaries"
-EXEMPT = "unwatched"
 
 
 def wait(until: Callable[[], bool], *, seconds: float = 30) -> None:
@@ -28,7 +27,7 @@ def test_a_webhook_that_is_not_called_is_known(cluster: Cluster, database_dsn: s
     cluster.namespace(WATCHED)
     token = tmp_path / "token"
     token.write_text(cluster.service_account("mutation-firewall", "canary"))
-    # All that it needs: to make one ConfigMap, which is never made.
+    # All that it needs: to make a ConfigMap, which is never made.
     rule = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}
     port = free_port()
 
@@ -60,7 +59,7 @@ def test_a_webhook_that_is_not_called_is_known(cluster: Cluster, database_dsn: s
         # RBAC says no, which nobody takes for the firewall.
         wait(lambda: counted("unproven") > 0)
         assert metric("mfw_canary_last_success_timestamp_seconds") == 0
-        cluster.grant("canary", "mutation-firewall/canary", rule, namespace=WATCHED)
+        cluster.grant("canary", "mutation-firewall/canary", rule)
         # Nobody is asked yet.
         wait(lambda: counted("allowed") > 0)
         with firewall.in_front(firewall.webhook(STARTER, more=["--canary"])):
