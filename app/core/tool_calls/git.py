@@ -1,0 +1,173 @@
+"""Command lines of git: which repository, which branch, what is lost."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from app.core.tool_calls.effects import Effect, command_effect, path_of
+from app.core.tool_calls.parts import Risk
+from app.core.tool_calls.words import Word, set_of
+
+REPOSITORY: Final = "git/Repository"
+BRANCH: Final = "git/Branch"
+
+_GLOBAL_FLAGS: Final = frozenset({"--no-pager", "-P", "--no-optional-locks", "--literal-pathspecs", "--bare"})
+# Subcommands that read, and options of these that write a file or run a program.
+_READS: Final = set_of("""
+    status log diff show rev-parse rev-list describe ls-files ls-tree ls-remote blame annotate shortlog grep cat-file
+    name-rev merge-base for-each-ref show-ref show-branch diff-tree diff-index diff-files whatchanged count-objects
+    check-ignore check-attr cherry var version help verify-commit verify-tag fsck range-diff
+    """)
+_WRITING: Final = (
+    "--output",
+    "--ext-diff",
+    "--textconv",
+    "--open-files-in-pager",
+    "--upload-pack",
+    "--exec",
+    "--lost-found",
+    "--use-mailmap-from",
+)
+_CHANGES: Final = set_of("""
+    add commit merge rebase pull fetch clone init mv cherry-pick revert am apply stash tag branch switch checkout notes
+    remote config submodule worktree sparse-checkout format-patch bundle archive bisect push mergetool
+    """)
+_DESTROYS: Final = set_of("""
+    clean reset restore rm gc prune filter-branch filter-repo update-ref symbolic-ref reflog replace repack
+    """)
+# Options that throw something away, by subcommand; an option with one dash counts among others of its kind too.
+_LOSING: Final[Mapping[str, tuple[str, ...]]] = {
+    "branch": ("-D", "-d", "-f", "-M", "--delete", "--force"),
+    "tag": ("-d", "-f", "--delete", "--force"),
+    "checkout": ("-f", "-B", "--force", "--ours", "--theirs", "--orphan"),
+    "switch": ("-f", "-C", "--force", "--discard-changes", "--force-create"),
+    "worktree": ("-f", "--force"),
+    "push": ("-f", "-d", "--force", "--force-with-lease", "--force-if-includes", "--delete", "--mirror", "--prune"),
+    "fetch": ("-f", "--force", "--prune", "-p"),
+    "pull": ("-f", "--force"),
+    "submodule": ("-f", "--force"),
+    "add": (),
+}
+_LOSING_WORDS: Final[Mapping[str, frozenset[str]]] = {
+    "stash": frozenset({"drop", "clear", "pop"}),
+    "remote": frozenset({"remove", "rm", "prune", "set-url"}),
+    "worktree": frozenset({"remove", "prune"}),
+    "checkout": frozenset({".", "--"}),
+    "submodule": frozenset({"deinit", "foreach"}),
+    "notes": frozenset({"remove", "prune"}),
+    "bisect": frozenset({"run"}),
+}
+# Without any of these the subcommand lists what there is.
+_LISTS: Final[Mapping[str, frozenset[str]]] = {
+    "branch": frozenset({"", "-a", "-r", "-v", "-vv", "--all", "--list", "--show-current", "--remotes"}),
+    "tag": frozenset({"", "-l", "--list", "-n"}),
+    "remote": frozenset({"", "-v", "show", "get-url"}),
+    "stash": frozenset({"list", "show"}),
+    "worktree": frozenset({"list"}),
+    "submodule": frozenset({"", "status", "summary"}),
+    "reflog": frozenset({"", "show"}),
+    "config": frozenset({"--get", "--list", "-l", "get", "list", "--get-all", "--show-origin"}),
+    "notes": frozenset({"", "list", "show"}),
+    "bisect": frozenset({"log", "view"}),
+}
+_PUSH_VALUES: Final = frozenset({"-o", "--push-option", "--repo", "--receive-pack", "--exec"})
+
+
+def effects(
+    program: str, words: tuple[Word, ...], *, cwd: str | None, stdin: str | None, said: Mapping[str, Any]
+) -> Iterator[Effect]:
+    """Give what a command line of git does; one that sets configuration on the way may do anything."""
+    del stdin
+    folder, at = cwd, 0
+    while at < len(words) and words[at].plain and words[at].text.startswith("-"):
+        text = words[at].text
+        if text == "-C" and at + 1 < len(words) and words[at + 1].plain:
+            folder = path_of(words[at + 1].text, folder)
+            at += 2
+        elif text in _GLOBAL_FLAGS:
+            at += 1
+        elif text in {"--version", "--help"}:
+            yield command_effect(program, words, Risk.READS, said=said)
+            return
+        else:
+            # `-c alias.x=!sh` and its like: what the line says is no longer what git does.
+            yield command_effect(program, words, Risk.UNKNOWN, said=said)
+            return
+    if at >= len(words) or not words[at].plain:
+        yield command_effect(program, words, Risk.READS if at >= len(words) else Risk.UNKNOWN, said=said)
+        return
+    verb, rest = words[at].text, words[at + 1 :]
+    repository = folder or "."
+    if verb == "push":
+        yield from _push(rest, repository, said)
+        return
+    risk = _risk(verb, rest)
+    after: dict[str, Any] = {"arguments": [word.text for word in rest], **said}
+    yield Effect(verb, risk, REPOSITORY, repository, {"after": after}, {}, {"program": program})
+
+
+def _risk(verb: str, rest: tuple[Word, ...]) -> Risk:
+    texts = [word.text for word in rest]
+    if any(not word.static for word in rest) and verb not in {"commit", "add"}:
+        return Risk.UNKNOWN
+    if verb in _READS or (verb in _LISTS and (texts[0] if texts else "") in _LISTS[verb]):
+        writes = any(
+            text.startswith("-O")
+            or (text.startswith("--") and any(one.startswith(text.partition("=")[0]) for one in _WRITING))
+            for text in texts
+            if text != "--"
+        )
+        listed = verb in _READS or all(text.startswith("-") or verb not in {"branch", "tag"} for text in texts[1:])
+        return Risk.UNKNOWN if writes else Risk.READS if listed else Risk.CHANGES
+    if verb in _DESTROYS:
+        return Risk.CHANGES if verb == "reset" and not _loses(texts, ("--hard", "--merge", "--keep")) else Risk.DESTROYS
+    if verb in _CHANGES:
+        if _loses(texts, _LOSING.get(verb, ())) or (set(texts) & _LOSING_WORDS.get(verb, frozenset())):
+            return Risk.DESTROYS
+        # `git rebase --exec`, `git config alias.x`: what is run later, or by others.
+        return Risk.UNKNOWN if verb == "config" or _loses(texts, ("--exec", "-x")) else Risk.CHANGES
+    # Of an alias, or of a program `git-...` in the path, nothing is known.
+    return Risk.UNKNOWN
+
+
+def _loses(texts: list[str], options: tuple[str, ...]) -> bool:
+    for text in texts:
+        if text == "--":
+            return False
+        name = text.partition("=")[0]
+        if name.startswith("--"):
+            if len(name) > 2 and any(one.startswith(name) for one in options if one.startswith("--")):
+                return True
+        elif text.startswith("-") and any(one[1] in text[1:] for one in options if not one.startswith("--")):
+            return True
+    return False
+
+
+def _push(rest: tuple[Word, ...], repository: str, said: Mapping[str, Any]) -> Iterator[Effect]:
+    """One effect for each branch: a push that forces, or deletes, throws away what others have."""
+    operands: list[Word] = []
+    at = 0
+    known = all(word.static for word in rest)
+    texts = [word.text for word in rest]
+    while at < len(rest):
+        if texts[at] in _PUSH_VALUES:
+            at += 1
+        elif not texts[at].startswith("-"):
+            operands.append(rest[at])
+        at += 1
+    loses = _loses(texts, _LOSING["push"])
+    runs = any(text.startswith(("--receive-pack", "--exec", "--rec", "--exe")) for text in texts)
+    remote = operands[0].text if operands else "-"
+    for reference in [word.text for word in operands[1:]] or [""]:
+        source, colon, target = reference.removeprefix("+").partition(":")
+        force = loses or reference.startswith("+") or bool(colon and not source)
+        branch = (target if colon else source).removeprefix("refs/heads/")
+        risk = Risk.UNKNOWN if runs or not known else Risk.DESTROYS if force else Risk.CHANGES
+        yield Effect(
+            "push",
+            risk,
+            BRANCH,
+            f"{remote}/{branch}" if branch else remote,
+            {"after": {"arguments": texts, **said}},
+            {"repository": repository, "remote": remote},
+            {"program": "git", **({"force": True} if force else {})},
+        )

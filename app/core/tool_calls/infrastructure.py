@@ -1,0 +1,64 @@
+"""Command lines of Terraform and its relatives."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from app.core.tool_calls.effects import Effect, command_effect, path_of
+from app.core.tool_calls.parts import Risk
+from app.core.tool_calls.words import Word, set_of
+
+WORKSPACE: Final = "terraform/Workspace"
+
+_READS: Final = set_of("version validate show output providers graph metadata get -version --version -help")
+# What they do runs providers, or what a plan holds.
+_RISKS: Final[Mapping[str, Risk]] = {
+    "plan": Risk.RUNS,
+    "init": Risk.RUNS,
+    "test": Risk.RUNS,
+    "fmt": Risk.CHANGES,
+    "apply": Risk.CHANGES,
+    "import": Risk.CHANGES,
+    "refresh": Risk.CHANGES,
+    "taint": Risk.DESTROYS,
+    "untaint": Risk.CHANGES,
+    "destroy": Risk.DESTROYS,
+    "force-unlock": Risk.DESTROYS,
+    "state": Risk.DESTROYS,
+    "workspace": Risk.CHANGES,
+}
+_READING_WORDS: Final[Mapping[str, frozenset[str]]] = {
+    "state": frozenset({"list", "show", "pull"}),
+    "workspace": frozenset({"list", "show"}),
+    "fmt": frozenset({"-check"}),
+}
+
+
+def terraform(
+    program: str, words: tuple[Word, ...], *, cwd: str | None, stdin: str | None, said: Mapping[str, Any]
+) -> Iterator[Effect]:
+    """Give what a command line does to the workspace in its folder; what would change, only a plan says."""
+    del stdin
+    folder, rest = cwd, list(words)
+    while rest and rest[0].plain and rest[0].text.startswith("-chdir="):
+        folder = path_of(rest.pop(0).text.removeprefix("-chdir="), cwd)
+    if not rest or not rest[0].plain:
+        yield command_effect(program, words, Risk.UNKNOWN if rest else Risk.READS, said=said)
+        return
+    verb, options = rest[0].text, [word.text for word in rest[1:]]
+    if verb in _READS or (options and options[0] in _READING_WORDS.get(verb, frozenset())):
+        risk = Risk.READS
+    else:
+        risk = _RISKS.get(verb, Risk.UNKNOWN)
+    if (
+        any(option.lstrip("-").partition("=")[0] in {"destroy", "replace"} for option in options)
+        and risk is not Risk.READS
+    ):
+        risk = Risk.RUNS if verb == "plan" else Risk.DESTROYS
+    if verb == "workspace" and "delete" in options[:1]:
+        risk = Risk.DESTROYS
+    if any(not word.static for word in rest) and risk is not Risk.DESTROYS:
+        risk = Risk.UNKNOWN
+    after: dict[str, Any] = {"arguments": [verb, *options], **said}
+    if any(option.lstrip("-").startswith("auto-approve") for option in options):
+        after["auto_approve"] = True
+    yield Effect(verb.lstrip("-"), risk, WORKSPACE, folder or ".", {"after": after}, {}, {"program": program})
