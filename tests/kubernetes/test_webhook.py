@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.kubernetes.cluster import Cluster, Result
-from tests.kubernetes.firewall import CHANGES, GUARD, STARTER, Firewall, serving
+from tests.kubernetes.firewall import CHANGES, GUARD, STARTER, Firewall, served
 from tests.kubernetes.shop import AGENT, made, scaled
 
 ACTIONS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).parent / "actions.yaml")
@@ -19,8 +19,8 @@ ACTIONS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).parent / "a
 
 @pytest.fixture(scope="module")
 def firewall(cluster: Cluster, shared_database_dsn: str, agent: str) -> Any:
-    """The starter policies, with the webhook in front of agents as the command writes it."""
-    with serving(cluster, shared_database_dsn, STARTER) as started, started.in_front(started.webhook(STARTER)):
+    """The service as it is run, with the starter policies, and the webhook in front of agents as the command writes it."""
+    with served(cluster, shared_database_dsn, STARTER) as started, started.in_front(started.webhook(STARTER)):
         yield started
 
 
