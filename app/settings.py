@@ -966,6 +966,21 @@ class ExtAuthzSettings(_Section):
     timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one check may take, then nothing is let through")
     ] = 5.0
+    grpc_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65_535,
+            description="port of the gRPC service `envoy.service.auth.v3.Authorization`, with the TLS of "
+            "`MFW_TLS__...`; 0 takes a free one, none by default; needs the extra `grpc`",
+        ),
+    ] = None
+    grpc_host: Annotated[
+        str | None,
+        BeforeValidator(_no_blank),
+        _DefaultText("that of `MFW_HTTP__HOST`"),
+        Field(description="address that it listens on"),
+    ] = None
 
 
 class GithubSettings(_Section):
@@ -1734,6 +1749,11 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "is no https URL without query and fragment",
                 "write it as `https://firewall.example.com`",
             )
+    grpc_port = settings.ext_authz.grpc_port
+    if grpc_port and grpc_port in {http.port, *([metrics.port] if metrics.enabled else ())}:
+        yield SettingsProblem(
+            "MFW_EXT_AUTHZ__GRPC_PORT", f"`{grpc_port}` is taken by another port of ours", "give it one of its own"
+        )
     header = settings.ext_authz.credential_header
     if not _HEADER_NAME.fullmatch(header) or header.lower() in _OTHER_HEADERS - {"authorization"}:
         yield SettingsProblem(

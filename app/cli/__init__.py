@@ -156,6 +156,15 @@ def decide(
         raise typer.Exit(code)
 
 
+@app.command(epilog="Example: `mfw health`; exit code 0 if it takes requests, 1 if it does not, 69 if nobody answers.")
+def health(*, url: Url = DEFAULT_URL, api_key: ApiKey = None, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+    """Show every component of a service, and what is wrong with it. Needs the scope `ops`."""
+    from app.cli.health import run_health
+
+    with reporting(as_json=as_json):
+        run_health(url=url, api_key=api_key, timeout=timeout, as_json=as_json)
+
+
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")
 def config_check(*, as_json: Json = False) -> None:
     """Show the settings in force, secrets masked, or everything that is wrong with them."""
