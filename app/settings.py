@@ -932,7 +932,8 @@ class KubernetesSettings(_Section):
         Items,
         Field(
             description="which callers of the API server are AI agents, each as `user=GLOB`, `group=GLOB`, "
-            "`namespace=GLOB` (of a service account) or `extra=KEY=GLOB`, such as `namespace=agents`"
+            "`namespace=GLOB` (of a service account), `label=KEY=GLOB` (on a service account, which the service then "
+            "lists and watches) or `extra=KEY=GLOB`, such as `namespace=agents`"
         ),
     ] = ()
     environments: Annotated[
@@ -961,6 +962,15 @@ class KubernetesSettings(_Section):
             "for less",
         ),
     ] = 2.5
+    accounts_max_age_seconds: Annotated[
+        float,
+        Field(
+            ge=10,
+            le=3600,
+            description="for how long labels of service accounts are believed that could not be confirmed; after that "
+            "every service account counts as an agent, where a rule asks for labels",
+        ),
+    ] = 60.0
     access: KubernetesAccessSettings = KubernetesAccessSettings()
     canary: CanarySettings = CanarySettings()
 
