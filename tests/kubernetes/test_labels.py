@@ -33,7 +33,7 @@ def test_a_label_makes_an_agent_at_once_and_no_longer(cluster: Cluster, database
         def types() -> set[str]:
             """What the account is in everything that was decided about it just now."""
             cluster.api("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", pod, token=bot)
-            found = [one["record"]["mutation"]["subject"] for one in firewall.decided()]
+            found = [one["record"]["input"]["subject"] for one in firewall.decided()]
             return {one["type"] for one in found if one["id"].endswith(":bot")}
 
         def wait(expected: str) -> None:
