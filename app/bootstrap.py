@@ -19,7 +19,10 @@ from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.cluster.api import Access, KubernetesApi
+from app.cluster.canary import CanaryFlight
 from app.core.admission.callers import ClusterView
+from app.core.admission.canary import Canary
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
@@ -90,10 +93,13 @@ from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
+    CanarySettings,
     Environment,
     ExtAuthzSettings,
     GithubSettings,
     JwtSettings,
+    KubernetesAccessSettings,
+    KubernetesSettings,
     LedgerSettings,
     LimitSettings,
     LogLevel,
@@ -391,6 +397,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
     if certificate is not None:
         checks.append(NamedCheck("tls", partial(_check_certificate, certificate)))
+    canary = _canary(settings.kubernetes.canary)
+    flight = None if canary is None else _flight(settings.kubernetes, canary, metrics)
+    if flight is not None:
+        checks.append(NamedCheck("canary", partial(_check_canary, flight)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -482,6 +492,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if certificate is not None:
                 await certificate.start()
                 opened.push_async_callback(certificate.stop)
+            if flight is not None:
+                await flight.start()
+                opened.push_async_callback(flight.stop)
             opened.enter_context(_settled_heap())
             if grpc_checks is not None:
                 await grpc_checks.start()
@@ -524,15 +537,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    evaluation = EvaluationEndpoint(
+        service,
+        gate=gate,
+        max_body_bytes=settings.http.max_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
     api.include_router(
         authzen_router(
             AuthzenEndpoints(
-                EvaluationEndpoint(
-                    service,
-                    gate=gate,
-                    max_body_bytes=settings.http.max_body_bytes,
-                    timeout_seconds=settings.http.request_timeout_seconds,
-                ),
+                evaluation,
                 EvaluationsEndpoint(
                     service,
                     gate=gate,
@@ -567,22 +581,20 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         )
     )
     kubernetes = settings.kubernetes
-    api.include_router(
-        admission_router(
-            AdmissionEndpoint(
-                service,
-                gate=gate,
-                view=ClusterView(
-                    agents=kubernetes.agent_rules,
-                    environments=kubernetes.environment_rules,
-                    cluster=kubernetes.cluster or "",
-                ),
-                api_servers=kubernetes.api_server_globs,
-                max_body_bytes=settings.http.max_admission_body_bytes,
-                timeout_seconds=kubernetes.timeout_seconds,
-            )
-        )
+    reviews = AdmissionEndpoint(
+        service,
+        gate=gate,
+        view=ClusterView(
+            agents=kubernetes.agent_rules,
+            environments=kubernetes.environment_rules,
+            cluster=kubernetes.cluster or "",
+        ),
+        api_servers=kubernetes.api_server_globs,
+        max_body_bytes=settings.http.max_admission_body_bytes,
+        timeout_seconds=kubernetes.timeout_seconds,
+        canary=canary,
     )
+    api.include_router(admission_router(reviews))
     checks_of_gateways = CheckEndpoint(
         Checks(
             service,
@@ -685,11 +697,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     api.include_router(openapi_router(api, gate=gate))
     api.include_router(reference_router(version=VERSION, gate=gate))
 
-    hot: ASGIApp = endpoint
+    # What is asked before every single change.
+    hot: dict[str, ASGIApp] = {PATH: endpoint, EVALUATION: evaluation, VALIDATE: reviews}
     if traces is not None:
         traces.instrument(api)
-        hot = traces.around(endpoint, name=f"POST {PATH}")
-    app: ASGIApp = HotPath(api, endpoint=hot)
+        hot = {path: traces.around(one, name=f"POST {path}") for path, one in hot.items()}
+    app: ASGIApp = HotPath(api, endpoints=hot)
     checking: ASGIApp = checks_of_gateways
     if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
         app = HealthWithoutTls(app, problem=problem)
@@ -1144,6 +1157,38 @@ def _certificate(tls: TlsSettings, metrics: Metrics) -> ServingCertificate | Non
 async def _check_certificate(certificate: ServingCertificate) -> CheckResult:
     """At most degraded: a replica that turns unready because of a file takes all the others with it."""
     well, detail = certificate.report()
+    return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
+
+
+def _canary(settings: CanarySettings) -> Canary | None:
+    return None if settings.key is None else Canary(settings.key.get_secret_value())
+
+
+def _flight(kubernetes: KubernetesSettings, canary: Canary, metrics: Metrics) -> CanaryFlight:
+    """What tries the canary. Does not connect."""
+    counters = {result: tally.inc for result, tally in metrics.canary_results.items()}
+    flight = CanaryFlight(
+        KubernetesApi(_cluster_access(kubernetes.access)),
+        canary,
+        namespace=kubernetes.canary.namespace,
+        every_seconds=kubernetes.canary.every_seconds,
+        entropy=os.urandom,
+        counted=lambda result: counters[result](),
+    )
+    metrics.watch_canary(last_success=lambda: flight.last_success)
+    return flight
+
+
+def _cluster_access(access: KubernetesAccessSettings) -> Access:
+    if access.url is None:
+        found = Access.in_cluster()
+        return Access(found.url, access.token_file, access.ca_file)
+    return Access(access.url.rstrip("/"), access.token_file, access.ca_file)
+
+
+async def _check_canary(flight: CanaryFlight) -> CheckResult:
+    """At most degraded: nobody is helped by a firewall that turns unready because it is not asked."""
+    well, detail = flight.report()
     return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
 
 
