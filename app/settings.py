@@ -37,7 +37,7 @@ NESTED: Final = "__"
 FILE_SUFFIX: Final = "_FILE"
 
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
-CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
+CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SUBJECT", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset(
     {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
