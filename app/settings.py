@@ -1798,7 +1798,12 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "write it as `https://firewall.example.com`",
             )
     grpc_port = settings.ext_authz.grpc_port
-    if grpc_port and grpc_port in {http.port, *([metrics.port] if metrics.enabled else ())}:
+    others = (
+        http.port,
+        *([metrics.port] if metrics.enabled else ()),
+        *([settings.tls.port] if settings.tls.enabled else ()),
+    )
+    if grpc_port and grpc_port in others:
         yield SettingsProblem(
             "MFW_EXT_AUTHZ__GRPC_PORT", f"`{grpc_port}` is taken by another port of ours", "give it one of its own"
         )
