@@ -20,7 +20,11 @@ from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from app.core.admission.callers import ClusterView
+from app.cluster.accounts import ServiceAccounts
+from app.cluster.api import Access, KubernetesApi
+from app.cluster.canary import CanaryFlight
+from app.core.admission.callers import AgentSource, ClusterView
+from app.core.admission.canary import Canary
 from app.core.ed25519 import private_key
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
@@ -92,10 +96,13 @@ from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
+    CanarySettings,
     Environment,
     ExtAuthzSettings,
     GithubSettings,
     JwtSettings,
+    KubernetesAccessSettings,
+    KubernetesSettings,
     LedgerSettings,
     LimitSettings,
     LogLevel,
@@ -392,6 +399,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
     if certificate is not None:
         checks.append(NamedCheck("tls", partial(_check_certificate, certificate)))
+    canary = _canary(settings.kubernetes.canary)
+    flight = None if canary is None else _flight(settings.kubernetes, canary, metrics)
+    if flight is not None:
+        checks.append(NamedCheck("canary", partial(_check_canary, flight)))
+    accounts = _accounts(settings.kubernetes, metrics)
+    if accounts is not None:
+        checks.append(NamedCheck("service_accounts", partial(_check_accounts, accounts)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -483,6 +497,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if certificate is not None:
                 await certificate.start()
                 opened.push_async_callback(certificate.stop)
+            if accounts is not None:
+                await accounts.start()
+                opened.push_async_callback(accounts.stop)
+            if flight is not None:
+                await flight.start()
+                opened.push_async_callback(flight.stop)
             opened.enter_context(_settled_heap())
             if grpc_checks is not None:
                 await grpc_checks.start()
@@ -577,10 +597,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             agents=kubernetes.agent_rules,
             environments=kubernetes.environment_rules,
             cluster=kubernetes.cluster or "",
+            accounts=accounts,
         ),
         api_servers=kubernetes.api_server_globs,
         max_body_bytes=settings.http.max_admission_body_bytes,
         timeout_seconds=kubernetes.timeout_seconds,
+        canary=canary,
     )
     api.include_router(admission_router(reviews))
     checks_of_gateways = CheckEndpoint(
@@ -589,6 +611,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             gate=gate,
             mapping=_gateway_mapping(settings.ext_authz),
             credential_header=settings.ext_authz.credential_header,
+            certificate_header=settings.auth.mtls.header,
             max_body_bytes=settings.http.max_body_bytes,
         ),
         timeout_seconds=settings.ext_authz.timeout_seconds,
@@ -1149,6 +1172,58 @@ def _certificate(tls: TlsSettings, metrics: Metrics) -> ServingCertificate | Non
 async def _check_certificate(certificate: ServingCertificate) -> CheckResult:
     """At most degraded: a replica that turns unready because of a file takes all the others with it."""
     well, detail = certificate.report()
+    return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
+
+
+def _canary(settings: CanarySettings) -> Canary | None:
+    return None if settings.key is None else Canary(settings.key.get_secret_value())
+
+
+def _flight(kubernetes: KubernetesSettings, canary: Canary, metrics: Metrics) -> CanaryFlight:
+    """What tries the canary. Does not connect."""
+    counters = {result: tally.inc for result, tally in metrics.canary_results.items()}
+    flight = CanaryFlight(
+        KubernetesApi(_cluster_access(kubernetes.access)),
+        canary,
+        namespace=kubernetes.canary.namespace,
+        every_seconds=kubernetes.canary.every_seconds,
+        entropy=os.urandom,
+        counted=lambda result: counters[result](),
+    )
+    metrics.watch_canary(last_success=lambda: flight.last_success)
+    return flight
+
+
+def _accounts(kubernetes: KubernetesSettings, metrics: Metrics) -> ServiceAccounts | None:
+    """What knows the labels that rules for agents ask for, None where none does. Does not connect."""
+    keys = {rule.key for rule in kubernetes.agent_rules if rule.source is AgentSource.LABEL}
+    if not keys:
+        return None
+    accounts = ServiceAccounts(
+        KubernetesApi(_cluster_access(kubernetes.access)),
+        keys=keys,
+        max_age_seconds=kubernetes.accounts_max_age_seconds,
+    )
+    metrics.watch_accounts(age=lambda: accounts.age)
+    return accounts
+
+
+async def _check_accounts(accounts: ServiceAccounts) -> CheckResult:
+    """At most degraded: doubt makes agents of service accounts, and nothing more."""
+    known, detail = accounts.report()
+    return CheckResult(Status.HEALTHY if known else Status.DEGRADED, detail)
+
+
+def _cluster_access(access: KubernetesAccessSettings) -> Access:
+    if access.url is None:
+        found = Access.in_cluster()
+        return Access(found.url, access.token_file, access.ca_file)
+    return Access(access.url.rstrip("/"), access.token_file, access.ca_file)
+
+
+async def _check_canary(flight: CanaryFlight) -> CheckResult:
+    """At most degraded: nobody is helped by a firewall that turns unready because it is not asked."""
+    well, detail = flight.report()
     return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
 
 

@@ -1,9 +1,9 @@
 """`python -m bench.surfaces`: what a surface adds to a decision, beside the native route in the same run.
 
-The same change is asked about by `POST /v1/decisions`, as an AuthZEN evaluation and as an AdmissionReview, as it is and
-with objects of 10 and of 100 KB; every other surface asks what it can. The rows take turns with one caller; printed are
-the medians of the rounds, and of the differences to the native route within a round. The service has one core, the load
-and PostgreSQL the other.
+The same change is asked about by `POST /v1/decisions`, as an AuthZEN evaluation, as an AdmissionReview and as a check
+of a gateway, as it is and with objects of 10 and of 100 KB; every other surface asks what it can. The rows take turns
+with one caller; printed are the medians of the rounds, and of the differences to the native route within a round. The
+service has one core, the load and PostgreSQL the other.
 """
 
 import argparse
@@ -25,6 +25,12 @@ EXAMPLE = service.ROOT / "examples" / "allow-k8s-deployment-scaled.json"
 SIZES = (10_000, 100_000)
 # The change as it is.
 SMALL = 0
+MAPPING = """\
+apiVersion: mutationfirewall.io/v1
+kind: GatewayMapping
+gateways: [{kind: envoy, subject: {header: x-subject, form: json}}]
+routes: [{path: /mutations, body: mutation}]
+"""
 
 
 def sized(mutation: dict[str, Any], size: int) -> dict[str, Any]:
@@ -85,7 +91,7 @@ SURFACES = (
     Surface("a tool call", "/agents/v1/tool-call", lambda _: EXAMPLE_CALL, (SMALL,)),
     Surface("Claude Code hook", "/agents/v1/claude-code", lambda _: EXAMPLE_HOOK, (SMALL,)),
     Surface("MCP check", "/agents/v1/mcp/check", lambda _: EXAMPLE_CHECK, (SMALL,)),
-    Surface("gateway check", "/envoy/v1/check/v1/orders/7", lambda _: {}, (SMALL,), b"403"),
+    Surface("gateway check", "/envoy/v1/check/mutations", lambda mutation: mutation, (SMALL, *SIZES)),
 )
 
 _Row = tuple[str, int]
@@ -102,18 +108,24 @@ def main() -> None:
     mutation = json.loads(EXAMPLE.read_bytes())
     with tempfile.TemporaryDirectory() as scratch, started_postgres(Path(scratch)) as database_url:
         asyncio.run(apply(database_url))
-        key = agent_key(database_url)
+        mapping_file = Path(scratch) / "gateways.yaml"
+        mapping_file.write_text(MAPPING)
+        settings = {"MFW_EXT_AUTHZ__MAPPING": str(mapping_file)}
+        credential = f"Bearer {agent_key(database_url)}"
+        headers = {
+            "Authorization": credential,
+            "X-Mfw-Authorization": credential,
+            "X-Subject": json.dumps(mutation["subject"]),
+        }
         requests: dict[_Row, tuple[bytes, bytes]] = {}
         for size in (SMALL, *SIZES):
             large = sized(mutation, size)
             for one in (NATIVE, *SURFACES):
                 if size in one.sizes:
                     sent = json.dumps(one.body(large), separators=(",", ":")).encode()
-                    headers = {"Authorization": f"Bearer {key}", "X-Mfw-Authorization": f"Bearer {key}"}
-                    headers["X-Agent-Id"] = "deploy-bot"
                     requests[one.name, size] = load.http_post(one.path, sent, headers=headers), one.status
         measured: dict[_Row, list[_Figures]] = {row: [] for row in requests}
-        with service.firewall(database_url, cores=SERVED_ON) as guarded:
+        with service.firewall(database_url, cores=SERVED_ON, settings=settings) as guarded:
             for turn in range(options.rounds + 1):
                 for row, (request, status) in requests.items():
                     figures = _measure(request, status, guarded, seconds=options.seconds if turn else 1.0, row=row)

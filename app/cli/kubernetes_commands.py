@@ -45,6 +45,9 @@ def webhook_config(
     named_only: Annotated[
         bool, typer.Option("--named-only", help="Ask only about resources that policies name, not about all.")
     ] = False,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Ask about the canary too (MFW_KUBERNETES__CANARY__KEY), whoever sends it.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Name of the configuration.")] = "mutation-firewall",
     timeout_seconds: Annotated[
         int, typer.Option(min=1, max=30, help="How long the API server waits; then it denies.")
@@ -67,6 +70,7 @@ def webhook_config(
             agents=agent or (),
             exempt=exempt_namespace or (),
             named_only=named_only,
+            canary=canary,
             name=name,
             timeout_seconds=timeout_seconds,
             as_json=as_json,

@@ -382,6 +382,26 @@ class TestAuthzen:
         assert Settings.load(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).authzen.identifier == url
 
 
+class TestExtAuthz:
+    @pytest.mark.parametrize("header", ["X Own", "Host", "Cookie", "X-Request-Id", "X-API-Key"])
+    def test_what_is_no_header_for_a_credential_is_refused(self, header):
+        found = problems(GOOD | {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER": header})
+        assert found.keys() == {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER"}
+
+    @pytest.mark.parametrize("header", ["Authorization", "X-Forwarded-Client-Cert"])
+    def test_who_says_so_may_use_that_of_others(self, header):
+        settings = Settings.load(GOOD | {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER": header})
+        assert settings.ext_authz.credential_header == header
+
+    @pytest.mark.parametrize("other", ["MFW_HTTP__PORT", "MFW_METRICS__PORT"])
+    def test_grpc_has_a_port_of_its_own(self, other):
+        found = problems(GOOD | {other: "9191", "MFW_EXT_AUTHZ__GRPC_PORT": "9191"})
+        assert found.keys() == {"MFW_EXT_AUTHZ__GRPC_PORT"}
+
+    def test_grpc_is_off_unless_it_is_asked_for(self):
+        assert Settings.load(GOOD).ext_authz.grpc_port is None
+
+
 class TestMaskKey:
     @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
     def test_what_could_be_guessed_is_refused(self, key):
@@ -792,6 +812,7 @@ class TestReference:
             "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET",
             "MFW_GITHUB__PRIVATE_KEY",
             "MFW_GITHUB__TOKEN",
+            "MFW_KUBERNETES__CANARY__KEY",
         }
 
 
@@ -1070,6 +1091,28 @@ class TestKubernetes:
         found = details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text})
         assert found.keys() == {f"MFW_KUBERNETES__{name}"}
         assert f"`{text}`" in found[f"MFW_KUBERNETES__{name}"]
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("CANARY__KEY", "short"),
+            ("CANARY__KEY", "x" * 40),
+            ("CANARY__NAMESPACE", "A b"),
+            ("CANARY__EVERY_SECONDS", "0"),
+            ("ACCESS__URL", "http://10.0.0.1:6443"),
+            ("ACCESS__URL", "https://10.0.0.1:port"),
+        ],
+    )
+    def test_what_is_no_canary(self, name, text):
+        assert details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text}).keys() == {f"MFW_KUBERNETES__{name}"}
+
+    def test_a_canary_has_a_key(self):
+        key = "0f6b2c9d" + "4e8a71c35b9d20f7" * 3 + "a1"
+        said = {"MFW_KUBERNETES__CANARY__KEY": key, "MFW_KUBERNETES__ACCESS__URL": "https://10.0.0.1:6443"}
+        kubernetes = Settings.load(DEVELOPMENT | said).kubernetes
+        assert kubernetes.canary.key is not None
+        assert key not in repr(kubernetes)
+        assert (kubernetes.canary.namespace, kubernetes.access.token_file.name) == ("default", "token")
 
 
 class TestGithub:
