@@ -12,7 +12,7 @@ hook = typer.Typer(no_args_is_help=True, help="Ask before an agent's tool is cal
 
 @hook.command(
     "claude-code",
-    epilog="Example: `mfw hook claude-code --print-settings > .claude/settings.json`. "
+    epilog="Example: `mfw hook claude-code --print-settings > settings.json`. "
     "Exit codes: 0 go on, with the answer on standard output; 2 blocked, with the reason on standard error.",
 )
 def hook_claude_code(
