@@ -12,14 +12,17 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.cluster.api import Access, KubernetesApi
+from app.cluster.canary import CanaryFlight
 from app.core.admission.callers import ClusterView
+from app.core.admission.canary import Canary
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
@@ -90,10 +93,13 @@ from app.service.search import Entities, SearchService
 from app.service.sign import SignService
 from app.service.switch import SwitchService
 from app.settings import (
+    CanarySettings,
     Environment,
     ExtAuthzSettings,
     GithubSettings,
     JwtSettings,
+    KubernetesAccessSettings,
+    KubernetesSettings,
     LedgerSettings,
     LimitSettings,
     LogLevel,
@@ -145,6 +151,9 @@ from app.surfaces.policy_sets.routes import PolicySetEndpoints, policy_sets_rout
 from app.surfaces.problems import TYPE_PREFIX, install_problem_handlers, internal_problem, problem
 from app.surfaces.reference.routes import reference_router
 from app.surfaces.switches.routes import SwitchEndpoints, switches_router
+
+if TYPE_CHECKING:
+    from app.surfaces.ext_authz.grpc.server import CheckServer
 
 VERSION: Final = version("mutation-firewall")
 # What the ledger says decided.
@@ -388,6 +397,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         checks.append(NamedCheck("token_issuer", partial(_check_issuer, token_keys)))
     if certificate is not None:
         checks.append(NamedCheck("tls", partial(_check_certificate, certificate)))
+    canary = _canary(settings.kubernetes.canary)
+    flight = None if canary is None else _flight(settings.kubernetes, canary, metrics)
+    if flight is not None:
+        checks.append(NamedCheck("canary", partial(_check_canary, flight)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -479,7 +492,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if certificate is not None:
                 await certificate.start()
                 opened.push_async_callback(certificate.stop)
+            if flight is not None:
+                await flight.start()
+                opened.push_async_callback(flight.stop)
             opened.enter_context(_settled_heap())
+            if grpc_checks is not None:
+                await grpc_checks.start()
+                opened.push_async_callback(grpc_checks.stop, max(1.0, settings.http.shutdown_grace_seconds - 5.0))
             health.started = True
             watching = asyncio.create_task(health.watch(), name="health")
             opened.push_async_callback(_ended, watching)
@@ -518,15 +537,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ),
     )
     api.include_router(batch_router(batches))
+    evaluation = EvaluationEndpoint(
+        service,
+        gate=gate,
+        max_body_bytes=settings.http.max_body_bytes,
+        timeout_seconds=settings.http.request_timeout_seconds,
+    )
     api.include_router(
         authzen_router(
             AuthzenEndpoints(
-                EvaluationEndpoint(
-                    service,
-                    gate=gate,
-                    max_body_bytes=settings.http.max_body_bytes,
-                    timeout_seconds=settings.http.request_timeout_seconds,
-                ),
+                evaluation,
                 EvaluationsEndpoint(
                     service,
                     gate=gate,
@@ -561,22 +581,20 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         )
     )
     kubernetes = settings.kubernetes
-    api.include_router(
-        admission_router(
-            AdmissionEndpoint(
-                service,
-                gate=gate,
-                view=ClusterView(
-                    agents=kubernetes.agent_rules,
-                    environments=kubernetes.environment_rules,
-                    cluster=kubernetes.cluster or "",
-                ),
-                api_servers=kubernetes.api_server_globs,
-                max_body_bytes=settings.http.max_admission_body_bytes,
-                timeout_seconds=kubernetes.timeout_seconds,
-            )
-        )
+    reviews = AdmissionEndpoint(
+        service,
+        gate=gate,
+        view=ClusterView(
+            agents=kubernetes.agent_rules,
+            environments=kubernetes.environment_rules,
+            cluster=kubernetes.cluster or "",
+        ),
+        api_servers=kubernetes.api_server_globs,
+        max_body_bytes=settings.http.max_admission_body_bytes,
+        timeout_seconds=kubernetes.timeout_seconds,
+        canary=canary,
     )
+    api.include_router(admission_router(reviews))
     checks_of_gateways = CheckEndpoint(
         Checks(
             service,
@@ -678,13 +696,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     api.include_router(openapi_router(api, gate=gate))
     api.include_router(reference_router(version=VERSION, gate=gate))
 
-    hot: ASGIApp = endpoint
+    # What is asked before every single change.
+    hot: dict[str, ASGIApp] = {PATH: endpoint, EVALUATION: evaluation, VALIDATE: reviews}
     if traces is not None:
         traces.instrument(api)
-        hot = traces.around(endpoint, name=f"POST {PATH}")
-    app: ASGIApp = HotPath(api, endpoint=hot)
+        hot = {path: traces.around(one, name=f"POST {path}") for path, one in hot.items()}
+    app: ASGIApp = HotPath(api, endpoints=hot)
+    checking: ASGIApp = checks_of_gateways
     if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
         app = HealthWithoutTls(app, problem=problem)
+        checking = HealthWithoutTls(checking, problem=problem)
     if settings.http.cors_origins:
         app = CORSMiddleware(
             app,
@@ -702,7 +723,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
-    app = GatewayPaths(app, endpoint=checks_of_gateways)
+    app = GatewayPaths(app, endpoint=checking)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)
@@ -716,7 +737,39 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
         ended=None if door is None else door.leave,
     )
-    return around if door is None else SheddingMiddleware(around, door)
+    outermost: ASGIApp = around if door is None else SheddingMiddleware(around, door)
+
+    async def ready() -> bool:
+        return health.ready(await health.report())
+
+    grpc_checks = _grpc_checks(settings, outermost, ready=ready)
+    return outermost
+
+
+def _grpc_checks(settings: Settings, app: ASGIApp, *, ready: Callable[[], Awaitable[bool]]) -> "CheckServer | None":
+    """What answers checks over gRPC, if a port is named for it."""
+    gateways = settings.ext_authz
+    if gateways.grpc_port is None:
+        return None
+    try:
+        from app.surfaces.ext_authz.grpc.server import CheckServer
+    except ImportError:
+        raise FirewallError(
+            Kind.INVALID_SETTINGS,
+            "MFW_EXT_AUTHZ__GRPC_PORT needs packages that are not installed",
+            fix="`pip install 'mutation-firewall[grpc]'`, or unset it",
+        ) from None
+    return CheckServer(
+        app,
+        host=gateways.grpc_host or settings.http.host,
+        port=gateways.grpc_port,
+        tls=settings.tls.files,
+        credential_header=gateways.credential_header,
+        max_body_bytes=settings.http.max_body_bytes,
+        concurrent_max=settings.http.max_connections,
+        timeout_seconds=gateways.timeout_seconds,
+        ready=ready,
+    )
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -1103,6 +1156,38 @@ def _certificate(tls: TlsSettings, metrics: Metrics) -> ServingCertificate | Non
 async def _check_certificate(certificate: ServingCertificate) -> CheckResult:
     """At most degraded: a replica that turns unready because of a file takes all the others with it."""
     well, detail = certificate.report()
+    return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
+
+
+def _canary(settings: CanarySettings) -> Canary | None:
+    return None if settings.key is None else Canary(settings.key.get_secret_value())
+
+
+def _flight(kubernetes: KubernetesSettings, canary: Canary, metrics: Metrics) -> CanaryFlight:
+    """What tries the canary. Does not connect."""
+    counters = {result: tally.inc for result, tally in metrics.canary_results.items()}
+    flight = CanaryFlight(
+        KubernetesApi(_cluster_access(kubernetes.access)),
+        canary,
+        namespace=kubernetes.canary.namespace,
+        every_seconds=kubernetes.canary.every_seconds,
+        entropy=os.urandom,
+        counted=lambda result: counters[result](),
+    )
+    metrics.watch_canary(last_success=lambda: flight.last_success)
+    return flight
+
+
+def _cluster_access(access: KubernetesAccessSettings) -> Access:
+    if access.url is None:
+        found = Access.in_cluster()
+        return Access(found.url, access.token_file, access.ca_file)
+    return Access(access.url.rstrip("/"), access.token_file, access.ca_file)
+
+
+async def _check_canary(flight: CanaryFlight) -> CheckResult:
+    """At most degraded: nobody is helped by a firewall that turns unready because it is not asked."""
+    well, detail = flight.report()
     return CheckResult(Status.HEALTHY if well else Status.DEGRADED, detail)
 
 

@@ -37,7 +37,7 @@ NESTED: Final = "__"
 FILE_SUFFIX: Final = "_FILE"
 
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
-CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
+CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SUBJECT", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset(
     {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
@@ -889,6 +889,42 @@ class AuthzenSettings(_Section):
     ] = None
 
 
+class KubernetesAccessSettings(_Section):
+    """How the service reaches the API server itself; as the pod that it runs in unless told otherwise."""
+
+    url: Annotated[
+        str | None,
+        _DefaultText("that of the pod"),
+        Field(description="https URL of the API server, for a firewall outside of the cluster"),
+    ] = None
+    token_file: Annotated[Path, Field(description="file of the token that is sent there")] = Path(
+        "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )
+    ca_file: Annotated[Path, Field(description="PEM file of its authority")] = Path(
+        "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+    )
+
+
+class CanarySettings(_Section):
+    """A change that the webhook must deny, tried again and again; off unless there is a key."""
+
+    key: Annotated[
+        SecretStr | None,
+        Field(
+            description="secret of all replicas, by which a denial proves that it is the firewall's: "
+            "`openssl rand -hex 32`; without it there is no canary"
+        ),
+    ] = None
+    namespace: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+            description="namespace that the webhook is asked about, in which nothing is made: it is a dry run",
+        ),
+    ] = "default"
+    every_seconds: Annotated[float, Field(gt=0, le=3600, description="how often it is tried")] = 60.0
+
+
 class KubernetesSettings(_Section):
     """The admission webhook, `/kubernetes/v1/validate`."""
 
@@ -925,6 +961,8 @@ class KubernetesSettings(_Section):
             "for less",
         ),
     ] = 2.5
+    access: KubernetesAccessSettings = KubernetesAccessSettings()
+    canary: CanarySettings = CanarySettings()
 
     @property
     def agent_rules(self) -> tuple[AgentRule, ...]:
@@ -966,6 +1004,21 @@ class ExtAuthzSettings(_Section):
     timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest time that one check may take, then nothing is let through")
     ] = 5.0
+    grpc_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65_535,
+            description="port of the gRPC service `envoy.service.auth.v3.Authorization`, with the TLS of "
+            "`MFW_TLS__...`; 0 takes a free one, none by default; needs the extra `grpc`",
+        ),
+    ] = None
+    grpc_host: Annotated[
+        str | None,
+        BeforeValidator(_no_blank),
+        _DefaultText("that of `MFW_HTTP__HOST`"),
+        Field(description="address that it listens on"),
+    ] = None
 
 
 class GithubSettings(_Section):
@@ -1666,6 +1719,16 @@ def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProble
                 yield SettingsProblem(
                     f"MFW_KUBERNETES__{name}", f"`{_shown(text)}`: {error}", f"write it as `{example}`"
                 )
+    key, url = kubernetes.canary.key, kubernetes.access.url
+    if key is not None and (why := weakness(key.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)) is not None:
+        yield SettingsProblem("MFW_KUBERNETES__CANARY__KEY", f"the key {why}", "make one: `openssl rand -hex 32`")
+    if url is not None:
+        parts = _split(url)
+        if parts is None or parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+            # A token is sent there.
+            yield SettingsProblem(
+                "MFW_KUBERNETES__ACCESS__URL", "is no https URL", "write it as `https://10.0.0.1:6443`"
+            )
 
 
 def _github_rules(github: GithubSettings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -1734,6 +1797,11 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "is no https URL without query and fragment",
                 "write it as `https://firewall.example.com`",
             )
+    grpc_port = settings.ext_authz.grpc_port
+    if grpc_port and grpc_port in {http.port, *([metrics.port] if metrics.enabled else ())}:
+        yield SettingsProblem(
+            "MFW_EXT_AUTHZ__GRPC_PORT", f"`{grpc_port}` is taken by another port of ours", "give it one of its own"
+        )
     header = settings.ext_authz.credential_header
     if not _HEADER_NAME.fullmatch(header) or header.lower() in _OTHER_HEADERS - {"authorization"}:
         yield SettingsProblem(

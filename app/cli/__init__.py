@@ -20,6 +20,7 @@ from app.cli.hook_commands import hook
 from app.cli.integrity_commands import integrity
 from app.cli.kubernetes_commands import kubernetes
 from app.cli.ledger_commands import ledger
+from app.cli.mcp_commands import mcp
 from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used, local_policies
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
@@ -48,6 +49,7 @@ app.add_typer(tokens, name="tokens")
 app.add_typer(switch, name="switch")
 app.add_typer(witnessing, name="witness")
 app.add_typer(kubernetes, name="kubernetes")
+app.add_typer(mcp, name="mcp")
 app.add_typer(check, name="check")
 app.add_typer(hook, name="hook")
 
@@ -154,6 +156,15 @@ def decide(
             as_json=as_json,
         )
         raise typer.Exit(code)
+
+
+@app.command(epilog="Example: `mfw health`; exit code 0 if it takes requests, 1 if it does not, 69 if nobody answers.")
+def health(*, url: Url = DEFAULT_URL, api_key: ApiKey = None, timeout: Timeout = 10.0, as_json: Json = False) -> None:
+    """Show every component of a service, and what is wrong with it. Needs the scope `ops`."""
+    from app.cli.health import run_health
+
+    with reporting(as_json=as_json):
+        run_health(url=url, api_key=api_key, timeout=timeout, as_json=as_json)
 
 
 @config.command("check", epilog="Example: `MFW_ENVIRONMENT=production mfw config check`")

@@ -56,13 +56,7 @@ def _answer(request: Call, *, url: str, api_key: str | None, timeout: float, wha
     # What imports httpx: `mfw --help` and a decision in this process do without.
     from app.client.firewall import Firewall
 
-    try:
-        host = address(url).hostname or ""
-    except ProblemError as problem:
-        raise Refused(ExitCode.USAGE, problem.detail, fix=problem.fix) from None
-    key = api_key or (_development_key() if is_local(host) else None)
-    if in_plain_text(url, key):
-        complain(f"the API key goes to `{host}` in plain text", fix="use an https address")
+    key = key_for(url, api_key)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -72,6 +66,18 @@ def _answer(request: Call, *, url: str, api_key: str | None, timeout: float, wha
             return firewall.call(request)
     except ProblemError as problem:
         _refuse(problem, size=len(request.body or b""), what=what)
+
+
+def key_for(url: str, api_key: str | None) -> str | None:
+    """The key to show at an address: the given one, or that of `mfw dev` on this machine. Raises `Refused`."""
+    try:
+        host = address(url).hostname or ""
+    except ProblemError as problem:
+        raise Refused(ExitCode.USAGE, problem.detail, fix=problem.fix) from None
+    key = api_key or (_development_key() if is_local(host) else None)
+    if in_plain_text(url, key):
+        complain(f"the API key goes to `{host}` in plain text", fix="use an https address")
+    return key
 
 
 def _development_key() -> str | None:

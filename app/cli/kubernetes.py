@@ -35,6 +35,7 @@ def run_webhook_config(
     agents: Sequence[str],
     exempt: Sequence[str],
     named_only: bool,
+    canary: bool,
     name: str,
     timeout_seconds: int,
     as_json: bool,
@@ -52,6 +53,7 @@ def run_webhook_config(
             agents=rules,
             timeout_seconds=timeout_seconds,
             named_only=named_only,
+            canary=canary,
         )
         made = webhook_configuration(load_directory(policies), webhook)
     except ValueError as error:

@@ -45,6 +45,9 @@ def webhook_config(
     named_only: Annotated[
         bool, typer.Option("--named-only", help="Ask only about resources that policies name, not about all.")
     ] = False,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Ask about the canary too (MFW_KUBERNETES__CANARY__KEY), whoever sends it.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Name of the configuration.")] = "mutation-firewall",
     timeout_seconds: Annotated[
         int, typer.Option(min=1, max=30, help="How long the API server waits; then it denies.")
@@ -67,6 +70,7 @@ def webhook_config(
             agents=agent or (),
             exempt=exempt_namespace or (),
             named_only=named_only,
+            canary=canary,
             name=name,
             timeout_seconds=timeout_seconds,
             as_json=as_json,
@@ -135,5 +139,64 @@ def backstop(
             holds=holds,
             report=report,
             name=name,
+            as_json=as_json,
+        )
+
+
+@kubernetes.command(
+    "certificates",
+    epilog="Example: `mfw kubernetes certificates --service mutation-firewall/mutation-firewall --dry-run`",
+)
+def certificates(
+    *,
+    service: Annotated[
+        str, typer.Option(metavar="NAMESPACE/NAME", help="The Service of the firewall, whose names it gets.")
+    ] = "mutation-firewall/mutation-firewall",
+    secret: Annotated[
+        str | None, typer.Option(help="Name of the Secret beside the Service; that of the Service and `-tls` if unset.")
+    ] = None,
+    webhook: Annotated[
+        list[str] | None,
+        typer.Option(help="ValidatingWebhookConfiguration whose caBundle is kept; may be given several times."),
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further DNS name or address; may be given several times.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.0001, max=3650, help="How long a certificate lives.")] = 90,
+    settle_seconds: Annotated[
+        float, typer.Option(min=0, max=86_400, help="How long API servers know an authority before it is needed.")
+    ] = 60,
+    overlap_seconds: Annotated[
+        float,
+        typer.Option(min=0, max=604_800, help="How long they know the former one, until every replica has the Secret."),
+    ] = 3600,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and renew it when it is due.")] = False,
+    every_seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="With --watch: how often to look that all is as it should be.")
+    ] = 600,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it; change nothing.")] = False,
+    server: Annotated[str | None, typer.Option(help="https URL of the API server, outside of a pod.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File of the token that is sent there.")] = None,
+    server_ca_file: Annotated[Path | None, typer.Option(help="PEM file of its authority.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the certificate of the webhook, renew it, and have API servers know it.
+
+    It lies in a Secret; its authority, whose key nobody keeps, in the caBundle. Safe to repeat and to run twice at the
+    same time. A renewal takes three looks: the next authority is announced, then its certificate is used, then the
+    former one is taken out. Without --watch run it every day, as a CronJob.
+    """
+    from app.cli.certificates import run_certificates
+
+    with reporting(as_json=as_json):
+        run_certificates(
+            service=service,
+            secret=secret,
+            configurations=webhook or ("mutation-firewall",),
+            names=name or (),
+            terms=(days, settle_seconds, overlap_seconds),
+            access=(server, token_file, server_ca_file),
+            watch_seconds=every_seconds if watch else None,
+            dry_run=dry_run,
             as_json=as_json,
         )

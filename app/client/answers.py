@@ -261,7 +261,7 @@ def tree(body: bytes) -> Any:
 
 def decision(body: bytes, *, request_id: str | None) -> Decision:
     """A decision. Raises ProblemError for anything that is not a whole one, or is one about another request."""
-    made = _decision(tree(body), raw=body)
+    made = decision_from(tree(body), raw=body)
     if request_id is not None and made.request_id != request_id:
         # What stands between mixed answers up, or kept one.
         raise ProblemError(ProblemKind.NOT_A_FIREWALL, "the answer is about another request", fix="ask again")
@@ -280,12 +280,13 @@ def _result(value: Any, *, raw: bytes) -> tuple[int, Decision | ProblemError]:
     members = Members(value)
     index = members.number("index")
     if members.has("decision"):
-        return index, _decision(value, raw=raw)
+        return index, decision_from(value, raw=raw)
     members.text("title")
     return index, problem_from(value, status=members.number("status"))
 
 
-def _decision(value: Any, *, raw: bytes) -> Decision:
+def decision_from(value: Any, *, raw: bytes) -> Decision:
+    """A decision from its members. Raises ProblemError."""
     members = Members(value)
     reasons = members.items("reasons", _reason)
     if not reasons:

@@ -6,7 +6,8 @@ from app.core.types import Json
 
 # A pointer is repeated in problems and logs: the caller gets the nearest ancestor when a key would make it longer.
 MAX_REPORTED_LENGTH = 1024
-_SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
+# What no document may hold: an answer that repeated it would be refused by its own reader.
+_UNREADABLE = frozenset(("\0", *map(chr, range(0xD800, 0xE000))))
 
 
 class PointerError(ValueError):
@@ -21,16 +22,16 @@ def escape(token: str) -> str:
 
 
 def build(tokens: list[str | int]) -> str:
-    """Join reference tokens into a pointer fit to be shown: never longer than `MAX_REPORTED_LENGTH`, always encodable.
+    """Join reference tokens into a pointer fit to be shown: readable, at most `MAX_REPORTED_LENGTH` long.
 
-    Tokens that do not fit, or that hold a lone surrogate, end the pointer at their parent.
+    Tokens that do not fit, or that hold NUL or a lone surrogate, end the pointer at their parent.
     """
     parts: list[str] = []
     length = 0
     for token in tokens:
         part = "/" + (escape(token) if isinstance(token, str) else str(token))
         length += len(part)
-        if length > MAX_REPORTED_LENGTH or not _SURROGATES.isdisjoint(part):
+        if length > MAX_REPORTED_LENGTH or not _UNREADABLE.isdisjoint(part):
             break
         parts.append(part)
     return "".join(parts)

@@ -1,5 +1,6 @@
 """What is counted. Every child exists from the start, so that a ratio without errors is 0 and not absent."""
 
+import math
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,6 +144,15 @@ class PolicyFailure(StrEnum):
     UNSIGNED = "unsigned"
 
 
+class CanaryResult(StrEnum):
+    """What became of the canary (app/cluster/canary.py); only the first is well."""
+
+    DENIED = "denied"
+    ALLOWED = "allowed"
+    UNPROVEN = "unproven"  # denied by somebody else
+    ERROR = "error"
+
+
 # The services outside this cluster's own database and cache; failure mode 14 is about them.
 EXTERNAL = ("jwks", "witness", "github")
 
@@ -251,6 +261,7 @@ class Metrics:
         self._external: Mapping[tuple[str, ...], Tally] = {
             (dependency, result): Tally() for dependency in EXTERNAL for result in ("success", "failure")
         }
+        self.canary_results: Mapping[CanaryResult, Tally] = {result: Tally() for result in CanaryResult}
         self.policy_set_failures: Mapping[PolicyFailure, Tally] = {kind: Tally() for kind in PolicyFailure}
         self.db_query_duration: Mapping[DbOperation, Timing] = {
             operation: Timing(QUERY_BUCKETS) for operation in DbOperation
@@ -311,6 +322,12 @@ class Metrics:
                 self._external,
             ),
             _Tallies(
+                "mfw_canary_results",
+                "what became of changes that the webhook must deny; anything but denied is wrong",
+                ("result",),
+                {(result.value,): tally for result, tally in self.canary_results.items()},
+            ),
+            _Tallies(
                 "mfw_policy_set_failures",
                 "policy sets that were not taken, and looks for one that failed",
                 ("kind",),
@@ -346,6 +363,19 @@ class Metrics:
         self.log_events_dropped = Counter(
             "mfw_log_events_dropped", "log events lost because standard error was blocked", registry=registry
         )
+        # Not a number while there is nothing to tell: neither larger nor smaller than any limit of an alert.
+        self._certificate_expiry = Gauge(
+            "mfw_tls_certificate_expiry_timestamp_seconds",
+            "when the certificate that is served ends; NaN without TLS",
+            registry=registry,
+        )
+        self._certificate_expiry.set(math.nan)
+        self._canary_success = Gauge(
+            "mfw_canary_last_success_timestamp_seconds",
+            "when the canary was last denied by the firewall; 0 if never, NaN without a canary",
+            registry=registry,
+        )
+        self._canary_success.set(math.nan)
         self.tls_reload_failures = Counter(
             "mfw_tls_reload_failures",
             "looks at the files of the certificate that found something which cannot be used",
@@ -429,12 +459,12 @@ class Metrics:
         )
 
     def watch_certificate(self, *, expires_at: Callable[[], float]) -> None:
-        """Ask this at each scrape: when the certificate that is served ends. There is no such series without TLS."""
-        Gauge(
-            "mfw_tls_certificate_expiry_timestamp_seconds",
-            "when the certificate that is served ends",
-            registry=self.registry,
-        ).set_function(expires_at)
+        """Ask this at each scrape: when the certificate that is served ends, in seconds since 1970."""
+        self._certificate_expiry.set_function(expires_at)
+
+    def watch_canary(self, *, last_success: Callable[[], float]) -> None:
+        """Ask this at each scrape: when the canary was last denied, in seconds since 1970."""
+        self._canary_success.set_function(last_success)
 
     def know_components(self, names: Iterable[str], *, statuses: Iterable[str]) -> None:
         """Make the children of the components that are checked, and of no other."""

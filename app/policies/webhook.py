@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from app.core.admission.callers import AgentRule, AgentSource
+from app.core.admission.canary import NAME as CANARY
 from app.core.admission.facts import CONNECT, CREATE, DELETE, NAMESPACE_NAME_LABEL, OPERATIONS, UPDATE
 from app.core.admission.resources import own_groups, spellings
 from app.core.glob import Glob, compile_glob
@@ -50,6 +51,11 @@ _EXEMPTS: Final = (
     f"!(oldObject != null && has(oldObject.metadata.labels) && '{EXEMPT}' in oldObject.metadata.labels)"
 )
 
+_NEW_CONFIGMAP: Final = (
+    f"request.operation == '{CREATE}' && request.resource.group == '' && request.resource.resource == 'configmaps'"
+)
+_CANARY: Final = f"{_NEW_CONFIGMAP} && has(request.name) && request.name == '{CANARY}'"
+
 _Asked = dict[tuple[str, str], set[str]]
 
 
@@ -63,6 +69,7 @@ class Webhook:
     agents: Sequence[AgentRule] = ()
     timeout_seconds: int = 3
     named_only: bool = False
+    canary: bool = False
 
 
 def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> JsonObject:
@@ -75,6 +82,9 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
     if not rules:
         raise ValueError("no policy is about a resource of Kubernetes")
     agents = agents_alone(webhook.agents)
+    asking, conditions = rules, [asked(), *agents]
+    if webhook.canary:
+        asking, conditions = _with_canary(rules, webhook.agents)
     own = {
         "admissionReviewVersions": ["v1"],
         "sideEffects": "NoneOnDryRun",
@@ -97,8 +107,8 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
         "name": "changes.mutationfirewall.io",
         **own,
         "namespaceSelector": outside(webhook.exempt_namespaces),
-        "matchConditions": [asked(), *agents],
-        "rules": rules,
+        "matchConditions": conditions,
+        "rules": asking,
     }
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -106,6 +116,27 @@ def webhook_configuration(policy_set: CompiledPolicySet, webhook: Webhook) -> Js
         "metadata": {"name": webhook.name},
         "webhooks": [changes, guard],
     }
+
+
+def _with_canary(rules: list[JsonObject], agents: Sequence[AgentRule]) -> tuple[list[JsonObject], list[JsonObject]]:
+    """Rules and conditions by which the canary is asked about too, whoever sends it, and nothing else beside it."""
+    conditions = [asked()]
+    if agents:
+        alone = " || ".join(map(agent_expression, agents))
+        conditions.append({"name": "agents", "expression": f"({_CANARY}) || {alone}"})
+    if any(_makes_configmaps(rule) for rule in rules):
+        return rules, conditions
+    conditions.append({"name": "canary", "expression": f"!({_NEW_CONFIGMAP}) || ({_CANARY})"})
+    one = {"apiGroups": [""], "apiVersions": ["*"], "operations": [CREATE], "resources": ["configmaps"]}
+    return [*rules, one], conditions
+
+
+def _makes_configmaps(rule: JsonObject) -> bool:
+    return (
+        CREATE in rule["operations"]
+        and any(group in {"", _ALL} for group in rule["apiGroups"])
+        and any(resource in {"configmaps", _ALL} for resource in rule["resources"])
+    )
 
 
 def outside(exempt_namespaces: Iterable[str]) -> JsonObject:

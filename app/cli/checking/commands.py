@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.checking.results import Format
+from app.cli.checking.formats import Format
 from app.cli.options import DEFAULT_URL, ApiKey, Timeout, Url, Used, local_policies
 from app.cli.output import reporting
+from app.core.manifest import ArtefactKind
 
 if TYPE_CHECKING:
     from app.cli.checking.asking import Asks
@@ -94,7 +95,7 @@ def check_terraform(
 )
 def check_diff_command(
     file: Annotated[
-        str | None, typer.Argument(metavar="[DIFF]", help="A unified diff; `-` reads standard input.")
+        str | None, typer.Argument(metavar="DIFF", help="A unified diff; `-` reads standard input.")
     ] = None,
     *,
     subject: _Subject,
@@ -131,6 +132,84 @@ def check_diff_command(
             directory=directory or Path(),
             name=name,
             action=action,
+            proposal=read_proposal(subject, properties=properties or (), context=context or ()),
+            asks=_asks(url, api_key, timeout, local=local, policies=policies, used=used),
+        )
+        code = write(report, form)
+    raise typer.Exit(code)
+
+
+@check.command(
+    "manifest",
+    epilog="Examples: `mfw check manifest --kind model --base current --target candidate --evaluations results.json "
+    "--id support-assistant/production --public-key release.pub --subject service:training`; "
+    f"`mfw check manifest manifest.json --id support-assistant/production --subject service:training`. {_EXITS}",
+)
+def check_manifest_command(
+    file: Annotated[
+        str | None, typer.Argument(metavar="MANIFEST", help="A manifest as JSON; `-` reads standard input.")
+    ] = None,
+    *,
+    subject: _Subject,
+    name: Annotated[str, typer.Option("--id", help="What is changed, as `support-assistant/production`.")],
+    kind: Annotated[ArtefactKind | None, typer.Option(help="What the files are, with --target.")] = None,
+    base: Annotated[Path | None, typer.Option(help="The file or directory that is in use now.")] = None,
+    target: Annotated[Path | None, typer.Option(help="The file or directory that takes its place.")] = None,
+    evaluations: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="JSON list of evaluations: suite, metric, base, target, higher_is_better."),
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="The signature (default: `model.sig` in the directory, `FILE.sig` for a file).")
+    ] = None,
+    public_key: Annotated[Path | None, typer.Option(help="PEM file of the key that must have signed.")] = None,
+    certificate: Annotated[
+        list[Path] | None,
+        typer.Option(help="PEM file of an authority that must have certified the signer; several times."),
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="Who must have signed with Sigstore.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Who vouches for that identity, an URL.")] = None,
+    trust_config: Annotated[
+        Path | None, typer.Option(help="The root of trust of Sigstore (ClientTrustConfig, JSON): none is fetched.")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="What is about to be done (default: promote a model, create or update others).")
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option("--type", help="Type of the resource (default: by kind, as `model/Registry`).")
+    ] = None,
+    properties: _Property = None,
+    context: _Context = None,
+    form: _Format = Format.TABLE,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    timeout: Timeout = 30.0,
+    local: _Local = False,
+    policies: _Policies = None,
+    used: Used = None,
+) -> None:
+    """Ask about a new model, prompt, tool or memory, by the digests of its files and the evidence of its evaluation.
+
+    A signature that does not hold is denied here, and nobody is asked.
+    """
+    from app.cli.checking.manifests import Artefacts, check_manifest
+    from app.cli.checking.reading import read_proposal
+    from app.cli.checking.results import write
+    from app.cli.checking.signatures import read_trust
+
+    with reporting(as_json=form is Format.JSON):
+        trust = read_trust(
+            public_key=public_key,
+            certificates=certificate or (),
+            identity=identity,
+            issuer=issuer,
+            trust_config=trust_config,
+        )
+        report = check_manifest(
+            Artefacts(file, kind, base, target, evaluations, signature, trust),
+            name=name,
+            action=action,
+            resource=resource,
             proposal=read_proposal(subject, properties=properties or (), context=context or ()),
             asks=_asks(url, api_key, timeout, local=local, policies=policies, used=used),
         )

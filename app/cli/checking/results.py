@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, assert_never
 from urllib.parse import quote
 
 from app.cli.checking.asking import Answered
+from app.cli.checking.formats import Format
 from app.cli.exits import ExitCode, of_effect
 from app.core.batch import BATCH_NOT_ALLOWED
 from app.core.decide import FIREWALL
@@ -25,15 +25,6 @@ SARIF_PLACES_MAX: Final = 100
 SARIF_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 _STYLES: Final = {"allow": "bold green", "deny": "bold red", "hold": "bold yellow", REFUSED: "bold red", WAITS: "dim"}
-
-
-class Format(StrEnum):
-    """How the answers are written."""
-
-    TABLE = "table"
-    MARKDOWN = "markdown"
-    JSON = "json"
-    SARIF = "sarif"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.admission.callers import ClusterView
+from app.core.admission.canary import Canary
 from app.core.glob import Glob
 from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
@@ -89,6 +90,7 @@ class AdmissionExchange:
         """Step 4."""
         review = review_of(body, self._endpoint.view)
         self._asked = Asked(review.uid, API_VERSION)
+        self._endpoint.deny_canary(review.mutation)
         return review.mutation, review.dry_run
 
     def render(self, decision: Decision) -> bytes:
@@ -130,9 +132,11 @@ class AdmissionEndpoint:
         api_servers: Sequence[Glob],
         max_body_bytes: int,
         timeout_seconds: float,
+        canary: Canary | None = None,
     ) -> None:
         self._service = service
         self._api_servers = api_servers
+        self._canary = canary
         self._timeout_seconds = timeout_seconds
         self.gate = gate
         self.view = view
@@ -146,6 +150,12 @@ class AdmissionEndpoint:
                 f"`{principal.id[:200]}` is not known as an API server",
                 fix="use the credential of one, or name it in MFW_KUBERNETES__API_SERVERS",
             )
+
+    def deny_canary(self, mutation: Mutation) -> None:
+        """Raise FirewallError (FORBIDDEN) for the canary, before any policy is asked."""
+        denial = None if self._canary is None else self._canary.denial(mutation)
+        if denial is not None:
+            raise FirewallError(Kind.FORBIDDEN, denial)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

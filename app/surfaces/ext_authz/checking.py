@@ -13,7 +13,7 @@ from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import Decision, Exchange
 from app.surfaces.answering import Answer
-from app.surfaces.ext_authz.answers import decision_to_answer, error_to_answer
+from app.surfaces.ext_authz.answers import decision_facts, decision_to_answer, error_to_answer
 from app.surfaces.ext_authz.mapping import Gateway, GatewayMapping, Refusals
 from app.surfaces.ext_authz.wire import Check, mutation_of
 
@@ -141,6 +141,24 @@ class CheckExchange:
 
     def replayed(self) -> None:
         """Nothing is kept under a key here."""
+
+    @property
+    def removed(self) -> Sequence[str]:
+        """Headers that what is behind the gateway shall not get."""
+        return self._checks.mapping.removed
+
+    def facts(self) -> dict[str, str]:
+        """What the headers of an answer say of the decision, by name; nothing where none was made."""
+        if self.decision is None:
+            return {}
+        told = decision_facts(self.decision)
+        return {name: told[fact] for name, fact in self._checks.mapping.facts.items()}
+
+    def metadata(self) -> dict[str, str]:
+        """All that may be said of the decision, by the name of the fact."""
+        if self.decision is None:
+            return {}
+        return {fact.value: text for fact, text in decision_facts(self.decision).items()}
 
     def refused(self, error: FirewallError) -> Answer:
         """Say that nothing was decided, as this gateway passes it on."""

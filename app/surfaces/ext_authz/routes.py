@@ -21,6 +21,9 @@ from app.surfaces.problems import CONTENT_TYPE
 PREFIX: Final = "/envoy/v1/check/"
 ROUTE: Final = PREFIX + "{path:path}"
 
+# Where a check leaves its exchange for the transport that carried it.
+ANSWERED: Final = "mfw.check"
+
 _RAW_PREFIX: Final = PREFIX.encode()
 # What the middleware around finds where Starlette leaves a matched route.
 _MATCHED: Final = SimpleNamespace(path=ROUTE)
@@ -71,7 +74,7 @@ class CheckEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = HttpCheck(self._checks, scope, receive)
+        exchange = scope[ANSWERED] = HttpCheck(self._checks, scope, receive)
         try:
             await self._deadline.limit(self._checks.service.decide(exchange))
             answer = exchange.answer

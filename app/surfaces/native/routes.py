@@ -1,6 +1,6 @@
 """`POST /v1/decisions`: the native surface, answered in front of FastAPI and documented in it (ADR 0005)."""
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Request
@@ -126,16 +126,21 @@ class DecisionEndpoint:
 
 
 class HotPath:
-    """Takes the requests for decisions out before FastAPI sees them: routing there costs more than the decision."""
+    """Takes the requests for decisions out before FastAPI sees them: routing there costs more than the decision.
 
-    def __init__(self, app: ASGIApp, *, endpoint: ASGIApp) -> None:
+    `endpoints` are by their paths, and answer POST; they are routes of the application as well.
+    """
+
+    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp]) -> None:
         self._app = app
-        self._endpoint = endpoint
+        self._endpoints = dict(endpoints)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Hand the request to whom it belongs; other methods on the path are FastAPI's to refuse."""
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-            return self._endpoint(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._endpoints.get(scope["path"])
+            if endpoint is not None:
+                return endpoint(scope, receive, send)
         return self._app(scope, receive, send)
 
 

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from model_signing import hashing, signing
 
 ROOT = Path(__file__).resolve().parents[3]
 PLANS = ROOT / "tests" / "vectors" / "plans"
@@ -112,3 +115,35 @@ def test_the_lines_for_git(lines_of, tmp_path):
     )
     assert lines_of("git.md", directory=checkout).returncode == 1
     assert "**hold**" in (checkout / "comment.md").read_text()
+
+
+def test_the_lines_for_models(lines_of, tmp_path):
+    for version in ("current", "candidate"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "model.safetensors").write_text(version)
+    text = (ROOT / "docs" / "integrations" / "models.md").read_text()
+    (tmp_path / "results.json").write_text(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0])
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoding, public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "release.pub").write_bytes(key.public_key().public_bytes(encoding, public))
+    private = (encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "release.key").write_bytes(key.private_bytes(*private))
+    (
+        signing.Config()
+        .use_elliptic_key_signer(private_key=tmp_path / "release.key")
+        # As the command of the format does it: the signature leaves itself out.
+        .set_hashing_config(hashing.Config().set_ignored_paths(paths=[tmp_path / "candidate" / "model.sig"]))
+        .sign(tmp_path / "candidate", tmp_path / "candidate" / "model.sig")
+    )
+    result = lines_of("models.md", directory=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ALLOW" in result.stdout
+    assert (tmp_path / "current" / "model.safetensors").read_text() == "candidate"
+    (tmp_path / "current").rename(tmp_path / "candidate")
+    (tmp_path / "candidate" / "model.safetensors").write_text("poisoned")
+    (tmp_path / "current").mkdir()
+    (tmp_path / "current" / "model.safetensors").write_text("current")
+    result = lines_of("models.md", directory=tmp_path)
+    assert result.returncode == 10
+    assert "the signature does not hold" in result.stdout
+    assert (tmp_path / "candidate").exists()

@@ -135,6 +135,8 @@ def test_who_is_let_in(commands, tls, tmp_path):
         assert httpx.get(f"{plain}/health/ready", timeout=20).status_code == 200
         refused = httpx.post(f"{plain}/v1/decisions", content=MUTATION, headers=TYPED, timeout=20)
         assert refused.status_code == 403
+        checked = httpx.get(f"{plain}/envoy/v1/check/x", headers={"X-Mfw-Authorization": "Bearer mfw_x"}, timeout=20)
+        assert (checked.status_code, "without TLS" in checked.text) == (403, True)
         assert refused.headers["content-type"] == "application/problem+json"
         # Old protocols, and bytes that are none.
         old = trusting(issued.authority)

@@ -56,7 +56,7 @@ def test_a_plan_by_the_starter_policies():
         "id": "shop/data.terraform_remote_state.other",
     }
     assert by_name["module.shop.terraform_data.hook[0]"]["reasons"][1]["rule"] == "runs-a-program"
-    assert report["notes"] == ["1 resources stay as they are"]
+    assert report["notes"] == ["resources that stay as they are: 1"]
 
 
 def test_a_plan_that_is_allowed(allowing):

@@ -73,7 +73,8 @@ class TestRoot:
         [[], ["dev"], ["serve"], ["decide"], ["policies", "check"], ["config", "check"], ["config", "reference"]]
         + [["tokens", "rotate"], ["witness", "keygen"], ["witness", "serve"]]
         + [["ledger", word] for word in ("partitions", "archive", "unarchive")]
-        + [["integrity", "check"], ["check", "terraform"], ["check", "diff"], ["hook", "claude-code"]]
+        + [["integrity", "check"], ["check", "terraform"], ["check", "diff"], ["check", "manifest"]]
+        + [["hook", "claude-code"]]
         + [["backup", word] for word in ("create", "list", "verify", "restore")]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )

@@ -60,4 +60,5 @@ def test_a_step_into_nothing(node, token):
 def test_a_pointer_to_show_is_short_and_encodable():
     assert pointer.build(["a/b", 3, "c"]) == "/a~1b/3/c"
     assert pointer.build(["a", "\ud800", "b"]) == "/a"
+    assert pointer.build(["a", "b\0", "c"]) == "/a"
     assert pointer.build(["a", "b" * 2000, "c"]) == "/a"

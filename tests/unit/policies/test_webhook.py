@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.core.admission.callers import ClusterView, agent_rule
+from app.core.admission.canary import NAME
 from app.core.decide import decide
 from app.core.normalise import normalise
 from app.core.types import Effect
@@ -184,3 +185,22 @@ def test_the_starter_policies():
     made = webhook_configuration(load_directory(STARTER), Webhook("w", CLIENT, []))
     # They are about everything, and deny what they do not know.
     assert made["webhooks"][0]["rules"][0]["resources"] == ["*"]
+
+
+def test_the_canary_is_asked_about_and_nothing_beside_it():
+    match = "{resources: [{type: apps/Deployment}]}"
+    changes, guard = configured(policy(match), canary=True, agents=[agent_rule("namespace=agents")])["webhooks"]
+    assert {"apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["configmaps"]} in changes[
+        "rules"
+    ]
+    conditions = {one["name"]: one["expression"] for one in changes["matchConditions"]}
+    assert set(conditions) == {"not-asked", "agents", "canary"}
+    assert NAME in conditions["agents"]
+    assert "^system:serviceaccount:agents" in conditions["agents"]
+    assert NAME in conditions["canary"]
+    assert NAME not in json.dumps(guard)
+    # Where ConfigMaps are asked about anyway, there is nothing to keep away.
+    for text in (EVERYTHING, "{resources: [{type: core/ConfigMap}]}"):
+        changes = configured(policy(text), canary=True)["webhooks"][0]
+        assert [one["name"] for one in changes["matchConditions"]] == ["not-asked"]
+        assert changes["rules"] == configured(policy(text))["webhooks"][0]["rules"]

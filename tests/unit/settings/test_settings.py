@@ -791,6 +791,7 @@ class TestReference:
             "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET",
             "MFW_GITHUB__PRIVATE_KEY",
             "MFW_GITHUB__TOKEN",
+            "MFW_KUBERNETES__CANARY__KEY",
         }
 
 
@@ -1050,6 +1051,28 @@ class TestKubernetes:
         found = details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text})
         assert found.keys() == {f"MFW_KUBERNETES__{name}"}
         assert f"`{text}`" in found[f"MFW_KUBERNETES__{name}"]
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("CANARY__KEY", "short"),
+            ("CANARY__KEY", "x" * 40),
+            ("CANARY__NAMESPACE", "A b"),
+            ("CANARY__EVERY_SECONDS", "0"),
+            ("ACCESS__URL", "http://10.0.0.1:6443"),
+            ("ACCESS__URL", "https://10.0.0.1:port"),
+        ],
+    )
+    def test_what_is_no_canary(self, name, text):
+        assert details(DEVELOPMENT | {f"MFW_KUBERNETES__{name}": text}).keys() == {f"MFW_KUBERNETES__{name}"}
+
+    def test_a_canary_has_a_key(self):
+        key = "0f6b2c9d" + "4e8a71c35b9d20f7" * 3 + "a1"
+        said = {"MFW_KUBERNETES__CANARY__KEY": key, "MFW_KUBERNETES__ACCESS__URL": "https://10.0.0.1:6443"}
+        kubernetes = Settings.load(DEVELOPMENT | said).kubernetes
+        assert kubernetes.canary.key is not None
+        assert key not in repr(kubernetes)
+        assert (kubernetes.canary.namespace, kubernetes.access.token_file.name) == ("default", "token")
 
 
 class TestGithub:

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from app.core.admission.callers import ClusterView
+from app.core.admission.canary import NAME, Canary, flown
 from app.core.quota import DEFAULT_LIMIT, RouteClass
 from app.edge.authn import UnsafeAnonymousAuthenticator
 from app.edge.body import ClientDisconnectedError
@@ -45,7 +46,7 @@ class Fails:
         raise self._error  # type: ignore[misc]  # nobody sets the event
 
 
-def endpoint_of(service: Any) -> AdmissionEndpoint:
+def endpoint_of(service: Any, *, canary: Canary | None = None) -> AdmissionEndpoint:
     limits = RateLimits(dict.fromkeys(RouteClass, DEFAULT_LIMIT), make=lambda _route, limit: TokenBuckets(limit))
     return AdmissionEndpoint(
         service,
@@ -54,12 +55,15 @@ def endpoint_of(service: Any) -> AdmissionEndpoint:
         api_servers=(),
         max_body_bytes=100_000,
         timeout_seconds=0.05,
+        canary=canary,
     )
 
 
 def asked(error: BaseException | None, *, steps: int = 3, body: Any = EXAMPLE, query: str = "") -> httpx.Response:
-    endpoint = endpoint_of(Fails(error, steps=steps))
+    return asked_of(endpoint_of(Fails(error, steps=steps)), body, query=query)
 
+
+def asked_of(endpoint: AdmissionEndpoint, body: Any, *, query: str = "") -> httpx.Response:
     async def post() -> httpx.Response:
         transport = httpx.ASGITransport(endpoint)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -141,3 +145,21 @@ def test_a_client_that_left_is_nobodys_error():
 )
 def test_how_long_an_api_server_waits(query, seconds):
     assert waits_for(query) == seconds
+
+
+def test_the_canary_is_denied_before_any_policy_is_asked():
+    canary = Canary("k" * 32)
+    request = EXAMPLE["request"] | {
+        "operation": "CREATE",
+        "kind": {"group": "", "version": "v1", "kind": "ConfigMap"},
+        "resource": {"group": "", "version": "v1", "resource": "configmaps"},
+        "name": NAME,
+        "oldObject": None,
+        "object": flown("shop", "ab" * 16),
+    }
+    # Not a dry run, and in any namespace: nobody makes it in earnest either.
+    service = Fails(AssertionError("a policy was asked"), steps=3)
+    for known, status, words in ((canary, 403, canary.proof("ab" * 16)), (None, 500, "internal error")):
+        told = status_of(asked_of(endpoint_of(service, canary=known), EXAMPLE | {"request": request}))
+        assert told["code"] == status
+        assert words in told["message"]

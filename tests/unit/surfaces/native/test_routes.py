@@ -100,7 +100,7 @@ class Service:
         self.api.include_router(decisions_router(self.endpoint))
         install_problem_handlers(self.api)
         install_openapi(self.api)
-        self.hot = HotPath(self.api, endpoint=self.endpoint)
+        self.hot = HotPath(self.api, endpoints={PATH: self.endpoint})
 
     def app(self, way: str) -> ASGIApp:
         return self.hot if way == "hot" else self.api
@@ -280,7 +280,7 @@ async def test_the_lifespan_belongs_to_fastapi() -> None:
         seen.append(scope["type"])
 
     service = Service()
-    hot = HotPath(app, endpoint=service.endpoint)
+    hot = HotPath(app, endpoints={PATH: service.endpoint})
 
     async def nothing(*_: Any) -> Any: ...
 
@@ -301,7 +301,7 @@ def test_the_document_names_every_answer() -> None:
     assert operation["responses"]["401"]["headers"]["WWW-Authenticate"]
     assert operation["responses"]["429"]["headers"]["Retry-After"]
     assert operation["security"] == [{"bearer": []}, {"apiKey": []}]
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey", "githubSignature"}
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey", "gateway", "githubSignature"}
     body = operation["requestBody"]
     assert body["required"] is True
     assert body["content"]["application/json"]["example"] == EXAMPLE_REQUEST
