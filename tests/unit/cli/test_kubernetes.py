@@ -107,3 +107,9 @@ def test_policies_that_do_not_load_make_no_wall(tmp_path):
     result = CliRunner().invoke(app, ["kubernetes", "backstop", "--policies", str(tmp_path)])
     assert result.exit_code not in {0, 2}
     assert result.stdout == ""
+
+
+def test_a_wall_cannot_look_at_labels():
+    result = CliRunner().invoke(app, [*WALL, "--agent", "label=example.com/agent=*"])
+    assert result.exit_code == 2
+    assert "sees their names alone" in result.stderr
