@@ -19,9 +19,10 @@ from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.cluster.accounts import ServiceAccounts
 from app.cluster.api import Access, KubernetesApi
 from app.cluster.canary import CanaryFlight
-from app.core.admission.callers import ClusterView
+from app.core.admission.callers import AgentSource, ClusterView
 from app.core.admission.canary import Canary
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
@@ -401,6 +402,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     flight = None if canary is None else _flight(settings.kubernetes, canary, metrics)
     if flight is not None:
         checks.append(NamedCheck("canary", partial(_check_canary, flight)))
+    accounts = _accounts(settings.kubernetes, metrics)
+    if accounts is not None:
+        checks.append(NamedCheck("service_accounts", partial(_check_accounts, accounts)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -492,6 +496,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if certificate is not None:
                 await certificate.start()
                 opened.push_async_callback(certificate.stop)
+            if accounts is not None:
+                await accounts.start()
+                opened.push_async_callback(accounts.stop)
             if flight is not None:
                 await flight.start()
                 opened.push_async_callback(flight.stop)
@@ -588,6 +595,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             agents=kubernetes.agent_rules,
             environments=kubernetes.environment_rules,
             cluster=kubernetes.cluster or "",
+            accounts=accounts,
         ),
         api_servers=kubernetes.api_server_globs,
         max_body_bytes=settings.http.max_admission_body_bytes,
@@ -601,6 +609,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             gate=gate,
             mapping=_gateway_mapping(settings.ext_authz),
             credential_header=settings.ext_authz.credential_header,
+            certificate_header=settings.auth.mtls.header,
             max_body_bytes=settings.http.max_body_bytes,
         ),
         timeout_seconds=settings.ext_authz.timeout_seconds,
@@ -1176,6 +1185,26 @@ def _flight(kubernetes: KubernetesSettings, canary: Canary, metrics: Metrics) ->
     )
     metrics.watch_canary(last_success=lambda: flight.last_success)
     return flight
+
+
+def _accounts(kubernetes: KubernetesSettings, metrics: Metrics) -> ServiceAccounts | None:
+    """What knows the labels that rules for agents ask for, None where none does. Does not connect."""
+    keys = {rule.key for rule in kubernetes.agent_rules if rule.source is AgentSource.LABEL}
+    if not keys:
+        return None
+    accounts = ServiceAccounts(
+        KubernetesApi(_cluster_access(kubernetes.access)),
+        keys=keys,
+        max_age_seconds=kubernetes.accounts_max_age_seconds,
+    )
+    metrics.watch_accounts(age=lambda: accounts.age)
+    return accounts
+
+
+async def _check_accounts(accounts: ServiceAccounts) -> CheckResult:
+    """At most degraded: doubt makes agents of service accounts, and nothing more."""
+    known, detail = accounts.report()
+    return CheckResult(Status.HEALTHY if known else Status.DEGRADED, detail)
 
 
 def _cluster_access(access: KubernetesAccessSettings) -> Access:

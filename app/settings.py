@@ -932,7 +932,8 @@ class KubernetesSettings(_Section):
         Items,
         Field(
             description="which callers of the API server are AI agents, each as `user=GLOB`, `group=GLOB`, "
-            "`namespace=GLOB` (of a service account) or `extra=KEY=GLOB`, such as `namespace=agents`"
+            "`namespace=GLOB` (of a service account), `label=KEY=GLOB` (on a service account, which the service then "
+            "lists and watches) or `extra=KEY=GLOB`, such as `namespace=agents`"
         ),
     ] = ()
     environments: Annotated[
@@ -961,6 +962,15 @@ class KubernetesSettings(_Section):
             "for less",
         ),
     ] = 2.5
+    accounts_max_age_seconds: Annotated[
+        float,
+        Field(
+            ge=10,
+            le=3600,
+            description="for how long labels of service accounts are believed that could not be confirmed; after that "
+            "every service account counts as an agent, where a rule asks for labels",
+        ),
+    ] = 60.0
     access: KubernetesAccessSettings = KubernetesAccessSettings()
     canary: CanarySettings = CanarySettings()
 
@@ -1798,7 +1808,12 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "write it as `https://firewall.example.com`",
             )
     grpc_port = settings.ext_authz.grpc_port
-    if grpc_port and grpc_port in {http.port, *([metrics.port] if metrics.enabled else ())}:
+    others = (
+        http.port,
+        *([metrics.port] if metrics.enabled else ()),
+        *([settings.tls.port] if settings.tls.enabled else ()),
+    )
+    if grpc_port and grpc_port in others:
         yield SettingsProblem(
             "MFW_EXT_AUTHZ__GRPC_PORT", f"`{grpc_port}` is taken by another port of ours", "give it one of its own"
         )
