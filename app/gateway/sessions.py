@@ -1,7 +1,8 @@
 """One client's side of the gateway: its links to the upstreams, what they offer, and the way back to it."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,8 @@ from app.gateway.upstreams import AwayError, Client, Link, Upstream
 # A paginator that never ends must not hang a client.
 PAGES_MAX: Final = 200
 LISTENING_MAX: Final = 1_024
+# An upstream that lets us wait this long is not waited for again for as long: everybody's list of tools would wait too.
+HANGING_SECONDS: Final = 10.0
 # What an upstream may ask of a client.
 ASKED: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 # What it may tell it, beside progress, which follows its request.
@@ -60,6 +63,7 @@ class Session:
         tasks: TaskGroup,
         timeout: float,
         standing: Channel | None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`standing` is the channel of the connection itself, None where there is no such thing."""
         self.client = client
@@ -69,9 +73,13 @@ class Session:
         self._standing = standing
         self._links: dict[str, Link] = {}
         self._catalogues: dict[str, dict[str, Definition]] = {}
+        self._hangs = {one.name: 0.0 for one in upstreams}
+        # How often each list was said to have changed.
+        self._listings = {one.name: 0 for one in upstreams}
         self._locks = {one.name: anyio.Lock() for one in upstreams}
         self._in_flight: dict[str, list[Channel]] = {one.name: [] for one in upstreams}
         self._buses: set[InMemorySubscriptionBus] = set()
+        self._clock = clock
         self._closed = False
 
     @property
@@ -87,9 +95,17 @@ class Session:
                 return found
             if self._closed:
                 raise AwayError("the session has ended")
+            if self._clock() < self._hangs[name]:
+                raise AwayError("it did not answer a moment ago")
             self._catalogues.pop(name, None)
             made = Link(self._upstreams[name], self.client, self, timeout=self._timeout)
-            await made.open(self._tasks)
+            begun = self._clock()
+            try:
+                await made.open(self._tasks)
+            except AwayError:
+                if self._clock() - begun > HANGING_SECONDS:
+                    self._hangs[name] = self._clock() + HANGING_SECONDS
+                raise
             self._links[name] = made
             if self._standing is None and made.can_listen:
                 self._tasks.start_soon(self._watch, made)
@@ -103,7 +119,7 @@ class Session:
 
         try:
             await link.listen({"toolsListChanged": True}, hear)
-        except MCPError as error:
+        except (AwayError, MCPError) as error:
             _log.info("upstream `%s` does not tell of changes: %s", link.upstream.name, error)
 
     async def links(self) -> list[Link]:
@@ -122,10 +138,11 @@ class Session:
         return [found[name] for name in self._upstreams if name in found]
 
     async def catalogue(self, link: Link, *, again: bool = False) -> dict[str, Definition]:
-        """The tools of an upstream that can be told apart; `again` lists them anew. Raises MCPError."""
+        """The tools of an upstream that can be told apart; `again` lists them anew. Raises as `Link.request`."""
         name = link.upstream.name
         if not again and name in self._catalogues:
             return self._catalogues[name]
+        known = self._listings[name]
         listed: list[Any] = []
         cursor: str | None = None
         for _ in range(PAGES_MAX):
@@ -140,7 +157,9 @@ class Session:
         for tool, doubt in doubted:
             shown = tool[:80].encode("unicode_escape").decode()
             _log.warning("the tool `%s` of upstream `%s` is left out: %s", shown, name, doubt.value)
-        self._catalogues[name] = kept
+        # Not one that changed while it was read.
+        if self._listings[name] == known:
+            self._catalogues[name] = kept
         return kept
 
     def tool_schema(self, upstream: str, name: str) -> Mapping[str, Any] | None:
@@ -172,6 +191,7 @@ class Session:
         """Pass a notification of an upstream on to the client."""
         if method == _CHANGED:
             self._catalogues.pop(upstream, None)
+            self._listings[upstream] += 1
         if method not in TOLD:
             return
         if (event := event_from_wire(method, params)) is not None:
@@ -197,7 +217,7 @@ class Session:
         async def follow(link: Link) -> None:
             try:
                 await link.listen(params["notifications"], hear)
-            except MCPError as error:
+            except (AwayError, MCPError) as error:
                 _log.info("upstream `%s` does not tell of changes: %s", link.upstream.name, error)
 
         self._buses.add(bus)

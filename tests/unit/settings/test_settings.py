@@ -382,6 +382,26 @@ class TestAuthzen:
         assert Settings.load(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).authzen.identifier == url
 
 
+class TestExtAuthz:
+    @pytest.mark.parametrize("header", ["X Own", "Host", "Cookie", "X-Request-Id", "X-API-Key"])
+    def test_what_is_no_header_for_a_credential_is_refused(self, header):
+        found = problems(GOOD | {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER": header})
+        assert found.keys() == {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER"}
+
+    @pytest.mark.parametrize("header", ["Authorization", "X-Forwarded-Client-Cert"])
+    def test_who_says_so_may_use_that_of_others(self, header):
+        settings = Settings.load(GOOD | {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER": header})
+        assert settings.ext_authz.credential_header == header
+
+    @pytest.mark.parametrize("other", ["MFW_HTTP__PORT", "MFW_METRICS__PORT"])
+    def test_grpc_has_a_port_of_its_own(self, other):
+        found = problems(GOOD | {other: "9191", "MFW_EXT_AUTHZ__GRPC_PORT": "9191"})
+        assert found.keys() == {"MFW_EXT_AUTHZ__GRPC_PORT"}
+
+    def test_grpc_is_off_unless_it_is_asked_for(self):
+        assert Settings.load(GOOD).ext_authz.grpc_port is None
+
+
 class TestMaskKey:
     @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
     def test_what_could_be_guessed_is_refused(self, key):
@@ -779,6 +799,7 @@ class TestReference:
         assert len(names) == len(set(names))
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
+            "MFW_AUTHZEN__SIGNING_KEY",
             "MFW_LEDGER__MASK_KEY",
             "MFW_LEDGER__SIGNING_KEY",
             "MFW_LEDGER__PREVIOUS_SIGNING_KEY",
@@ -793,6 +814,25 @@ class TestReference:
             "MFW_GITHUB__TOKEN",
             "MFW_KUBERNETES__CANARY__KEY",
         }
+
+
+class TestMetadataOfAuthzen:
+    def test_a_key_is_ed25519_in_pem(self):
+        from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        good, other = (
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+            for key in (Ed25519PrivateKey.generate(), generate_private_key(SECP256R1()))
+        )
+        assert Settings.load(GOOD | {"MFW_AUTHZEN__SIGNING_KEY": good}).authzen.signing_key is not None
+        for wrong, detail in ((other, "the key is not an Ed25519 key"), ("x", "the key is no PEM private key")):
+            with pytest.raises(SettingsError) as caught:
+                Settings.load(GOOD | {"MFW_AUTHZEN__SIGNING_KEY": wrong})
+            assert [(one.variable, one.detail) for one in caught.value.problems] == [
+                ("MFW_AUTHZEN__SIGNING_KEY", detail)
+            ]
 
 
 class TestPolicySource:
