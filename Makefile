@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that run tests; 0 runs them in this one, as a debugger wants it.
+WORKERS ?= auto
 
 .PHONY: run test check lint lock bench clean help
 .DEFAULT_GOAL := help
@@ -12,8 +14,8 @@ help:  ## what can be typed here
 run: $(VENV)/.run  ## start everything on this machine: database, migrations, key, policies, service
 	@exec $(BIN)/mfw dev
 
-test: $(VENV)/.dev  ## the whole test suite, on a real PostgreSQL that comes with the virtual environment
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev  ## the whole test suite on every core, on a real PostgreSQL that comes with the virtual environment
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.dev  ## the rules of the house: ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -601,6 +601,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             gate=gate,
             mapping=_gateway_mapping(settings.ext_authz),
             credential_header=settings.ext_authz.credential_header,
+            certificate_header=settings.auth.mtls.header,
             max_body_bytes=settings.http.max_body_bytes,
         ),
         timeout_seconds=settings.ext_authz.timeout_seconds,

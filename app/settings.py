@@ -37,7 +37,7 @@ NESTED: Final = "__"
 FILE_SUFFIX: Final = "_FILE"
 
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
-CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SIGNING_PASSPHRASE"})
+CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SUBJECT", "MFW_SIGNING_PASSPHRASE"})
 # Read by the test suite, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset(
     {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
@@ -1798,7 +1798,12 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "write it as `https://firewall.example.com`",
             )
     grpc_port = settings.ext_authz.grpc_port
-    if grpc_port and grpc_port in {http.port, *([metrics.port] if metrics.enabled else ())}:
+    others = (
+        http.port,
+        *([metrics.port] if metrics.enabled else ()),
+        *([settings.tls.port] if settings.tls.enabled else ()),
+    )
+    if grpc_port and grpc_port in others:
         yield SettingsProblem(
             "MFW_EXT_AUTHZ__GRPC_PORT", f"`{grpc_port}` is taken by another port of ours", "give it one of its own"
         )

@@ -1,8 +1,8 @@
 """`python -m bench.surfaces`: what a surface adds to a decision, beside the native route in the same run.
 
-The same change is asked about by `POST /v1/decisions` and as an AdmissionReview, with objects of 10 and of 100 KB; the
-rows take turns with one caller, and the median round is printed. The service has one core, the load and PostgreSQL the
-other.
+The same change is asked about by `POST /v1/decisions`, as an AdmissionReview, and as a check of a gateway with the
+mutation for a body, with objects of 10 and of 100 KB; the rows take turns with one caller, and the median round is
+printed. The service has one core, the load and PostgreSQL the other.
 """
 
 import argparse
@@ -20,6 +20,12 @@ from bench.stores import agent_key, started_postgres
 SERVED_ON, LOADED_ON = {0}, {1}
 EXAMPLE = service.ROOT / "examples" / "allow-k8s-deployment-scaled.json"
 SIZES = (10_000, 100_000)
+MAPPING = """\
+apiVersion: mutationfirewall.io/v1
+kind: GatewayMapping
+gateways: [{kind: envoy, subject: {header: x-subject, form: json}}]
+routes: [{path: /mutations, body: mutation}]
+"""
 
 
 def sized(mutation: dict[str, Any], size: int) -> dict[str, Any]:
@@ -66,18 +72,27 @@ def main() -> None:
     mutation = json.loads(EXAMPLE.read_bytes())
     with tempfile.TemporaryDirectory() as scratch, started_postgres(Path(scratch)) as database_url:
         asyncio.run(apply(database_url))
-        headers = {"Authorization": f"Bearer {agent_key(database_url)}"}
+        mapping = Path(scratch) / "gateways.yaml"
+        mapping.write_text(MAPPING)
+        credential = f"Bearer {agent_key(database_url)}"
+        headers = {
+            "Authorization": credential,
+            "X-Mfw-Authorization": credential,
+            "X-Subject": json.dumps(mutation["subject"]),
+        }
         rows = {}
         for size in SIZES:
             large = sized(mutation, size)
             for name, path, body in (
                 ("native", "/v1/decisions", large),
                 ("admission", "/kubernetes/v1/validate?timeout=10s", review(large)),
+                ("gateway", "/envoy/v1/check/mutations", large),
             ):
                 sent = json.dumps(body, separators=(",", ":")).encode()
                 rows[name, size] = load.http_post(path, sent, headers=headers)
         measured: dict[tuple[str, int], list[tuple[float, float, float]]] = {row: [] for row in rows}
-        with service.firewall(database_url, cores=SERVED_ON) as guarded:
+        settings = {"MFW_EXT_AUTHZ__MAPPING": str(mapping)}
+        with service.firewall(database_url, cores=SERVED_ON, settings=settings) as guarded:
             for turn in range(options.rounds + 1):
                 for row, request in rows.items():
                     before = service.cpu_seconds(guarded.pid)

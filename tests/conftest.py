@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # CI sets it: a machine without some tool may skip a test for a newcomer, CI may not.
 REQUIRE_ALL = os.environ.get("MFW_REQUIRE_ALL") == "1"
@@ -19,3 +21,30 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped in {call.when}, and MFW_REQUIRE_ALL=1 forbids it"
     return report
+
+
+TOGETHER = "tests/kubernetes"
+
+# A longer value is no name of a case; and what is made anew for each run, such as a key, is longer.
+ID_CHARS = 64
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case after its long values by what they are: every worker has to find the same names."""
+    return argname if isinstance(val, str | bytes) and len(val) > ID_CHARS else None
+
+
+class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """A file stays with one worker, and so does all that needs an API server.
+
+    Files share what they start; an API server takes half a minute and half a gigabyte, once.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return TOGETHER if file.startswith(f"{TOGETHER}/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Share the tests out among the workers of `pytest -n`."""
+    return ByWhatIsShared(config, log)

@@ -134,11 +134,11 @@ def _needs_extra() -> None:
 
 
 def _run(work: Any) -> None:
-    """Run it on anyio's loop; of several failures at once the first in words counts."""
+    """Run it; of several failures at once the first in words counts."""
     import anyio
 
     try:
-        anyio.run(work)
+        anyio.run(work, backend_options={"use_uvloop": True})
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
     except BaseExceptionGroup as group:

@@ -48,8 +48,9 @@ limiter, a Redis without TLS or password, debug, and errors that nobody is said 
 
 ## Variables of the command line
 
-`mfw decide` also reads `MFW_URL` (address of the service) and `MFW_API_KEY`, and `mfw policies sign` and `keygen` read
-`MFW_SIGNING_PASSPHRASE` (of a private key). The service ignores them.
+`mfw decide` also reads `MFW_URL` (address of the service) and `MFW_API_KEY`, `mfw check` beside them `MFW_SUBJECT` (who
+wants the change), and `mfw policies sign` and `keygen` read `MFW_SIGNING_PASSPHRASE` (of a private key). The service
+ignores them.
 """
 
 _SECTIONS: Final = {

@@ -153,7 +153,7 @@ def _resource(
     pointer: str,
     drifted: set[Any],
     runs: Mapping[str, list[str]],
-    secrets: re.Pattern[str] | None,
+    secrets: "_Secrets | None",
 ) -> PlannedChange | None:
     address = members.text(one, "address", pointer=pointer)
     change = _required(one, "change", pointer=pointer)
@@ -192,7 +192,7 @@ def _resource(
     )
 
 
-def _output(name: str, change: Any, *, pointer: str, secrets: re.Pattern[str] | None) -> PlannedChange | None:
+def _output(name: str, change: Any, *, pointer: str, secrets: "_Secrets | None") -> PlannedChange | None:
     if not isinstance(change, dict):
         raise members.refuse_type(change, expected="an object", pointer=pointer)
     actions, action = _action(change, pointer=pointer)
@@ -210,7 +210,7 @@ def _output(name: str, change: Any, *, pointer: str, secrets: re.Pattern[str] | 
     )
 
 
-def _invocation(one: JsonObject, *, pointer: str, secrets: re.Pattern[str] | None) -> PlannedChange:
+def _invocation(one: JsonObject, *, pointer: str, secrets: "_Secrets | None") -> PlannedChange:
     """What a provider does beside its resources (`action` blocks, since Terraform 1.14)."""
     kind = members.text(one, "type", pointer=pointer)
     if _TYPE.fullmatch(kind) is None:
@@ -249,7 +249,7 @@ def _action(change: JsonObject, *, pointer: str) -> tuple[list[str], str]:
     return actions, action
 
 
-def _masked(change: JsonObject, *, pointer: str, secrets: re.Pattern[str] | None) -> tuple[JsonObject, JsonObject]:
+def _masked(change: JsonObject, *, pointer: str, secrets: "_Secrets | None") -> tuple[JsonObject, JsonObject]:
     """`before` and `after` with what is not to be seen replaced, and the places where that was done."""
     masker = _Masker()
     before, after = change.get("before"), change.get("after")
@@ -271,7 +271,7 @@ def _marked(change: JsonObject) -> Any:
     return _union(change.get("before_sensitive", False), change.get("after_sensitive", False))
 
 
-def _secrets(tree: JsonObject) -> re.Pattern[str] | None:
+def _secrets(tree: JsonObject) -> "_Secrets | None":
     """What finds the texts that are sensitive anywhere in a plan, None where there is none."""
     found: set[str] = set()
     changes = [one.get("change") for one in _objects(tree, "resource_changes", pointer="")]
@@ -286,8 +286,30 @@ def _secrets(tree: JsonObject) -> re.Pattern[str] | None:
     for name, variable in _root_variables(tree).items():
         if isinstance(variable, dict) and variable.get("sensitive") is True and isinstance(values, dict):
             found.update(_texts(values.get(name), True))
-    long = sorted(text for text in found if len(text) >= SECRET_MIN_CHARS)
-    return re.compile("|".join(map(re.escape, long))) if long else None
+    long = [text for text in found if len(text) >= SECRET_MIN_CHARS]
+    return _Secrets(long) if long else None
+
+
+class _Secrets:
+    """Texts that are looked for in others, however many there are: in time that follows the text that is searched."""
+
+    __slots__ = ("_by_start",)
+
+    def __init__(self, texts: list[str]) -> None:
+        # By how they begin, and then by length: a regular expression would try one after the other at each place.
+        self._by_start: dict[str, dict[int, set[str]]] = {}
+        for text in texts:
+            lengths = self._by_start.setdefault(text[:SECRET_MIN_CHARS], {})
+            lengths.setdefault(len(text), set()).add(text)
+
+    def are_in(self, text: str) -> bool:
+        """Whether any of them is a part of a text."""
+        starts = self._by_start
+        for at in range(len(text) - SECRET_MIN_CHARS + 1):
+            lengths = starts.get(text[at : at + SECRET_MIN_CHARS])
+            if lengths is not None and any(text[at : at + length] in same for length, same in lengths.items()):
+                return True
+        return False
 
 
 def _root_variables(tree: JsonObject) -> JsonObject:
@@ -313,10 +335,10 @@ def _texts(value: Any, marks: Any) -> Iterator[str]:
             stack.extend((item, _at(mark, index, False) if same else True) for index, item in enumerate(one))
 
 
-def _holding(value: Any, secrets: re.Pattern[str]) -> Any:
+def _holding(value: Any, secrets: "_Secrets") -> Any:
     """Marks, in the shape of a value, for the texts in it that hold a secret."""
     if isinstance(value, str):
-        return secrets.search(value) is not None
+        return secrets.are_in(value)
     if isinstance(value, dict):
         marks = {key: _holding(item, secrets) for key, item in value.items()}
         return marks if any(marks.values()) else False

@@ -5,14 +5,14 @@ It stands in front of the SDK's handlers, where messages are still JSON: what ne
 
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final, cast
 
 import anyio
 from anyio.abc import TaskGroup
-from mcp.server.connection import Connection
+from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
@@ -187,9 +187,9 @@ class Relay:
                 continue
             try:
                 tools = await session.catalogue(link, again=True)
-            except MCPError as error:
+            except (AwayError, MCPError) as error:
                 if len(session.names) == 1:
-                    raise
+                    raise _as_error(link.upstream.name, error) from None
                 _log.warning("upstream `%s` does not list its tools: %s", link.upstream.name, error)
                 continue
             for definition in tools.values():
@@ -198,7 +198,7 @@ class Relay:
                         "the tool `%s` of upstream `%s` is left out: %s",
                         definition.name,
                         definition.upstream,
-                        doubt.text,
+                        doubt.text.splitlines()[0],
                     )
                     continue
                 told.append({**definition.listed, "name": self._exposed.outward(link.upstream.name, definition.name)})
@@ -253,6 +253,8 @@ class Relay:
     ) -> dict[str, Any]:
         try:
             return await self._passed(ctx, session, link, params, definition=definition)
+        except AwayError as error:
+            return _away(definition.upstream, error).result()
         except MCPError as error:
             if error.error.code not in {CONNECTION_CLOSED, REQUEST_TIMEOUT}:
                 raise
@@ -272,13 +274,18 @@ class Relay:
         definition: Definition | None = None,
     ) -> dict[str, Any]:
         """Send a client's request to an upstream, with the ways back: progress, questions, cancellation."""
-        channel = _channel(ctx)
+        channel = _Muted(_channel(ctx), allowed_log_levels(ctx.protocol_version, ctx.meta))
         schema = None if definition is None else definition.listed.get("inputSchema")
         wants = "progressToken" in (params.get("_meta") or {})
         with session.answering(link.upstream.name, channel):
-            return await link.request(
-                ctx.method, params, schema=schema, on_progress=ctx.session.report_progress if wants else None
-            )
+            try:
+                return await link.request(
+                    ctx.method, params, schema=schema, on_progress=ctx.session.report_progress if wants else None
+                )
+            except AwayError as error:
+                if definition is not None:
+                    raise
+                raise _as_error(link.upstream.name, error) from None
 
     async def _listed(self, ctx: Context, session: Session, params: Mapping[str, Any]) -> dict[str, Any]:
         """A page of one upstream; behind its last page come those of the next. A cursor is `NUMBER:THEIRS`."""
@@ -337,6 +344,23 @@ class Relay:
         raise failure
 
 
+class _Muted:
+    """A channel that passes on of an upstream's log what its client wants to hear."""
+
+    def __init__(self, channel: Channel, levels: Collection[str]) -> None:
+        self._channel = channel
+        self._levels = levels
+
+    async def send_raw_request(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Ask the client."""
+        return await self._channel.send_raw_request(method, params)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Tell the client."""
+        if method != "notifications/message" or (params or {}).get("level") in self._levels:
+            await self._channel.notify(method, params)
+
+
 def _connection(ctx: Context) -> Connection:
     # The SDK hands handlers a proxy; what a session needs beyond it (state, teardown, the raw channel) is behind it.
     return ctx.session._connection  # noqa: SLF001
@@ -361,7 +385,14 @@ async def _there(session: Session, upstream: str) -> Link:
     try:
         return await session.link(upstream)
     except AwayError as error:
-        raise MCPError(code=INTERNAL_ERROR, message=f"the upstream `{upstream}` is away: {error}") from None
+        raise _as_error(upstream, error) from None
+
+
+def _as_error(upstream: str, error: AwayError | MCPError) -> MCPError:
+    """What a client is told that asked for no tool."""
+    if isinstance(error, MCPError):
+        return error
+    return MCPError(code=INTERNAL_ERROR, message=f"the upstream `{upstream}` is away: {error}")
 
 
 def _away(upstream: str, error: Exception) -> Verdict:

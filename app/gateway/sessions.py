@@ -69,6 +69,8 @@ class Session:
         self._standing = standing
         self._links: dict[str, Link] = {}
         self._catalogues: dict[str, dict[str, Definition]] = {}
+        # How often each list was said to have changed.
+        self._listings = {one.name: 0 for one in upstreams}
         self._locks = {one.name: anyio.Lock() for one in upstreams}
         self._in_flight: dict[str, list[Channel]] = {one.name: [] for one in upstreams}
         self._buses: set[InMemorySubscriptionBus] = set()
@@ -103,7 +105,7 @@ class Session:
 
         try:
             await link.listen({"toolsListChanged": True}, hear)
-        except MCPError as error:
+        except (AwayError, MCPError) as error:
             _log.info("upstream `%s` does not tell of changes: %s", link.upstream.name, error)
 
     async def links(self) -> list[Link]:
@@ -122,10 +124,11 @@ class Session:
         return [found[name] for name in self._upstreams if name in found]
 
     async def catalogue(self, link: Link, *, again: bool = False) -> dict[str, Definition]:
-        """The tools of an upstream that can be told apart; `again` lists them anew. Raises MCPError."""
+        """The tools of an upstream that can be told apart; `again` lists them anew. Raises as `Link.request`."""
         name = link.upstream.name
         if not again and name in self._catalogues:
             return self._catalogues[name]
+        known = self._listings[name]
         listed: list[Any] = []
         cursor: str | None = None
         for _ in range(PAGES_MAX):
@@ -140,7 +143,9 @@ class Session:
         for tool, doubt in doubted:
             shown = tool[:80].encode("unicode_escape").decode()
             _log.warning("the tool `%s` of upstream `%s` is left out: %s", shown, name, doubt.value)
-        self._catalogues[name] = kept
+        # Not one that changed while it was read.
+        if self._listings[name] == known:
+            self._catalogues[name] = kept
         return kept
 
     def tool_schema(self, upstream: str, name: str) -> Mapping[str, Any] | None:
@@ -172,6 +177,7 @@ class Session:
         """Pass a notification of an upstream on to the client."""
         if method == _CHANGED:
             self._catalogues.pop(upstream, None)
+            self._listings[upstream] += 1
         if method not in TOLD:
             return
         if (event := event_from_wire(method, params)) is not None:
@@ -197,7 +203,7 @@ class Session:
         async def follow(link: Link) -> None:
             try:
                 await link.listen(params["notifications"], hear)
-            except MCPError as error:
+            except (AwayError, MCPError) as error:
                 _log.info("upstream `%s` does not tell of changes: %s", link.upstream.name, error)
 
         self._buses.add(bus)

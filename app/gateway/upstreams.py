@@ -46,6 +46,8 @@ from mcp_types.version import (
 CONNECT_SECONDS: Final = 30.0
 # A tool's result may be a picture; the SDK's own bound is for one event of 1 MiB.
 EVENT_BYTES_MAX: Final = 64 * 1_048_576
+# How the SDKs say, with status 404, that a server started again and knows nothing of before.
+_FORGOTTEN: Final = frozenset({"Session terminated", "Session not found"})
 # What a modern request says of its sender. A server of the handshake era does not know it.
 ENVELOPE: Final = (
     PROTOCOL_VERSION_META_KEY,
@@ -173,7 +175,8 @@ class Link:
         """Send a request and give its result as it came. `schema` is that of a tool's arguments; one with a `number`
         is a stream, which takes as long as it takes.
 
-        Raises: MCPError, as the upstream answered it or for a connection that broke.
+        Raises: MCPError, as the upstream answered it or for a connection that broke; AwayError where the upstream did
+        not take the request.
         """
         if self._dispatcher is None or self._ended.is_set():
             raise MCPError(code=CONNECTION_CLOSED, message="Connection closed")
@@ -184,13 +187,16 @@ class Link:
         try:
             return await self._dispatcher.send_raw_request(method, stamped, options)
         except MCPError as error:
-            if error.error.code == CONNECTION_CLOSED or "session" in error.error.message.lower():
-                # Broken, or a server that forgot us: the next request opens another.
+            # The next request opens another.
+            if error.error.code == CONNECTION_CLOSED:
                 self.close()
+            if error.error.message in _FORGOTTEN:
+                self.close()
+                raise AwayError("it has forgotten this session") from None
             raise
 
     async def listen(self, wanted: Mapping[str, Any], hear: Hear) -> None:
-        """Have the changes that are `wanted` told to `hear`, until the upstream ends that. Raises MCPError."""
+        """Have the changes that are `wanted` told to `hear`, until the upstream ends that. Raises as `request`."""
         number = f"mfw-listen-{next(_listening)}"
         self._heard[number] = hear
         try:

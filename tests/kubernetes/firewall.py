@@ -95,12 +95,21 @@ class Firewall:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "namespace": "agents"}}
         pod["spec"] = {"containers": [{"name": "probe", "image": "probe"}]}
         deadline = time.monotonic() + WAIT_SECONDS
+        events: list[dict[str, Any]] = []
         while True:
             told = self.cluster.api("POST", "/api/v1/namespaces/agents/pods?dryRun=All", pod, token=token)
-            if ("mutationfirewall.io" in str(told.body)) is asked:
+            # A refusal says who refused; an allow is noted in the audit log alone, behind the answer.
+            found = "mutationfirewall.io" in str(told.body)
+            while not found and not (events := self._events(told.headers["audit-id"])):
+                assert time.monotonic() < deadline, told
+                time.sleep(0.01)
+            if (found or "mutationfirewall.io" in str(events)) is asked:
                 return
             assert time.monotonic() < deadline, told
             time.sleep(0.05)
+
+    def _events(self, identifier: str) -> list[dict[str, Any]]:
+        return [event for event in self.cluster.events() if event["auditID"] == identifier]
 
     def _client(self) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.cluster.ca_file))

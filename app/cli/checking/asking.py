@@ -10,9 +10,10 @@ from app.cli.exits import ExitCode
 from app.cli.output import Refused
 from app.core.types import Effect, JsonObject
 
-# Both are what a service takes unless its owner says otherwise (`MFW_HTTP__MAX_BATCH_BODY_BYTES`), with some room.
+# What a service takes, the bytes unless its owner says otherwise (`MFW_HTTP__MAX_BATCH_BODY_BYTES`), with some room.
 BATCH_MAX: Final = 1_000
 BATCH_BYTES_MAX: Final = 8_000_000
+BATCH_VALUES_MAX: Final = 490_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +140,24 @@ def _answered(asked: Asked, members: Mapping[str, Any]) -> Answered:
 def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
     """As few batches as a service takes. Raises `Refused` for a change that is too large for any."""
     batch: list[Asked] = []
-    size = 0
+    size = values = 0
     for one in asked:
-        length = len(_written(one.mutation)) + 1
+        written = _written(one.mutation)
+        length = len(written) + 1
+        # Each value follows a comma or opens what it stands in; commas in texts only make it more.
+        held = 1 + sum(map(written.count, (b",", b"[", b"{")))
         if length > BATCH_BYTES_MAX:
             raise Refused(
                 ExitCode.BAD_DATA,
                 f"the change of `{one.name[:200]}` has {length} bytes, and {BATCH_BYTES_MAX} are the most",
                 fix="split it",
             )
-        if batch and (len(batch) == BATCH_MAX or size + length > BATCH_BYTES_MAX):
+        full = len(batch) == BATCH_MAX or size + length > BATCH_BYTES_MAX or values + held > BATCH_VALUES_MAX
+        if batch and full:
             yield batch
-            batch, size = [], 0
+            batch, size, values = [], 0, 0
         batch.append(one)
         size += length
+        values += held
     if batch:
         yield batch

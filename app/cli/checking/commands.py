@@ -95,7 +95,7 @@ def check_terraform(
 )
 def check_diff_command(
     file: Annotated[
-        str | None, typer.Argument(metavar="[DIFF]", help="A unified diff; `-` reads standard input.")
+        str | None, typer.Argument(metavar="DIFF", help="A unified diff; `-` reads standard input.")
     ] = None,
     *,
     subject: _Subject,
@@ -147,7 +147,7 @@ def check_diff_command(
 )
 def check_manifest_command(
     file: Annotated[
-        str | None, typer.Argument(metavar="[MANIFEST]", help="A manifest as JSON; `-` reads standard input.")
+        str | None, typer.Argument(metavar="MANIFEST", help="A manifest as JSON; `-` reads standard input.")
     ] = None,
     *,
     subject: _Subject,

@@ -164,7 +164,7 @@ def _text(tree: Tree) -> Any:
 
 def _differences(tree: Tree, base: Tree | None) -> tuple[str, ...]:
     if base is None:
-        return (f"{len(tree.artifacts)} files, compared with nothing",)
+        return (f"files: {len(tree.artifacts)}, compared with nothing",)
     if tree.is_file or base.is_file:
         return ("the file is the same" if tree.digest == base.digest else "the file differs",)
     was = {one["name"]: one["digest"] for one in base.artifacts}
@@ -175,7 +175,7 @@ def _differences(tree: Tree, base: Tree | None) -> tuple[str, ...]:
         "changed": sum(was[name] != digest for name, digest in now.items() if name in was),
     }
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return (f"{len(now)} files: {told or 'none differs'}",)
+    return (f"files: {len(now)}, {told or 'none differs'}",)
 
 
 def _denied(asked: Asked, message: str) -> Answered:

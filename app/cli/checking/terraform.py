@@ -40,5 +40,5 @@ def check_plan(file: str, *, proposal: Proposal, stack: str | None, asks: Asks) 
         )
         for one in plan.changes
     ]
-    notes = [f"{plan.unchanged} resources stay as they are"] if plan.unchanged else []
+    notes = [f"resources that stay as they are: {plan.unchanged}"] if plan.unchanged else []
     return Report("plan", asks.ask(asked), notes)

@@ -18,8 +18,6 @@ from app.surfaces.ext_authz.mapping import Gateway, GatewayMapping, Refusals
 from app.surfaces.ext_authz.wire import Check, mutation_of
 
 _AUTHORIZATION: Final = b"authorization"
-# Those of the caller of a gateway: what it sends there does not speak for the gateway.
-_CALLERS: Final = frozenset({_AUTHORIZATION, b"x-api-key"})
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -32,25 +30,33 @@ class Decides(Protocol):
 
 
 class Checks:
-    """What all checks share. `credential_header` is where a gateway, and nobody else, says who it is."""
+    """What all checks share. `credential_header` is where a gateway, and nobody else, says who it is.
+
+    `certificate_header` is the one in which a trusted proxy names the certificate of its client, if there is one: it
+    counts only where it is the credential header as well, since gateways hand on what their callers send.
+    """
 
     def __init__(
-        self, service: Decides, *, gate: Gate, mapping: GatewayMapping, credential_header: str, max_body_bytes: int
+        self,
+        service: Decides,
+        *,
+        gate: Gate,
+        mapping: GatewayMapping,
+        credential_header: str,
+        certificate_header: str | None,
+        max_body_bytes: int,
     ) -> None:
         self.service = service
         self.gate = gate
         self.mapping = mapping
         self.max_body_bytes = max_body_bytes
         self._credential_header = credential_header.lower().encode()
+        certificate = (certificate_header or "").lower().encode()
+        self._shown_as = certificate if certificate == self._credential_header else _AUTHORIZATION
 
     def credentials(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """Give the headers that authenticate a gateway: its own credential, and none of its caller's."""
-        own = self._credential_header
-        return [
-            (_AUTHORIZATION if name == own else name, value)
-            for name, value in headers
-            if name == own or name not in _CALLERS
-        ]
+        """Give what authenticates a gateway: its own credential, and nothing else that came with the check."""
+        return [(self._shown_as, value) for name, value in headers if name == self._credential_header]
 
     def without_credential(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """Give the headers that a mutation may be made of: no mapping can name the gateway's own credential."""

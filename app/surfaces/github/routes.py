@@ -31,7 +31,7 @@ from app.service.decide import Decision, Exchange
 from app.surfaces.answering import JSON, Answer, Delegated
 from app.surfaces.github import models
 from app.surfaces.github.answers import decision_to_wire, doubts_of, nothing_to_wire, refusal
-from app.surfaces.github.wire import Event, GithubView, event_of, files_of, mutation_of
+from app.surfaces.github.wire import Event, GithubView, event_of, files_of, mutation_of, require_small
 from app.surfaces.openapi import REPLAYED_HEADER, inlined, problem_responses
 from app.surfaces.problems import problem
 
@@ -145,6 +145,7 @@ class DeliveryExchange:
             raise NothingToDecideError
         self._endpoint.require_recent(event)
         self.event = event
+        require_small(event)
         self._diff = await self._endpoint.github.diff(event)
         self._files = files_of(event, self._diff)
 

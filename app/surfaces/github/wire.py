@@ -66,6 +66,7 @@ class PullRequest:
     head_repository: str
     draft: bool
     files: int
+    lines: int
     at: datetime
     installation: int | None
 
@@ -179,6 +180,12 @@ def mutation_of(event: Event, text: str, *, view: GithubView, request_id: str | 
     )
 
 
+def require_small(event: Event) -> None:
+    """Raise FirewallError (TOO_LARGE) for what GitHub would not show whole, as the delivery itself tells."""
+    if isinstance(event, PullRequest) and (event.files > FILES_MAX or event.lines > LINES_MAX):
+        raise too_large(f"{event.files} files with {event.lines} lines have changed")
+
+
 def files_of(event: Event, text: str) -> list[JsonObject]:
     """Give the files of a diff, once it is plain that these are all of them.
 
@@ -210,10 +217,6 @@ def _pull_request(tree: JsonObject, repository: str, installation: int | None, v
     base, head = (_object(sent, f"{where}/{name}") for name in ("base", "head"))
     # A fork that was deleted has no repository any more: it is none of ours in any case.
     source = head.get("repo")
-    files = _number(sent, "changed_files", where)
-    lines = _number(sent, "additions", where) + _number(sent, "deletions", where)
-    if files > FILES_MAX or lines > LINES_MAX:
-        raise too_large(f"{files} files with {lines} lines have changed")
     draft = sent.get("draft", False)
     if not isinstance(draft, bool):
         _refuse("`draft` is neither true nor false", f"{where}/draft")
@@ -231,7 +234,8 @@ def _pull_request(tree: JsonObject, repository: str, installation: int | None, v
         if source is None
         else _matching(_object(head, f"{where}/head/repo"), "full_name", _REPOSITORY, f"{where}/head/repo"),
         draft=draft,
-        files=files,
+        files=_number(sent, "changed_files", where),
+        lines=_number(sent, "additions", where) + _number(sent, "deletions", where),
         at=_moment(sent, "updated_at", where),
         installation=installation,
     )

@@ -147,3 +147,19 @@ def test_the_lines_for_models(lines_of, tmp_path):
     assert result.returncode == 10
     assert "the signature does not hold" in result.stdout
     assert (tmp_path / "candidate").exists()
+
+
+def test_more_than_a_batch_holds(commands, service, tmp_path):
+    tree = json.loads((PLANS / "first.json").read_text())
+    one = tree["resource_changes"][-1]
+    tree["resource_changes"] = [{**one, "address": f"{one['address']}{number}"} for number in range(1_100)]
+    # As many values as a service reads in one go, in fewer changes than a batch may have.
+    for each in tree["resource_changes"][:600]:
+        each["change"] = {**each["change"], "after": {"input": list(range(1_000))}, "after_unknown": {}}
+    (tmp_path / "plan.json").write_text(json.dumps(tree))
+    result = commands.run(
+        "check", "terraform", tmp_path / "plan.json", *SUBJECT, "--format", "json", **service.settings
+    )
+    assert result.returncode == 11, result.stderr
+    report = json.loads(result.stdout)
+    assert len({one["ledger_index"] for one in report["results"]}) == len(report["results"]) >= 1_100

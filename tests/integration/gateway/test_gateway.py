@@ -18,7 +18,7 @@ from app.core.canonical import canonical
 from tests.integration.gateway.conftest import CORPUS, ROOT
 
 ERAS = ["legacy", "auto"]
-OFFERED = ["add", "drop", "transfer", "wipe", "echo", "slow", "ask", "say", "fail", "change", "rug", "die"]
+OFFERED = ["add", "drop", "transfer", "wipe", "echo", "slow", "ask", "say", "tell", "fail", "change", "rug", "die"]
 
 pytestmark = pytest.mark.timeout(60)
 

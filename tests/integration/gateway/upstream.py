@@ -30,7 +30,8 @@ TOOLS: dict[str, dict[str, Any]] = {
     "echo": {"description": "gives back what came", "_meta": {"example.com/kept": 1}},
     "slow": {"description": "takes long, and says how far it is"},
     "ask": {"description": "asks the person"},
-    "say": {"description": "writes to the log"},
+    "say": {"description": "says"},
+    "tell": {"description": "writes to the log"},
     "fail": {"description": "fails"},
     "change": {"description": "makes `rug` another tool"},
     "rug": {"description": "harmless"},
@@ -90,11 +91,11 @@ async def call(told: Told, ctx: ServerRequestContext[Any, Any], params: types.Ca
                 "your name?", {"type": "object", "properties": {"name": {"type": "string"}}}, ctx.request_id
             )
             return {"content": [{"type": "text", "text": f"{found.action} {found.content}"}]}
-        case "say":
+        case "tell":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                await ctx.session.send_log_message("warning", "said", related_request_id=ctx.request_id)
-            return {"content": [{"type": "text", "text": "said"}]}
+                await ctx.session.send_log_message("warning", "told", related_request_id=ctx.request_id)
+            return {"content": [{"type": "text", "text": "told"}]}
         case "fail":
             return {"content": [{"type": "text", "text": "it failed"}], "isError": True}
         case "change":
@@ -178,7 +179,9 @@ async def run(arguments: argparse.Namespace) -> None:
             await made.run(reading, writing, options)
         return
     app = made.streamable_http_app()
-    await uvicorn.Server(uvicorn.Config(app, port=arguments.http, log_level="error")).serve()
+    await uvicorn.Server(
+        uvicorn.Config(app, port=arguments.http, log_level="error", timeout_graceful_shutdown=1)
+    ).serve()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.cli.checking.asking import BATCH_BYTES_MAX, BATCH_MAX, Answered, Asked, batches
+from app.cli.checking.asking import BATCH_BYTES_MAX, BATCH_MAX, BATCH_VALUES_MAX, Answered, Asked, batches
 from app.cli.checking.results import MARKDOWN_ROWS_MAX, Report, escaped, to_json, to_markdown, to_sarif, word_of
 from app.cli.output import Refused
 from app.core.types import Effect
@@ -56,7 +56,7 @@ def test_a_plan_by_the_starter_policies():
         "id": "shop/data.terraform_remote_state.other",
     }
     assert by_name["module.shop.terraform_data.hook[0]"]["reasons"][1]["rule"] == "runs-a-program"
-    assert report["notes"] == ["1 resources stay as they are"]
+    assert report["notes"] == ["resources that stay as they are: 1"]
 
 
 def test_a_plan_that_is_allowed(allowing):
@@ -196,6 +196,8 @@ def test_batches_are_as_large_as_a_service_takes():
     assert [len(batch) for batch in batches([asked()] * (BATCH_MAX + 1))] == [BATCH_MAX, 1]
     large = asked(change="x" * (BATCH_BYTES_MAX // 2))
     assert [len(batch) for batch in batches([large] * 3)] == [1, 1, 1]
+    many = asked(change=list(range(BATCH_VALUES_MAX // 2)))
+    assert [len(batch) for batch in batches([many] * 3)] == [1, 1, 1]
     assert list(batches([])) == []
     with pytest.raises(Refused):
         list(batches([asked(change="x" * BATCH_BYTES_MAX)]))

@@ -68,7 +68,7 @@ def model(files, *more):
 def test_a_better_model_is_promoted(files):
     result = run(*model(files, "--evaluations", files / "results.json"))
     assert result.exit_code == 0, result.output
-    assert "2 files: 1 changed" in result.stdout
+    assert "files: 2, 1 changed" in result.stdout
     worse = [{**BETTER[0], "target": 0.9}, BETTER[1]]
     (files / "results.json").write_text(json.dumps({"evaluations": worse}))
     result = run(*model(files, "--evaluations", files / "results.json"))
@@ -137,7 +137,7 @@ def test_a_tool_and_a_memory_by_the_starter_policies(files):
     assert "the file differs" in result.stdout
     result = run("--kind", "memory", "--target", files / "now.json")
     assert result.exit_code == 10
-    assert "1 files, compared with nothing" in result.stdout
+    assert "files: 1, compared with nothing" in result.stdout
 
 
 def test_directories_of_prompts_are_known_by_digest(files, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,24 @@ def test_a_secret_of_a_variable_is_found():
         "root_module": {"variables": {"v": {"sensitive": True}, "w": {}, "u": {"sensitive": True}}}
     }
     assert only(tree).change["after"] == {"a": ["x", {SENSITIVE_KEY: "after"}], "b": 1}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=5), st.text("ab", max_size=30))
+def test_whatever_the_secrets_the_search_finds_what_a_naive_one_does(secrets, text):
+    change = {"actions": ["create"], "before": None, "after": {"s": secrets, "t": text}, "after_sensitive": {"s": True}}
+    hidden = only(minimal(change)).change["after"]["t"] != text
+    assert hidden is any(secret in text for secret in secrets if len(secret) >= SECRET_MIN_CHARS)
+
+
+def test_thousands_of_secrets_are_looked_for_in_one_go():
+    secrets = [f"secret-number-{number}" for number in range(5_000)]
+    text = "secret-number-" * 20_000
+    change = {"actions": ["create"], "before": None, "after": {"s": secrets, "t": text}, "after_sensitive": {"s": True}}
+    begun = time.process_time()
+    assert only(minimal(change)).change["after"]["t"] == text
+    # One after the other it would take minutes.
+    assert time.process_time() - begun < 20
 
 
 def test_actions_beside_the_resources():

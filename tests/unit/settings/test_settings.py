@@ -382,6 +382,26 @@ class TestAuthzen:
         assert Settings.load(GOOD | {"MFW_AUTHZEN__IDENTIFIER": url}).authzen.identifier == url
 
 
+class TestExtAuthz:
+    @pytest.mark.parametrize("header", ["X Own", "Host", "Cookie", "X-Request-Id", "X-API-Key"])
+    def test_what_is_no_header_for_a_credential_is_refused(self, header):
+        found = problems(GOOD | {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER": header})
+        assert found.keys() == {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER"}
+
+    @pytest.mark.parametrize("header", ["Authorization", "X-Forwarded-Client-Cert"])
+    def test_who_says_so_may_use_that_of_others(self, header):
+        settings = Settings.load(GOOD | {"MFW_EXT_AUTHZ__CREDENTIAL_HEADER": header})
+        assert settings.ext_authz.credential_header == header
+
+    @pytest.mark.parametrize("other", ["MFW_HTTP__PORT", "MFW_METRICS__PORT"])
+    def test_grpc_has_a_port_of_its_own(self, other):
+        found = problems(GOOD | {other: "9191", "MFW_EXT_AUTHZ__GRPC_PORT": "9191"})
+        assert found.keys() == {"MFW_EXT_AUTHZ__GRPC_PORT"}
+
+    def test_grpc_is_off_unless_it_is_asked_for(self):
+        assert Settings.load(GOOD).ext_authz.grpc_port is None
+
+
 class TestMaskKey:
     @pytest.mark.parametrize("key", ["short", "x" * 40, "changeme" * 5])
     def test_what_could_be_guessed_is_refused(self, key):

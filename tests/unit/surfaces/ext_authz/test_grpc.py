@@ -76,6 +76,59 @@ def denied(response):
     return told.denied_response.status.code
 
 
+def field(number, content):
+    """A field of protobuf by hand: its number, that it has a length, and its bytes."""
+    content = content if isinstance(content, bytes) else content.encode()
+    key = number << 3 | 2
+    tag = bytes([key]) if key < 128 else bytes([key & 127 | 128, key >> 7])
+    assert len(content) < 128
+    return tag + bytes([len(content)]) + content
+
+
+async def test_fields_have_the_numbers_that_envoy_publishes():
+    """`attribute_context.proto`, `external_auth.proto` and `base.proto`, written by hand."""
+    http = b"".join(
+        (
+            field(1, "id"),
+            field(2, "POST"),
+            field(3, field(1, "x-a") + field(2, "b")),
+            field(4, "/p?q"),
+            field(5, "h"),
+            field(6, "https"),
+            b"\x48\x05",  # 9: size, a varint
+            field(10, "HTTP/2"),
+            field(11, "text"),
+        )
+    )
+    source, extensions = field(1, field(4, "spiffe://x")), field(10, field(1, "k") + field(2, "v"))
+    request = CheckRequest.FromString(field(1, source + field(4, field(2, http)) + extensions))
+    found = request.attributes.request.http
+    assert (found.id, found.method, found.path, found.host, found.scheme) == ("id", "POST", "/p?q", "h", "https")
+    assert (found.size, found.protocol, found.body, dict(found.headers)) == (5, "HTTP/2", "text", {"x-a": "b"})
+    raw = field(12, b"\xff") + field(13, field(1, field(1, "x-a") + field(3, b"b")))
+    found = CheckRequest.FromString(field(1, field(4, field(2, raw)))).attributes.request.http
+    assert found.raw_body == b"\xff"
+    assert [(one.key, one.raw_value) for one in found.header_map.headers] == [("x-a", b"b")]
+
+    option = field(1, field(1, "n") + field(2, "v")) + b"\x18\x02"  # 3: append_action, overwrite
+    allowed = CheckResponse()
+    allowed.status.SetInParent()
+    allowed.ok_response.headers.add(append_action=2, header={"key": "n", "value": "v"})
+    allowed.ok_response.headers_to_remove.append("r")
+    allowed.dynamic_metadata.update({"k": "v"})
+    value = field(1, field(1, "k") + field(2, field(3, "v")))
+    assert allowed.SerializeToString() == field(1, "") + field(3, field(2, option) + field(5, "r")) + field(4, value)
+    refused = CheckResponse()
+    refused.status.code = 7
+    refused.denied_response.status.code = 100
+    refused.denied_response.headers.add(append_action=2, header={"key": "n", "value": "v"})
+    refused.denied_response.body = "b"
+    expected = field(1, b"\x08\x07") + field(2, field(1, b"\x08\x64") + field(2, option) + field(3, "b"))
+    assert refused.SerializeToString() == expected
+    assert HealthCheckResponse(status=1).SerializeToString() == b"\x08\x01"
+    assert HealthCheckRequest.FromString(field(1, "s")).service == "s"
+
+
 async def test_a_check_is_the_request_that_it_describes():
     seen = []
 

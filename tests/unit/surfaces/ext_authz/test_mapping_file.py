@@ -1,5 +1,8 @@
 """The file of gateways: what it says, and where it is wrong."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from app.errors import FirewallError, Kind
@@ -7,6 +10,7 @@ from app.surfaces.ext_authz.mapping import BodyUse, Fact, GatewayKind, Refusals
 from app.surfaces.ext_authz.mapping_file import FILE_BYTES_MAX, read_mapping
 from app.surfaces.ext_authz.targets import target_of
 
+ROOT = Path(__file__).resolve().parents[4]
 HEAD = "apiVersion: mutationfirewall.io/v1\nkind: GatewayMapping\n"
 GATEWAYS = "gateways: [{kind: envoy}]\n"
 ROUTES = 'routes: [{path: "/{path_*}", resource: {type: http, id: "{path_}"}}]\n'
@@ -65,6 +69,14 @@ def test_everything_that_a_file_says(tmp_path):
     assert mutations.body is BodyUse.MUTATION
     assert mapping.facts == {"x-decision": Fact.DECISION_ID}
     assert mapping.removed == ("authorization",)
+
+
+def test_the_file_of_the_page(tmp_path):
+    page = (ROOT / "docs" / "integrations" / "envoy.md").read_text()
+    (text,) = [one for one in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "GatewayMapping" in one]
+    mapping = read(tmp_path, text)
+    assert len(mapping.routes) == 2
+    assert mapping.facts["x-mfw-policy-set"] is Fact.POLICY_SET
 
 
 def test_who_is_no_gateway(tmp_path):

@@ -66,7 +66,7 @@ def raising(error):
     return outcome
 
 
-def endpoint(outcome, mapping=None, *, seconds=5.0, header="X-Mfw-Authorization"):
+def endpoint(outcome, mapping=None, *, seconds=5.0, header="X-Mfw-Authorization", certificate=None):
     limit = Limit(1000, 1000)
     limits = RateLimits(dict.fromkeys(RouteClass, limit), make=lambda _route, of: TokenBuckets(of))
     known = Known()
@@ -77,6 +77,7 @@ def endpoint(outcome, mapping=None, *, seconds=5.0, header="X-Mfw-Authorization"
         gate=gate,
         mapping=mapping or default_mapping(GatewayKind.ENVOY),
         credential_header=header,
+        certificate_header=certificate,
         max_body_bytes=1000,
     )
     return CheckEndpoint(checks, timeout_seconds=seconds), service, known
@@ -148,13 +149,24 @@ async def test_the_credential_of_the_gateway_alone_is_looked_at_and_never_kept()
     ]
     app, service, known = endpoint(raising(AWAY))
     await asked(app, sent)
-    (seen,) = known.seen
-    assert [value for name, value in seen if name in {b"authorization", b"x-api-key"}] == [b"Bearer gateway"]
+    assert known.seen == [[(b"authorization", b"Bearer gateway")]]
     assert "gateway" not in json.dumps(service.mutation.context)
     app, _, known = endpoint(raising(AWAY), header="Authorization")
     await asked(app, sent)
-    assert (b"authorization", b"Bearer caller") in known.seen[0]
-    assert (b"x-api-key", b"caller") not in known.seen[0]
+    assert known.seen == [[(b"authorization", b"Bearer caller")]]
+
+
+async def test_a_certificate_that_a_caller_names_is_not_that_of_its_gateway():
+    sent = [(b"host", b"a"), (b"x-agent-id", b"bot"), (b"x-forwarded-client-cert", b"URI=spiffe://x/gateway")]
+    named = "X-Forwarded-Client-Cert"
+    app, _, known = endpoint(raising(AWAY), certificate=named)
+    await asked(app, sent)
+    assert known.seen == [[]]
+    # Unless it is said that gateways show theirs there, and so overwrite it.
+    app, service, known = endpoint(raising(AWAY), header=named, certificate=named)
+    await asked(app, sent)
+    assert known.seen == [[(b"x-forwarded-client-cert", b"URI=spiffe://x/gateway")]]
+    assert "spiffe" not in json.dumps(service.mutation.context)
 
 
 async def test_a_host_that_is_there_twice_or_not_at_all():

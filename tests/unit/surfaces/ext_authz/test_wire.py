@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.glob import compile_glob
 from app.errors import FirewallError, Kind
 from app.surfaces.ext_authz.mapping import (
+    DEFAULT_ROUTE,
     DEFAULT_SUBJECT,
     BodyUse,
     Gateway,
@@ -275,3 +278,35 @@ def test_headers_that_are_kept_have_bounds():
 
 def test_an_id_that_no_policy_could_show():
     assert "resource.id" in refused(check("/" + "a" * 600)).detail
+
+
+NAMES = st.sampled_from(
+    [b"x-agent-id", b"content-type", b"content-encoding", b"x-tenant", b"x-envoy-auth-partial-body"]
+    + [name for name, _ in (*NGINX, *TRAEFIK)]
+)
+VALUES = st.binary(max_size=12) | st.sampled_from(
+    [b"application/json", b"gzip", b"GET", b"/v1/orders/7", b"a.b", b"bot"]
+)
+TEXTS = st.text(max_size=20) | st.sampled_from(["/v1/orders/7", "/v1/orders/7?why=1", "/"])
+
+
+@given(
+    kind=st.sampled_from(GatewayKind),
+    body=st.sampled_from(BodyUse),
+    asked=st.builds(
+        Check,
+        method=st.sampled_from(["GET", "POST"]) | st.text(max_size=8),
+        host=st.none() | st.just("a.b") | st.text(max_size=12),
+        rest=TEXTS,
+        headers=st.lists(st.tuples(NAMES, VALUES), max_size=6),
+        body=st.binary(max_size=20) | st.sampled_from([b"{}", json.dumps(MUTATION).encode()]),
+    ),
+)
+def test_whatever_is_asked_is_a_mutation_or_a_refusal(kind, body, asked):
+    mapping = by(route(body=body, headers=frozenset({"x-tenant"}), query=frozenset({"why"})), DEFAULT_ROUTE, kind=kind)
+    try:
+        mutation = made(asked, mapping)
+    except FirewallError:
+        return
+    assert mutation.subject["id"].isprintable()
+    assert ".." not in mutation.resource["id"].split("/")
