@@ -1,15 +1,15 @@
-{{/* What every object is called after. */}}
+{{/* What every object is called after: with the longest suffix, `-certificates`, as long as the name of a CronJob may be. */}}
 {{- define "mfw.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "mfw.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 39 | trimSuffix "-" -}}
 {{- else if contains (include "mfw.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 39 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "mfw.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "mfw.name" .) | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -87,6 +87,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and $production (not .Values.ledgerOrigin) -}}
 {{- fail "ledgerOrigin is needed in production: the name of the log, for good, such as firewall.example.com/ledger" -}}
 {{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
+{{- end -}}
 {{- $most := ternary .Values.autoscaling.maxReplicas .Values.replicas .Values.autoscaling.enabled | int -}}
 {{- if and $production (gt $most 1) (not (hasKey $secrets "MFW_LIMITS__REDIS_URL")) -}}
 {{- fail "secretSettings.MFW_LIMITS__REDIS_URL is needed where there may be several replicas: they share their rate limits there; or run one replica" -}}
@@ -146,10 +149,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Settings, those of the chart itself before those of the values. `.url` is the Secret of another database role. */}}
+{{/* Settings, those of the chart itself before those of the values. `.url` is where the URL of another database role is:
+     PostgreSQL itself, whatever pooler the service has. */}}
 {{- define "mfw.env" -}}
 {{- $root := .root -}}
 {{- $secrets := fromYaml (include "mfw.secrets" $root) -}}
+{{- with .url -}}{{- $_ := set $secrets "MFW_DATABASE__DIRECT_URL" . -}}{{- end -}}
 - {name: MFW_ENVIRONMENT, value: {{ $root.Values.environment | quote }}}
 - {name: MFW_HTTP__HOST, value: "0.0.0.0"}
 - {name: MFW_HTTP__PORT, value: "8080"}
@@ -158,7 +163,7 @@ capabilities: {drop: [ALL]}
 {{- with $root.Values.ledgerOrigin }}
 - {name: MFW_LEDGER__ORIGIN, value: {{ . | quote }}}
 {{- end }}
-- {name: MFW_LIMITS__REPLICAS, value: {{ ternary $root.Values.autoscaling.maxReplicas $root.Values.replicas $root.Values.autoscaling.enabled | quote }}}
+- {name: MFW_LIMITS__REPLICAS, value: {{ ternary $root.Values.autoscaling.maxReplicas $root.Values.replicas $root.Values.autoscaling.enabled | int | max 1 | quote }}}
 {{- if eq $root.Values.policies.source "database" }}
 - {name: MFW_POLICIES__SOURCE, value: database}
 {{- else }}
@@ -187,7 +192,10 @@ capabilities: {drop: [ALL]}
 {{/* The secret settings as one folder of files; `.url` is from where the database's URL comes instead. */}}
 {{- define "mfw.secretVolume" -}}
 {{- $secrets := fromYaml (include "mfw.secrets" .root) -}}
-{{- with .url -}}{{- $_ := set $secrets "MFW_DATABASE__URL" . -}}{{- end -}}
+{{- with .url -}}
+{{- $_ := set $secrets "MFW_DATABASE__URL" . -}}
+{{- $_ := set $secrets "MFW_DATABASE__DIRECT_URL" . -}}
+{{- end -}}
 - name: secrets
   projected:
     defaultMode: 0440
@@ -230,9 +238,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 
 {{/* The migration job, without its name, which is made of it. */}}
 {{- define "mfw.migration" -}}
-{{- $url := default (get (fromYaml (include "mfw.secrets" .root)) "MFW_DATABASE__URL") .root.Values.migrations.databaseUrl }}
-activeDeadlineSeconds: {{ .root.Values.migrations.activeDeadlineSeconds }}
-backoffLimit: {{ .root.Values.migrations.backoffLimit }}
+{{- $url := .root.Values.migrations.databaseUrl }}
+activeDeadlineSeconds: {{ int .root.Values.migrations.activeDeadlineSeconds }}
+backoffLimit: {{ int .root.Values.migrations.backoffLimit }}
 template:
   metadata:
     labels: {{- include "mfw.labels" .root | nindent 6 }}
@@ -244,9 +252,8 @@ template:
       - name: backup
         image: {{ .backupImage | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        # Of an empty database there is nothing to keep.
-        command: [sh, -c, 'python -m app.migrations.status --exit-code >/dev/null 2>&1; [ $? -ne 3 ] || exit 0; exec mutation-firewall backup create --dir /backups --keep-days {{ .root.Values.backup.keepDays }}']
-        env: {{- include "mfw.env" (dict "root" .root) | nindent 10 }}
+        args: [backup, create, --before-migration, --dir, /backups, --keep-days, {{ int .root.Values.backup.keepDays | quote }}]
+        env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.backup.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
         volumeMounts:
@@ -258,7 +265,7 @@ template:
         image: {{ .image | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
         command: [python, -m, app.migrations.apply]
-        env: {{- include "mfw.env" (dict "root" .root) | nindent 10 }}
+        env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.migrations.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
         terminationMessagePolicy: FallbackToLogsOnError
