@@ -14,15 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.cluster.accounts import ServiceAccounts
 from app.cluster.api import Access, KubernetesApi
 from app.cluster.canary import CanaryFlight
-from app.core.admission.callers import ClusterView
+from app.core.admission.callers import AgentSource, ClusterView
 from app.core.admission.canary import Canary
+from app.core.ed25519 import private_key
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
@@ -122,9 +125,8 @@ from app.surfaces.agents.routes import (
     agents_router,
 )
 from app.surfaces.authzen.entities import read_entities
+from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS
 from app.surfaces.authzen.routes import (
-    EVALUATION,
-    EVALUATIONS,
     AuthzenEndpoints,
     EvaluationEndpoint,
     EvaluationsEndpoint,
@@ -401,6 +403,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     flight = None if canary is None else _flight(settings.kubernetes, canary, metrics)
     if flight is not None:
         checks.append(NamedCheck("canary", partial(_check_canary, flight)))
+    accounts = _accounts(settings.kubernetes, metrics)
+    if accounts is not None:
+        checks.append(NamedCheck("service_accounts", partial(_check_accounts, accounts)))
     link = _store_link(settings.limits, metrics)
     if link is not None:
         checks.append(NamedCheck("rate_limits", partial(_check_limits, link)))
@@ -492,6 +497,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if certificate is not None:
                 await certificate.start()
                 opened.push_async_callback(certificate.stop)
+            if accounts is not None:
+                await accounts.start()
+                opened.push_async_callback(accounts.stop)
             if flight is not None:
                 await flight.start()
                 opened.push_async_callback(flight.stop)
@@ -563,6 +571,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 identifier=settings.authzen.identifier,
                 derived=settings.environment is not Environment.PRODUCTION,
                 timeout_seconds=settings.http.request_timeout_seconds,
+                signing_key=_metadata_key(settings.authzen.signing_key),
             )
         )
     )
@@ -588,6 +597,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             agents=kubernetes.agent_rules,
             environments=kubernetes.environment_rules,
             cluster=kubernetes.cluster or "",
+            accounts=accounts,
         ),
         api_servers=kubernetes.api_server_globs,
         max_body_bytes=settings.http.max_admission_body_bytes,
@@ -906,6 +916,11 @@ async def _check_load(shedder: Shedder) -> CheckResult:
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
 
 
+def _metadata_key(secret: SecretStr | None) -> Ed25519PrivateKey | None:
+    """What signs the metadata of AuthZEN, if anything does."""
+    return None if secret is None else private_key(secret.get_secret_value().encode())
+
+
 def _log_signer(secret: SecretStr | None, *, origin: str | None) -> KeySigner | None:
     """Who signs for the log, None without a key."""
     if secret is None:
@@ -1177,6 +1192,26 @@ def _flight(kubernetes: KubernetesSettings, canary: Canary, metrics: Metrics) ->
     )
     metrics.watch_canary(last_success=lambda: flight.last_success)
     return flight
+
+
+def _accounts(kubernetes: KubernetesSettings, metrics: Metrics) -> ServiceAccounts | None:
+    """What knows the labels that rules for agents ask for, None where none does. Does not connect."""
+    keys = {rule.key for rule in kubernetes.agent_rules if rule.source is AgentSource.LABEL}
+    if not keys:
+        return None
+    accounts = ServiceAccounts(
+        KubernetesApi(_cluster_access(kubernetes.access)),
+        keys=keys,
+        max_age_seconds=kubernetes.accounts_max_age_seconds,
+    )
+    metrics.watch_accounts(age=lambda: accounts.age)
+    return accounts
+
+
+async def _check_accounts(accounts: ServiceAccounts) -> CheckResult:
+    """At most degraded: doubt makes agents of service accounts, and nothing more."""
+    known, detail = accounts.report()
+    return CheckResult(Status.HEALTHY if known else Status.DEGRADED, detail)
 
 
 def _cluster_access(access: KubernetesAccessSettings) -> Access:

@@ -883,6 +883,13 @@ class AuthzenSettings(_Section):
             "development it is what a client asks for, in production there is no metadata without it"
         ),
     ] = None
+    signing_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="private key, Ed25519 in PEM (`mfw policies keygen` makes one), that signs the metadata; "
+            "without it there is no `signed_metadata`"
+        ),
+    ] = None
     entities: Annotated[
         Path | None,
         Field(description="YAML file with `subjects`, `resources` and `actions` that searches look among"),
@@ -932,7 +939,8 @@ class KubernetesSettings(_Section):
         Items,
         Field(
             description="which callers of the API server are AI agents, each as `user=GLOB`, `group=GLOB`, "
-            "`namespace=GLOB` (of a service account) or `extra=KEY=GLOB`, such as `namespace=agents`"
+            "`namespace=GLOB` (of a service account), `label=KEY=GLOB` (on a service account, which the service then "
+            "lists and watches) or `extra=KEY=GLOB`, such as `namespace=agents`"
         ),
     ] = ()
     environments: Annotated[
@@ -961,6 +969,15 @@ class KubernetesSettings(_Section):
             "for less",
         ),
     ] = 2.5
+    accounts_max_age_seconds: Annotated[
+        float,
+        Field(
+            ge=10,
+            le=3600,
+            description="for how long labels of service accounts are believed that could not be confirmed; after that "
+            "every service account counts as an agent, where a rule asks for labels",
+        ),
+    ] = 60.0
     access: KubernetesAccessSettings = KubernetesAccessSettings()
     canary: CanarySettings = CanarySettings()
 
@@ -1797,6 +1814,16 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "is no https URL without query and fragment",
                 "write it as `https://firewall.example.com`",
             )
+    secret = settings.authzen.signing_key
+    if secret is not None:
+        # Here, since most services have no such key, and the library takes a tenth of a second to import.
+        from app.core.ed25519 import private_key
+
+        try:
+            private_key(secret.get_secret_value().encode())
+        except FirewallError as error:
+            fix = error.fix or "make a pair: `mfw policies keygen --out DIR`"
+            yield SettingsProblem("MFW_AUTHZEN__SIGNING_KEY", f"the key {error.detail}", fix)
     grpc_port = settings.ext_authz.grpc_port
     others = (
         http.port,

@@ -14,7 +14,7 @@ import typer
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, plain
 from app.cli.policy_sets import to_yaml
-from app.core.admission.callers import agent_rule, environment_rule
+from app.core.admission.callers import AgentRule, AgentSource, agent_rule, environment_rule
 from app.policies.backstop import Backstop, Rendered, render
 from app.policies.diagnostics import PolicyErrors
 from app.policies.load import check_directory, load_directory
@@ -89,7 +89,7 @@ def run_backstop(
             checked,
             Backstop(
                 name=name,
-                agents=[agent_rule(text) for text in agents],
+                agents=_seen_by_api_servers(agents),
                 environments=[environment_rule(text) for text in environments],
                 cluster=cluster,
                 exempt_namespaces=[*exempt, *own],
@@ -150,3 +150,11 @@ def _bundle(file: Path) -> str:
     if _CERTIFICATE not in content:
         raise Refused(ExitCode.USAGE, f"`{file}` has no certificate in PEM", fix="name the file of the authority")
     return base64.b64encode(content).decode()
+
+
+def _seen_by_api_servers(texts: Sequence[str]) -> list[AgentRule]:
+    """Read rules for agents that a native policy can look at. Raises ValueError."""
+    rules = [agent_rule(text) for text in texts]
+    if any(rule.source is AgentSource.LABEL for rule in rules):
+        raise ValueError("`label=` is of service accounts, and a native policy sees their names alone")
+    return rules

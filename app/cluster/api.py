@@ -1,8 +1,9 @@
 """The API of Kubernetes, as little of it as is needed: one request, its answer, and what went wrong in our words."""
 
+import contextlib
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,6 +27,7 @@ _KINDS: Final = {
     403: Kind.FORBIDDEN,
     404: Kind.NOT_FOUND,
     409: Kind.CONFLICT,
+    410: Kind.CONFLICT,
     422: Kind.MALFORMED,
 }
 _FIXES: Final = {
@@ -104,28 +106,41 @@ class KubernetesApi:
         content_type: str = "application/json",
     ) -> Reply:
         """Send one request and give its answer, whatever its status. Raises FirewallError (UNAVAILABLE, TIMEOUT)."""
-        try:
-            token = self._access.token_file.read_text().strip()
-            client = self._client = self._client or self._opened()
-        except OSError as error:
-            raise _unreachable(f"the credential cannot be read: {(error.strerror or str(error)).lower()}") from None
-        try:
+        client, headers = self._ready(), self._headers()
+        async with self._failures():
             answer = await client.request(
                 method,
                 path,
                 params=query,
                 content=None if body is None else orjson.dumps(body),
-                headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
+                headers={**headers, "Content-Type": content_type},
             )
-        except httpx.TimeoutException:
-            raise FirewallError(
-                Kind.TIMEOUT, "the API server took too long", retry_after=5, fix="look whether it is up"
-            ) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # The authority may be another one by now: the next request reads it again.
-            await self.close()
-            raise _unreachable(f"the API server cannot be reached: {str(error)[:_MESSAGE_CHARS].lower()}") from None
         return Reply(answer.status_code, _object(answer.content))
+
+    @contextlib.asynccontextmanager
+    async def follow(self, path: str, *, query: Mapping[str, str]) -> AsyncIterator[AsyncIterator[JsonObject]]:
+        """Follow changes: the events of a watch, as they come, until the API server ends it.
+
+        Raises FirewallError: what `call` raises, and UNAVAILABLE or TIMEOUT when the connection is gone.
+        """
+        client = self._ready()
+        request = client.build_request(
+            "GET", path, params={**query, "watch": "true", "allowWatchBookmarks": "true"}, headers=self._headers()
+        )
+        async with self._failures():
+            answer = await client.send(request, stream=True)
+            try:
+                if answer.status_code >= 300:
+                    await answer.aread()
+                    raise _refused("GET", path, Reply(answer.status_code, _object(answer.content)))
+                yield self._events(answer)
+            finally:
+                await answer.aclose()
+
+    async def _events(self, answer: httpx.Response) -> AsyncIterator[JsonObject]:
+        async for line in answer.aiter_lines():
+            if line:
+                yield _object(line.encode())
 
     async def call(
         self,
@@ -140,11 +155,37 @@ class KubernetesApi:
         reply = await self.send(method, path, body, query=query, content_type=content_type)
         if reply.status < 300:
             return reply.body
-        raise FirewallError(
-            _KINDS.get(reply.status, Kind.UNAVAILABLE),
-            f"the API server refused `{method} {path}`: {reply.message}",
-            fix=_FIXES.get(reply.status),
-        )
+        raise _refused(method, path, reply)
+
+    def _ready(self) -> httpx.AsyncClient:
+        # A new authority is read when the connection to the former one is gone.
+        if self._client is None:
+            try:
+                self._client = self._opened()
+            except OSError as error:
+                raise _unreadable(error) from None
+        return self._client
+
+    def _headers(self) -> dict[str, str]:
+        try:
+            token = self._access.token_file.read_text().strip()
+        except OSError as error:
+            raise _unreadable(error) from None
+        return {"Authorization": f"Bearer {token}"}
+
+    @contextlib.asynccontextmanager
+    async def _failures(self) -> AsyncIterator[None]:
+        """What goes wrong on the way, in our words."""
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise FirewallError(
+                Kind.TIMEOUT, "the API server took too long", retry_after=5, fix="look whether it is up"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # The authority may be another one by now: the next request reads it again.
+            await self.close()
+            raise _unreachable(f"the API server cannot be reached: {str(error)[:_MESSAGE_CHARS].lower()}") from None
 
     def _opened(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -161,6 +202,18 @@ def _object(content: bytes) -> JsonObject:
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _refused(method: str, path: str, reply: Reply) -> FirewallError:
+    return FirewallError(
+        _KINDS.get(reply.status, Kind.UNAVAILABLE),
+        f"the API server refused `{method} {path}`: {reply.message}",
+        fix=_FIXES.get(reply.status),
+    )
+
+
+def _unreadable(error: OSError) -> FirewallError:
+    return _unreachable(f"the credential cannot be read: {(error.strerror or str(error)).lower()}")
 
 
 def _unreachable(detail: str) -> FirewallError:

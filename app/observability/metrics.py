@@ -376,6 +376,12 @@ class Metrics:
             registry=registry,
         )
         self._canary_success.set(math.nan)
+        self._accounts_age = Gauge(
+            "mfw_service_accounts_age_seconds",
+            "since when the labels of service accounts are confirmed; NaN where no rule asks for labels",
+            registry=registry,
+        )
+        self._accounts_age.set(math.nan)
         self.tls_reload_failures = Counter(
             "mfw_tls_reload_failures",
             "looks at the files of the certificate that found something which cannot be used",
@@ -461,6 +467,10 @@ class Metrics:
     def watch_certificate(self, *, expires_at: Callable[[], float]) -> None:
         """Ask this at each scrape: when the certificate that is served ends, in seconds since 1970."""
         self._certificate_expiry.set_function(expires_at)
+
+    def watch_accounts(self, *, age: Callable[[], float]) -> None:
+        """Ask this at each scrape: since when the labels of service accounts are confirmed."""
+        self._accounts_age.set_function(age)
 
     def watch_canary(self, *, last_success: Callable[[], float]) -> None:
         """Ask this at each scrape: when the canary was last denied, in seconds since 1970."""

@@ -175,6 +175,9 @@ def agent_expression(rule: AgentRule) -> str:
             key = quoted(rule.key)
             extra = f"{user}.extra[{key}].exists(v, v.matches({_regex(rule.glob)}))"
             return f"(has({user}.extra) && {key} in {user}.extra && {extra})"
+        case AgentSource.LABEL:
+            # Labels are not in a request: the firewall looks at each service account itself.
+            return f"{user}.username.startsWith('system:serviceaccount:')"
         case _:
             assert_never(rule.source)
 

@@ -1,9 +1,9 @@
 """Who is behind a request to an API server: an AI agent, a service or a person, by what was configured."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from app.core.glob import Glob, compile_glob
 from app.core.types import JsonObject
@@ -21,18 +21,35 @@ class AgentSource(StrEnum):
     GROUP = "group"
     NAMESPACE = "namespace"
     EXTRA = "extra"
+    LABEL = "label"  # of the service account
+
+
+class Accounts(Protocol):
+    """What is known of the service accounts of a cluster."""
+
+    def labels_of(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """Give the labels of a service account; None where it is not known, or not any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentRule:
-    """One way to tell an agent; `key` is the name of the `extra` that is looked at, empty for every other source."""
+    """One way to tell an agent; `key` is the name of the `extra` or label that is looked at, else empty."""
 
     source: AgentSource
     glob: Glob
     key: str = ""
 
-    def matches(self, user: JsonObject) -> bool:
-        """Tell whether a `userInfo` of checked shape is that of an agent."""
+    def matches(self, user: JsonObject, accounts: Accounts | None = None) -> bool:
+        """Tell whether a `userInfo` of checked shape is that of an agent.
+
+        Doubt makes one: a service account whose labels nobody knows counts as labelled.
+        """
+        if self.source is AgentSource.LABEL:
+            account = service_account(user["username"])
+            if account is None:
+                return False
+            labels = None if accounts is None else accounts.labels_of(*account)
+            return labels is None or (self.key in labels and self.glob.matches(labels[self.key]))
         return any(self.glob.matches(value) for value in self._values(user))
 
     def _values(self, user: JsonObject) -> Iterable[str]:
@@ -47,15 +64,18 @@ class AgentRule:
 
 
 def agent_rule(text: str) -> AgentRule:
-    """Read `user=GLOB`, `group=GLOB`, `namespace=GLOB` or `extra=KEY=GLOB`. Raises ValueError that says why not."""
+    """Read `user=GLOB`, `group=GLOB`, `namespace=GLOB`, `extra=KEY=GLOB` or `label=KEY=GLOB`.
+
+    Raises ValueError that says why not.
+    """
     source, equals, pattern = text.partition("=")
     if not equals or source not in tuple(AgentSource):
         raise ValueError(f"begins with none of {', '.join(f'`{one}=`' for one in AgentSource)}")
     key = ""
-    if source == AgentSource.EXTRA:
+    if source in {AgentSource.EXTRA, AgentSource.LABEL}:
         key, equals, pattern = pattern.partition("=")
         if not key or not equals:
-            raise ValueError("is not `extra=KEY=GLOB`")
+            raise ValueError(f"is not `{source}=KEY=GLOB`")
     return AgentRule(AgentSource(source), compile_glob(pattern), key)
 
 
@@ -89,15 +109,17 @@ class ClusterView:
 
     `agents` tell which callers are AI agents. `environments` say by its namespace where an object runs, the first that
     fits; what lives in none has the namespace that only `*` fits. `cluster` is the name of the cluster, or empty.
+    `accounts` know the labels of service accounts, where a rule asks for one.
     """
 
     agents: tuple[AgentRule, ...] = ()
     environments: tuple[EnvironmentRule, ...] = ()
     cluster: str = ""
+    accounts: Accounts | None = None
 
     def subject_type(self, user: JsonObject) -> str:
         """Tell what a caller is; the parts of the cluster itself are services."""
-        if any(rule.matches(user) for rule in self.agents):
+        if any(rule.matches(user, self.accounts) for rule in self.agents):
             return AGENT
         return SERVICE if user["username"].startswith(_SYSTEM) else USER
 

@@ -66,7 +66,8 @@ def test_a_wall(tmp_path):
     report = tmp_path / "report.json"
     result = CliRunner().invoke(app, [*WALL, "--environment", "*=production", "--report", str(report)])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("# left out: agent-memory: it is about nothing that an API server changes\n")
+    assert result.stdout.startswith("# left out: ")
+    assert "\n# left out: agent-memory: it is about nothing that an API server changes\n" in result.stdout
     assert result.stdout.count("\nkind: ValidatingAdmissionPolicy\n") == result.stdout.count("\n---\n") // 2 + 1
     assert "&id" not in result.stdout
     assert "left out: k8s-deployment/large-scale: people may lift a hold" in result.stderr
@@ -106,3 +107,9 @@ def test_policies_that_do_not_load_make_no_wall(tmp_path):
     result = CliRunner().invoke(app, ["kubernetes", "backstop", "--policies", str(tmp_path)])
     assert result.exit_code not in {0, 2}
     assert result.stdout == ""
+
+
+def test_a_wall_cannot_look_at_labels():
+    result = CliRunner().invoke(app, [*WALL, "--agent", "label=example.com/agent=*"])
+    assert result.exit_code == 2
+    assert "sees their names alone" in result.stderr

@@ -204,3 +204,10 @@ def test_the_canary_is_asked_about_and_nothing_beside_it():
         changes = configured(policy(text), canary=True)["webhooks"][0]
         assert [one["name"] for one in changes["matchConditions"]] == ["not-asked"]
         assert changes["rules"] == configured(policy(text))["webhooks"][0]["rules"]
+
+
+def test_labels_are_looked_at_by_the_firewall_not_by_the_webhook():
+    agents = [agent_rule("label=example.com/agent=*"), agent_rule("user=bot")]
+    changes = configured(policy(EVERYTHING), agents=agents)["webhooks"][0]
+    expression = next(one["expression"] for one in changes["matchConditions"] if one["name"] == "agents")
+    assert expression.startswith("request.userInfo.username.startsWith('system:serviceaccount:') || ")

@@ -23,7 +23,35 @@ def test_what_tells_an_agent(rule, user, matches):
     assert agent_rule(rule).matches(user) is matches
 
 
-@pytest.mark.parametrize("text", ["", "agents", "label=a=b", "user=", "extra=k", "extra==v", "user=**"])
+class Known:
+    """Two service accounts of namespace `a`, one with a label."""
+
+    def labels_of(self, namespace, name):
+        return {("a", "bot"): {"agent": "yes"}, ("a", "plain"): {}}.get((namespace, name))
+
+
+@pytest.mark.parametrize(
+    ("username", "accounts", "agent"),
+    [
+        ("system:serviceaccount:a:bot", Known(), True),
+        ("system:serviceaccount:a:plain", Known(), False),
+        # Doubt makes an agent: a service account that nobody knows, and one of which nobody is asked.
+        ("system:serviceaccount:a:new", Known(), True),
+        ("system:serviceaccount:a:plain", None, True),
+        ("jane", None, False),
+        ("system:node:a", None, False),
+    ],
+)
+def test_a_label_of_the_service_account(username, accounts, agent):
+    view = ClusterView(agents=(agent_rule("label=agent=y*"),), accounts=accounts)
+    assert (view.subject_type({"username": username}) == "agent") is agent
+    assert not agent_rule("label=agent=no").matches({"username": "system:serviceaccount:a:bot"}, Known())
+    assert not agent_rule("label=other=*").matches({"username": "system:serviceaccount:a:bot"}, Known())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "agents", "label=a", "labels=a=b", "label==b", "user=", "extra=k", "extra==v", "user=**"]
+)
 def test_what_is_no_rule_for_agents(text):
     with pytest.raises(ValueError, match=r"."):
         agent_rule(text)
