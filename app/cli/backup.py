@@ -23,7 +23,7 @@ def run_create(directory: Path, *, keep_days: int, before_migration: bool, as_js
         made = asyncio.run(make(dsn, directory, clock=clock, keep=keep))
     if made is None:
         if as_json:
-            write_json(None)
+            write_json({})
         else:
             console().print("the database has no schema yet: there is nothing to back up")
         return

@@ -205,9 +205,11 @@ async def test_before_a_migration_an_earlier_schema_is_backed_up(empty_database_
     await schema.apply(empty_database_dsn, revision=module.OLDEST_REVISION)
     assert (await refused(create(empty_database_dsn, directory, clock=clock))).kind is Kind.SCHEMA_MISMATCH
     earlier = await create_before_migration(empty_database_dsn, directory, clock=clock)
+    assert earlier is not None
     assert earlier.manifest.revision == module.OLDEST_REVISION < revision.MAXIMUM_REVISION
     await schema.apply(empty_database_dsn)
     later = await create_before_migration(empty_database_dsn, directory, clock=lambda: clock() + timedelta(seconds=1))
+    assert later is not None
     assert later.manifest.revision == revision.MAXIMUM_REVISION
     assert [one.revision for one in backups(directory)] == [revision.MAXIMUM_REVISION, module.OLDEST_REVISION]
 
