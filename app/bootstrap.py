@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
@@ -24,6 +25,7 @@ from app.cluster.api import Access, KubernetesApi
 from app.cluster.canary import CanaryFlight
 from app.core.admission.callers import AgentSource, ClusterView
 from app.core.admission.canary import Canary
+from app.core.ed25519 import private_key
 from app.core.log_keys import log_key
 from app.core.networks import networks_of
 from app.core.quota import Limit, RouteClass
@@ -123,9 +125,8 @@ from app.surfaces.agents.routes import (
     agents_router,
 )
 from app.surfaces.authzen.entities import read_entities
+from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS
 from app.surfaces.authzen.routes import (
-    EVALUATION,
-    EVALUATIONS,
     AuthzenEndpoints,
     EvaluationEndpoint,
     EvaluationsEndpoint,
@@ -570,6 +571,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 identifier=settings.authzen.identifier,
                 derived=settings.environment is not Environment.PRODUCTION,
                 timeout_seconds=settings.http.request_timeout_seconds,
+                signing_key=_metadata_key(settings.authzen.signing_key),
             )
         )
     )
@@ -911,6 +913,11 @@ async def _check_load(shedder: Shedder) -> CheckResult:
         return CheckResult(Status.HEALTHY, detail)
     refused = ", ".join(priority.name.lower() for priority in shedder.closed)
     return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
+
+
+def _metadata_key(secret: SecretStr | None) -> Ed25519PrivateKey | None:
+    """What signs the metadata of AuthZEN, if anything does."""
+    return None if secret is None else private_key(secret.get_secret_value().encode())
 
 
 def _log_signer(secret: SecretStr | None, *, origin: str | None) -> KeySigner | None:

@@ -883,6 +883,13 @@ class AuthzenSettings(_Section):
             "development it is what a client asks for, in production there is no metadata without it"
         ),
     ] = None
+    signing_key: Annotated[
+        SecretStr | None,
+        Field(
+            description="private key, Ed25519 in PEM (`mfw policies keygen` makes one), that signs the metadata; "
+            "without it there is no `signed_metadata`"
+        ),
+    ] = None
     entities: Annotated[
         Path | None,
         Field(description="YAML file with `subjects`, `resources` and `actions` that searches look among"),
@@ -1307,13 +1314,15 @@ def _choices(kind: Any) -> str:
 
 
 def _range_text(field: FieldInfo) -> str:
-    """The limits of a number: ` 1 to 10`, ` above 0 up to 60`."""
+    """The limits of a number: `, 1 to 10`, `, 1 or more`, `, above 0 up to 60`."""
     low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
     above = next((item.gt for item in field.metadata if hasattr(item, "gt")), None)
     high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
     if low is not None:
-        return f", {low} to {high}"
-    return f", above {above} up to {high}" if above is not None else ""
+        return f", {low} or more" if high is None else f", {low} to {high}"
+    if above is not None:
+        return f", above {above}" if high is None else f", above {above} up to {high}"
+    return ""
 
 
 def _default_text(field: FieldInfo) -> str:
@@ -1807,6 +1816,16 @@ def _endpoint_rules(settings: Settings) -> Iterator[SettingsProblem]:
                 "is no https URL without query and fragment",
                 "write it as `https://firewall.example.com`",
             )
+    secret = settings.authzen.signing_key
+    if secret is not None:
+        # Here, since most services have no such key, and the library takes a tenth of a second to import.
+        from app.core.ed25519 import private_key
+
+        try:
+            private_key(secret.get_secret_value().encode())
+        except FirewallError as error:
+            fix = error.fix or "make a pair: `mfw policies keygen --out DIR`"
+            yield SettingsProblem("MFW_AUTHZEN__SIGNING_KEY", f"the key {error.detail}", fix)
     grpc_port = settings.ext_authz.grpc_port
     others = (
         http.port,

@@ -1,8 +1,9 @@
 """`python -m bench.surfaces`: what a surface adds to a decision, beside the native route in the same run.
 
-The same change is asked about by `POST /v1/decisions`, as an AdmissionReview, and as a check of a gateway with the
-mutation for a body, with objects of 10 and of 100 KB; the rows take turns with one caller, and the median round is
-printed. The service has one core, the load and PostgreSQL the other.
+The same change is asked about by `POST /v1/decisions`, as an AuthZEN evaluation, as an AdmissionReview and as a check
+of a gateway, as it is and with objects of 10 and of 100 KB; every other surface asks what it can. The rows take turns
+with one caller; printed are the medians of the rounds, and of the differences to the native route within a round. The
+service has one core, the load and PostgreSQL the other.
 """
 
 import argparse
@@ -10,16 +11,20 @@ import asyncio
 import json
 import statistics
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.migrations.schema import apply
+from app.surfaces.agents.models import EXAMPLE_CALL, EXAMPLE_CHECK, EXAMPLE_HOOK
 from bench import load, service
 from bench.stores import agent_key, started_postgres
 
 SERVED_ON, LOADED_ON = {0}, {1}
 EXAMPLE = service.ROOT / "examples" / "allow-k8s-deployment-scaled.json"
 SIZES = (10_000, 100_000)
+# The change as it is.
+SMALL = 0
 MAPPING = """\
 apiVersion: mutationfirewall.io/v1
 kind: GatewayMapping
@@ -62,6 +67,37 @@ def review(mutation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def evaluation(mutation: dict[str, Any]) -> dict[str, Any]:
+    """The same question as AuthZEN has it."""
+    asked = {name: value for name, value in mutation.items() if name in {"subject", "action", "resource"}}
+    return {**asked, "context": {**mutation.get("context", {}), "change": mutation["change"]}}
+
+
+class Surface(NamedTuple):
+    """A way to ask: `body` makes the request of a mutation; `status` is that of its answers."""
+
+    name: str
+    path: str
+    body: Callable[[dict[str, Any]], Any]
+    sizes: Sequence[int]
+    status: bytes = b"200"
+
+
+NATIVE = Surface("native", "/v1/decisions", lambda mutation: mutation, (SMALL, *SIZES))
+# One line for each; what asks about something else than the mutation has its decision to pay for as well.
+SURFACES = (
+    Surface("AuthZEN", "/access/v1/evaluation", evaluation, (SMALL, *SIZES)),
+    Surface("admission", "/kubernetes/v1/validate?timeout=10s", review, (SMALL, *SIZES)),
+    Surface("a tool call", "/agents/v1/tool-call", lambda _: EXAMPLE_CALL, (SMALL,)),
+    Surface("Claude Code hook", "/agents/v1/claude-code", lambda _: EXAMPLE_HOOK, (SMALL,)),
+    Surface("MCP check", "/agents/v1/mcp/check", lambda _: EXAMPLE_CHECK, (SMALL,)),
+    Surface("gateway check", "/envoy/v1/check/mutations", lambda mutation: mutation, (SMALL, *SIZES)),
+)
+
+_Row = tuple[str, int]
+_Figures = tuple[float, float, float]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.surfaces", description=__doc__)
@@ -72,43 +108,55 @@ def main() -> None:
     mutation = json.loads(EXAMPLE.read_bytes())
     with tempfile.TemporaryDirectory() as scratch, started_postgres(Path(scratch)) as database_url:
         asyncio.run(apply(database_url))
-        mapping = Path(scratch) / "gateways.yaml"
-        mapping.write_text(MAPPING)
+        mapping_file = Path(scratch) / "gateways.yaml"
+        mapping_file.write_text(MAPPING)
+        settings = {"MFW_EXT_AUTHZ__MAPPING": str(mapping_file)}
         credential = f"Bearer {agent_key(database_url)}"
         headers = {
             "Authorization": credential,
             "X-Mfw-Authorization": credential,
             "X-Subject": json.dumps(mutation["subject"]),
         }
-        rows = {}
-        for size in SIZES:
+        requests: dict[_Row, tuple[bytes, bytes]] = {}
+        for size in (SMALL, *SIZES):
             large = sized(mutation, size)
-            for name, path, body in (
-                ("native", "/v1/decisions", large),
-                ("admission", "/kubernetes/v1/validate?timeout=10s", review(large)),
-                ("gateway", "/envoy/v1/check/mutations", large),
-            ):
-                sent = json.dumps(body, separators=(",", ":")).encode()
-                rows[name, size] = load.http_post(path, sent, headers=headers)
-        measured: dict[tuple[str, int], list[tuple[float, float, float]]] = {row: [] for row in rows}
-        settings = {"MFW_EXT_AUTHZ__MAPPING": str(mapping)}
+            for one in (NATIVE, *SURFACES):
+                if size in one.sizes:
+                    sent = json.dumps(one.body(large), separators=(",", ":")).encode()
+                    requests[one.name, size] = load.http_post(one.path, sent, headers=headers), one.status
+        measured: dict[_Row, list[_Figures]] = {row: [] for row in requests}
         with service.firewall(database_url, cores=SERVED_ON, settings=settings) as guarded:
             for turn in range(options.rounds + 1):
-                for row, request in rows.items():
-                    before = service.cpu_seconds(guarded.pid)
-                    seconds = options.seconds if turn else 1.0
-                    result = asyncio.run(load.run(request, port=guarded.port, callers=1, seconds=seconds))
-                    used = service.cpu_seconds(guarded.pid) - before
-                    unexpected = {status: count for status, count in result.statuses.items() if status != b"200"}
-                    if unexpected:
-                        raise SystemExit(f"{row}: answers other than 200: {unexpected}")
+                for row, (request, status) in requests.items():
+                    figures = _measure(request, status, guarded, seconds=options.seconds if turn else 1.0, row=row)
                     if turn:  # the first one warms up
-                        cpu = used / len(result.latencies) * 1e6
-                        measured[row].append((result.quantile(0.5) * 1e3, result.quantile(0.99) * 1e3, cpu))
-        print(f"{'':<28}{'p50':>12}{'p99':>12}{'CPU each':>14}")
-        for (name, size), turns in measured.items():
-            median, late, cpu = (statistics.median(column) for column in zip(*turns, strict=True))
-            print(f"{f'{name}, {size // 1000} KB objects':<28}{median:>9.2f} ms{late:>9.2f} ms{cpu:>11.0f} us")
+                        measured[row].append(figures)
+    _show(measured)
+
+
+def _measure(request: bytes, expected: bytes, guarded: service.Started, *, seconds: float, row: _Row) -> _Figures:
+    before = service.cpu_seconds(guarded.pid)
+    result = asyncio.run(load.run(request, port=guarded.port, callers=1, seconds=seconds))
+    used = service.cpu_seconds(guarded.pid) - before
+    unexpected = {status: count for status, count in result.statuses.items() if status != expected}
+    if unexpected:
+        raise SystemExit(f"{row}: answers other than {expected.decode()}: {unexpected}")
+    return result.quantile(0.5) * 1e3, result.quantile(0.99) * 1e3, used / len(result.latencies) * 1e6
+
+
+def _show(measured: Mapping[_Row, Sequence[_Figures]]) -> None:
+    """Print the medians of the rounds, and of what each round has more than the native route in the same round."""
+    print(f"{'':<30}{'p50':>11}{'p99':>11}{'CPU each':>12}{'p50 more':>13}{'p99 more':>11}{'CPU more':>11}")
+    for (name, size), turns in measured.items():
+        beside = measured[NATIVE.name, size]
+        more = [tuple(a - b for a, b in zip(*pair, strict=True)) for pair in zip(turns, beside, strict=True)]
+        median, late, cpu = (statistics.median(column) for column in zip(*turns, strict=True))
+        title = f"{name}, {size // 1000 or '<1'} KB"
+        line = f"{title:<30}{median:>8.2f} ms{late:>8.2f} ms{cpu:>9.0f} us"
+        if name != NATIVE.name:
+            median, late, cpu = (statistics.median(column) for column in zip(*more, strict=True))
+            line += f"{median:>+10.2f} ms{late:>+8.2f} ms{cpu:>+8.0f} us"
+        print(line)
 
 
 if __name__ == "__main__":

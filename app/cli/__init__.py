@@ -16,6 +16,7 @@ from app.cli.authoring.commands import policies
 from app.cli.backup_commands import backup
 from app.cli.checking.commands import check
 from app.cli.decisions_commands import decisions
+from app.cli.hook_commands import hook
 from app.cli.integrity_commands import integrity
 from app.cli.kubernetes_commands import kubernetes
 from app.cli.ledger_commands import ledger
@@ -50,6 +51,7 @@ app.add_typer(witnessing, name="witness")
 app.add_typer(kubernetes, name="kubernetes")
 app.add_typer(mcp, name="mcp")
 app.add_typer(check, name="check")
+app.add_typer(hook, name="hook")
 
 
 def _version(*, wanted: bool) -> None:

@@ -25,6 +25,11 @@ _MEANING: Final = ("name", "title", "description", "inputSchema", "outputSchema"
 # How long a no about a changed definition holds before the firewall is asked again: people may have agreed meanwhile.
 ASK_AGAIN_SECONDS: Final = 15.0
 PINS_VERSION: Final = 1
+_CHANGING: Final = refusal(
+    "changing",
+    "the tool was not the one that was listed before, and is another again",
+    fix="let the owner of the gateway look at the tool",
+)
 
 
 class PinsError(Exception):
@@ -139,7 +144,7 @@ class Definitions:
         self._pins = pins
         self._clock = clock
         self._accepted: dict[tuple[str, str], Definition] = {}
-        self._refused: dict[tuple[str, str, str], tuple[float, Verdict]] = {}
+        self._refused: dict[tuple[str, str], tuple[float, str, Verdict]] = {}
         self._lock = anyio.Lock()
 
     async def doubt(self, found: Definition) -> Verdict | None:
@@ -159,12 +164,14 @@ class Definitions:
             accepted = self._accepted[key]
             if accepted.digest == found.digest:
                 return None
-            again = (*key, found.digest)
-            if again in self._refused and self._clock() < self._refused[again][0]:
-                return self._refused[again][1]
+            # One answer for each tool: a server that changes all the time fills neither this memory nor the ledger.
+            until, refused, verdict = self._refused.get(key, (0.0, "", _CHANGING))
+            if self._clock() < until:
+                return verdict if refused == found.digest else _CHANGING
             verdict = await self._ask(accepted, found)
             if verdict.allowed:
                 self._accepted[key] = found
+                self._refused.pop(key, None)
                 return None
-            self._refused[again] = (self._clock() + ASK_AGAIN_SECONDS, verdict)
+            self._refused[key] = (self._clock() + ASK_AGAIN_SECONDS, found.digest, verdict)
             return verdict

@@ -1,7 +1,8 @@
 """One client's side of the gateway: its links to the upstreams, what they offer, and the way back to it."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,8 @@ from app.gateway.upstreams import AwayError, Client, Link, Upstream
 # A paginator that never ends must not hang a client.
 PAGES_MAX: Final = 200
 LISTENING_MAX: Final = 1_024
+# An upstream that lets us wait this long is not waited for again for as long: everybody's list of tools would wait too.
+HANGING_SECONDS: Final = 10.0
 # What an upstream may ask of a client.
 ASKED: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 # What it may tell it, beside progress, which follows its request.
@@ -60,6 +63,7 @@ class Session:
         tasks: TaskGroup,
         timeout: float,
         standing: Channel | None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`standing` is the channel of the connection itself, None where there is no such thing."""
         self.client = client
@@ -69,11 +73,13 @@ class Session:
         self._standing = standing
         self._links: dict[str, Link] = {}
         self._catalogues: dict[str, dict[str, Definition]] = {}
+        self._hangs = {one.name: 0.0 for one in upstreams}
         # How often each list was said to have changed.
         self._listings = {one.name: 0 for one in upstreams}
         self._locks = {one.name: anyio.Lock() for one in upstreams}
         self._in_flight: dict[str, list[Channel]] = {one.name: [] for one in upstreams}
         self._buses: set[InMemorySubscriptionBus] = set()
+        self._clock = clock
         self._closed = False
 
     @property
@@ -89,9 +95,17 @@ class Session:
                 return found
             if self._closed:
                 raise AwayError("the session has ended")
+            if self._clock() < self._hangs[name]:
+                raise AwayError("it did not answer a moment ago")
             self._catalogues.pop(name, None)
             made = Link(self._upstreams[name], self.client, self, timeout=self._timeout)
-            await made.open(self._tasks)
+            begun = self._clock()
+            try:
+                await made.open(self._tasks)
+            except AwayError:
+                if self._clock() - begun > HANGING_SECONDS:
+                    self._hangs[name] = self._clock() + HANGING_SECONDS
+                raise
             self._links[name] = made
             if self._standing is None and made.can_listen:
                 self._tasks.start_soon(self._watch, made)

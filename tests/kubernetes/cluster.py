@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -162,7 +162,6 @@ class Cluster:
         self.webhook_key = generate(self.webhook_secret)
         self._children: list[subprocess.Popen[bytes]] = []
         self._clients: dict[bool, httpx.Client] = {}
-        self._controllers = False
 
     @property
     def ca_file(self) -> Path:
@@ -212,13 +211,14 @@ class Cluster:
         self._children.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start_controllers(self) -> None:
-        """Start the controller manager, once: service accounts, endpoints, garbage, and namespaces that end."""
-        if self._controllers:
-            return
-        self._controllers = True
+    @contextlib.contextmanager
+    def controllers(self) -> Iterator[None]:
+        """Run the controller manager: service accounts, endpoints, garbage, and namespaces that end.
+
+        Not for ever: what controllers change meanwhile, patches of others are tried again for, and webhooks asked again.
+        """
         port = free_port()
-        self._spawn(
+        child = self._spawn(
             "kube-controller-manager",
             str(self._programs / "kube-controller-manager"),
             f"--kubeconfig={self.admin_kubeconfig}",
@@ -232,7 +232,13 @@ class Cluster:
             f"--secure-port={port}",
             f"--cert-dir={self.folder / 'controllers'}",
         )
-        self._wait(lambda: self.api("GET", "/api/v1/namespaces/default/serviceaccounts/default").status == 200)
+        try:
+            self._wait(lambda: self.api("GET", "/api/v1/namespaces/default/serviceaccounts/default").status == 200)
+            yield
+        finally:
+            child.kill()
+            child.wait()
+            self._children.remove(child)
 
     # What tests say
 
@@ -325,8 +331,9 @@ class Cluster:
             assert made.status in {201, 409}, made
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event of the audit log, the oldest first."""
-        return [json.loads(line) for line in self.audit_log.read_text().splitlines()]
+        """Every event of the audit log, the oldest first; it is written behind the answer."""
+        text, _, _ = self.audit_log.read_text().rpartition("\n")
+        return [json.loads(line) for line in text.splitlines()]
 
     def kubeconfig(self, name: str, token: str) -> Path:
         """A kubeconfig of whose token it is, as NAME.kubeconfig in the folder."""
@@ -458,7 +465,7 @@ class Cluster:
         )
         self._wait(lambda: self.api("GET", "/readyz").status == 200)
 
-    def _spawn(self, name: str, *command: str) -> None:
+    def _spawn(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
         """Start a program that dies when this process does; its words go to NAME.log."""
         dying = [sys.executable, spawn.__file__, str(signal.SIGKILL.value), str(os.getpid())]
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -470,6 +477,7 @@ class Cluster:
                 cwd=self.folder,
             )
         self._children.append(child)
+        return child
 
     def _wait(self, ready: Any) -> None:
         """Until `ready`; a request that fails is not ready."""

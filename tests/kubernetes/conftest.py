@@ -1,6 +1,6 @@
 """A real API server for the tests of Kubernetes: one for the session, started when the first test asks for it.
 
-`cluster` has etcd and the API server. `controllers` is the same one with the controller manager running, for tests that
+`cluster` has etcd and the API server. `controllers` is the same one while the controller manager runs, for tests that
 wait for what controllers do. Programs are built by `tools/build` the first time, which takes minutes.
 """
 
@@ -37,11 +37,11 @@ def cluster() -> Iterator[Cluster]:
         started.stop()
 
 
-@pytest.fixture(scope="session")
-def controllers(cluster: Cluster) -> Cluster:
-    """The same cluster with its controllers: namespaces end, endpoints appear, garbage is collected."""
-    cluster.start_controllers()
-    return cluster
+@pytest.fixture(scope="module")
+def controllers(cluster: Cluster) -> Iterator[Cluster]:
+    """The same cluster with its controllers, for the tests of a module: namespaces end, garbage is collected."""
+    with cluster.controllers():
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import ssl
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from app.persistence.api_keys import ApiKeyStore
 from app.persistence.embedded import free_port
 from app.persistence.engine import create_engine
 from app.settings import Settings
+from tests.integration.cli.conftest import running
+from tests.integration.cli.test_serve import production
 from tests.integration.service.conftest import apart, make_key
 from tests.kubernetes.cluster import Cluster
 
@@ -35,6 +38,15 @@ GUARD: Final = "exemptions.mutationfirewall.io/"
 AGENTS: Final = ("namespace=agents",)
 API_SERVER: Final = "kube-apiserver"
 WAIT_SECONDS: Final = 30
+_COMMON: Final = {
+    "MFW_LIMITS__PER_MINUTE": "1000000",
+    "MFW_LIMITS__BURST": "100000",
+    # How fast this machine is while the tests run must not decide what they see.
+    "MFW_SHEDDING__ENABLED": "false",
+    "MFW_KUBERNETES__AGENTS": ",".join(AGENTS),
+    "MFW_KUBERNETES__API_SERVERS": API_SERVER,
+    "MFW_KUBERNETES__ENVIRONMENTS": "*-staging=staging,*=production",
+}
 _CONFIGURATIONS: Final = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
 
@@ -130,14 +142,8 @@ def serving(
             "MFW_DATABASE__URL": dsn,
             "MFW_POLICIES__DIRECTORY": str(policies),
             "MFW_METRICS__ENABLED": "false",
-            "MFW_LIMITS__PER_MINUTE": "1000000",
-            "MFW_LIMITS__BURST": "100000",
             "MFW_LOGGING__LEVEL": "warning",
-            # How fast this machine is while the tests run must not decide what they see.
-            "MFW_SHEDDING__ENABLED": "false",
-            "MFW_KUBERNETES__AGENTS": ",".join(AGENTS),
-            "MFW_KUBERNETES__API_SERVERS": API_SERVER,
-            "MFW_KUBERNETES__ENVIRONMENTS": "*-staging=staging,*=production",
+            **_COMMON,
             **overrides,
         }
     )
@@ -166,6 +172,27 @@ def serving(
         server.should_exit = True
         thread.join(WAIT_SECONDS)
     assert not thread.is_alive(), "the firewall did not stop"
+
+
+@contextlib.contextmanager
+def served(cluster: Cluster, dsn: str, policies: Path, **overrides: str) -> Iterator[Firewall]:
+    """The same as it is run in production: `mfw serve`, a process of its own with TLS of its own."""
+    _adopt(dsn, cluster.webhook_secret)
+    certificate, key = cluster.authority.server("127.0.0.1", "localhost").write(cluster.folder, "served")
+    port = free_port()
+    settings = production(dsn, free_port(), free_port()) | {
+        "MFW_POLICIES__DIRECTORY": str(policies),
+        "MFW_TLS__CERTIFICATE_FILE": str(certificate),
+        "MFW_TLS__KEY_FILE": str(key),
+        "MFW_TLS__HOST": "127.0.0.1",
+        "MFW_TLS__PORT": str(port),
+        **_COMMON,
+        **overrides,
+    }
+    with running("serve", settings=settings) as process:
+        process.read_until("Application startup complete")
+        yield Firewall(cluster, f"https://127.0.0.1:{port}", make_key(dsn, Role.ADMIN))
+        assert process.stop(signal.SIGTERM) == 0, process.output
 
 
 def _adopt(dsn: str, secret: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -11,16 +12,17 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.kubernetes.cluster import Cluster, Result
-from tests.kubernetes.firewall import CHANGES, GUARD, STARTER, Firewall, serving
+from tests.kubernetes.firewall import CHANGES, GUARD, STARTER, Firewall, served
 from tests.kubernetes.shop import AGENT, made, scaled
 
+NOTED_SECONDS = 10
 ACTIONS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).parent / "actions.yaml")
 
 
 @pytest.fixture(scope="module")
 def firewall(cluster: Cluster, shared_database_dsn: str, agent: str) -> Any:
-    """The starter policies, with the webhook in front of agents as the command writes it."""
-    with serving(cluster, shared_database_dsn, STARTER) as started, started.in_front(started.webhook(STARTER)):
+    """The service as it is run, with the starter policies, and the webhook in front of agents as the command writes it."""
+    with served(cluster, shared_database_dsn, STARTER) as started, started.in_front(started.webhook(STARTER)):
         yield started
 
 
@@ -70,10 +72,15 @@ class Action:
         return cluster.kubectl("-n", self.namespace, *words, stdin=stdin, as_token=token)
 
 
-def noted(cluster: Cluster, before: int, key: str) -> list[str]:
-    """What admission noted under a key in the audit log after so many events."""
-    events = [event.get("annotations", {}) for event in cluster.events()[before:]]
-    return [one[key] for one in events if key in one]
+def noted(cluster: Cluster, key: str, ids: list[str]) -> list[str]:
+    """Those of the ids that admission noted under a key in the audit log, once all of them are there or long after."""
+    deadline = time.monotonic() + NOTED_SECONDS
+    while True:
+        said = [event.get("annotations", {}).get(key) for event in cluster.events()]
+        found = [one for one in said if one in ids]
+        if len(found) >= len(ids) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("case", ACTIONS, ids=lambda case: case["name"])
@@ -81,7 +88,6 @@ def test_an_agent(cluster: Cluster, firewall: Firewall, agent: str, case: dict[s
     action = Action(case)
     action.given(cluster)
     firewall.decided()
-    before = len(cluster.events())
 
     done = action.done(cluster, agent)
 
@@ -102,7 +108,8 @@ def test_an_agent(cluster: Cluster, firewall: Firewall, agent: str, case: dict[s
         assert (asked["subject"]["type"], asked["subject"]["id"]) == ("agent", AGENT)
         assert one["receipt"]["decision"] == one["decision"]
     # The same decisions, in the audit log of the cluster.
-    assert noted(cluster, before, f"{action.webhook}decision-id") == [one["id"] for one in decided]
+    ids = [one["id"] for one in decided]
+    assert noted(cluster, f"{action.webhook}decision-id", ids) == ids
     if not action.allowed:
         assert f'admission webhook "{action.webhook[:-1]}" denied the request' in told
     if decided and not action.allowed:

@@ -7,7 +7,7 @@ from app.core.tool_calls.effects import Effect, command_effect, path_of
 from app.core.tool_calls.parts import Risk
 from app.core.tool_calls.words import Word, set_of
 
-WORKSPACE: Final = "terraform/Workspace"
+WORKSPACE: Final = "terraform-workspace"
 
 _READS: Final = set_of("version validate show output providers graph metadata get -version --version -help")
 # What they do runs providers, or what a plan holds.

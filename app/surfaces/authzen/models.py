@@ -112,6 +112,9 @@ class MetadataOut(BaseModel):
     search_subject_endpoint: str
     search_resource_endpoint: str
     search_action_endpoint: str
+    signed_metadata: str | None = Field(
+        default=None, description="all of the others and `iss` as a JWT (EdDSA); absent without a signing key"
+    )
 
 
 EXAMPLE_EVALUATION: Final[dict[str, Any]] = {

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,7 +13,7 @@ from app.core import strict_json
 from app.core.batch import Batch
 from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
-from app.core.types import Mutation
+from app.core.types import JsonObject, Mutation
 from app.edge.body import ClientDisconnectedError, read_body
 from app.edge.context import CLIENT_CLOSED_REQUEST, client_address, context_of, deliver, peer_address
 from app.edge.deadline import Deadline
@@ -24,6 +25,7 @@ from app.service.decide import BatchExchange, Decision, Exchange, Outcome
 from app.service.search import Found, Search, Wanted
 from app.surfaces.answering import JSON, Answer, Delegated, in_time, too_late
 from app.surfaces.authzen import models
+from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS, SEARCH, metadata_of
 from app.surfaces.authzen.wire import (
     evaluation_to_wire,
     evaluations_of,
@@ -36,9 +38,6 @@ from app.surfaces.authzen.wire import (
 from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
 from app.surfaces.problems import problem
 
-EVALUATION: Final = "/access/v1/evaluation"
-EVALUATIONS: Final = "/access/v1/evaluations"
-SEARCH: Final = "/access/v1/search"
 METADATA: Final = "/.well-known/authzen-configuration"
 
 # An evaluation stands two levels deeper among others than alone.
@@ -255,7 +254,10 @@ def _moved(error: FirewallError) -> FirewallError:
 
 
 class AuthzenEndpoints:
-    """What the routes share. `identifier` is the https URL under which clients know this service, if it has one."""
+    """What the routes share. `identifier` is the https URL under which clients know this service, if it has one.
+
+    `signing_key` signs the metadata, which are not signed without it.
+    """
 
     def __init__(
         self,
@@ -267,6 +269,7 @@ class AuthzenEndpoints:
         identifier: str | None,
         derived: bool,
         timeout_seconds: float,
+        signing_key: Ed25519PrivateKey | None = None,
     ) -> None:
         self.evaluation = evaluation
         self.evaluations = evaluations
@@ -274,6 +277,7 @@ class AuthzenEndpoints:
         self._searching = searching
         self._identifier = identifier
         self._derived = derived
+        self._signing_key = signing_key
         self._timeout_seconds = timeout_seconds
 
     async def search(self, request: Request, wanted: Wanted) -> Response:
@@ -291,6 +295,10 @@ class AuthzenEndpoints:
         except FirewallError as error:
             raise _moved(error) from error
         return Response(found_to_wire(search, found), media_type="application/json")
+
+    def metadata(self, request: Request) -> JsonObject:
+        """Where everything is. Raises FirewallError (NOT_FOUND)."""
+        return metadata_of(self.identifier(request), self._signing_key)
 
     def identifier(self, request: Request) -> str:
         """Under which URL clients know this service. Raises FirewallError (NOT_FOUND)."""
@@ -353,18 +361,7 @@ def authzen_router(endpoints: AuthzenEndpoints) -> APIRouter:
     async def metadata(request: Request) -> Response:
         """Everybody may read it: section 9."""
         await endpoints.gate.admit_anyone(request.scope, RouteClass.READ)
-        base = endpoints.identifier(request)
-        return Response(
-            orjson.dumps(
-                {
-                    "policy_decision_point": base,
-                    "access_evaluation_endpoint": base + EVALUATION,
-                    "access_evaluations_endpoint": base + EVALUATIONS,
-                    **{f"search_{wanted}_endpoint": f"{base}{SEARCH}/{wanted}" for wanted in Wanted},
-                }
-            ),
-            media_type="application/json",
-        )
+        return Response(orjson.dumps(endpoints.metadata(request)), media_type="application/json")
 
     return router
 

@@ -1,8 +1,16 @@
 """The agents' surface on the running service, with the ledger beside each answer."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+from tests.corpus.cases import load
+
+ROOT = Path(__file__).resolve().parents[3]
 
 POLICY = """\
 apiVersion: mutationfirewall.io/v1
@@ -218,3 +226,79 @@ def test_an_answer_under_a_key_is_given_again(firewall):
     first, again = (post(firewall, "claude-code", hook("get_order"), **key) for _ in range(2))
     assert first.content == again.content
     assert again.headers["idempotency-replayed"] == "true"
+
+
+def test_the_corpus_is_answered_as_on_the_native_route(service):
+    """Every case that names a call of a tool, through this surface, and the entries beside the answers."""
+    cases = [case for case in load() if "tool" in case.mutation.get("context", {})]
+    calls = []
+    for case in cases:
+        tool, context = case.mutation["context"]["tool"], case.mutation["context"]
+        if "command" in context:
+            arguments = {"command": context["command"]}
+        elif case.mutation["resource"]["type"] == "tool":
+            arguments = case.mutation["change"]["after"]
+        else:
+            continue
+        body = {
+            "name": tool["name"],
+            "arguments": arguments,
+            "subject": case.mutation["subject"],
+            "cwd": context["cwd"],
+        }
+        more = {"server": tool.get("server"), "annotations": tool.get("hints")}
+        calls.append((case, body | {name: value for name, value in more.items() if value is not None}))
+    assert len(calls) > 80
+    with service.client() as client:
+        native = client.post("/v1/decisions:batch", json={"mutations": [case.mutation for case, _ in calls]}).json()
+        answers = [client.post("/agents/v1/tool-call", json=body).json() for _, body in calls]
+    entries = {identifier: json.loads(receipt) for _, identifier, receipt in service.entries()}
+    for (case, _), answer, other in zip(calls, answers, native["results"], strict=True):
+        found = [one for one in answer["decisions"] if one["mutation_digest"] == other["mutation_digest"]]
+        assert found, case.name
+        if len(answer["decisions"]) == 1:
+            assert answer["decision"] == other["decision"] == case.decision, case.name
+            assert found[0]["reasons"] == other["reasons"], case.name
+        elif other["decision"] != "allow":
+            assert found[0]["decision"] == other["decision"], case.name
+        for one in answer["decisions"]:
+            assert entries[one["id"]]["decision"] == one["decision"]
+        strengths = ["allow", "hold", "deny"]
+        assert strengths.index(answer["decision"]) >= strengths.index(other["decision"]), case.name
+
+
+def test_the_five_lines_of_the_page_work(service):
+    page = (ROOT / "docs" / "integrations" / "agents.md").read_text()
+    (command,) = re.findall(r"```console\n\$ (curl .*?)```", page, re.DOTALL)
+    result = subprocess.run(
+        ["bash", "-c", command],
+        env={"MFW_URL": service.url, "MFW_API_KEY": service.key, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(result.stdout)["decision"] == "allow", result.stdout
+
+
+def test_the_five_lines_of_the_hook_work(service, tmp_path):
+    page = (ROOT / "docs" / "integrations" / "claude-code.md").read_text()
+    (block,) = re.findall(r"```console\n(\$ mkdir .*?)```", page, re.DOTALL)
+    lines = [line.removeprefix("$ ") for line in block.strip().splitlines()]
+    assert len(lines) == 5
+    # The tree that is tested instead of the one that is installed.
+    script = "mfw() { " + f"'{sys.executable}' -P -m app" + ' "$@"; }\nset -e\n' + "\n".join(lines)
+    script = script.replace('| sh -c "$hook"', '| sh -c "${hook/ -I / -P }"')
+    result = subprocess.run(
+        ["bash", "-c", script],
+        env={
+            "MFW_URL": service.url,
+            "MFW_API_KEY": service.key,
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "PATH": "/usr/bin:/bin",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["hookSpecificOutput"]["permissionDecision"] == "allow"

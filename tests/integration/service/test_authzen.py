@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from app.core.ed25519 import private_key
 from app.core.principal import AccessScope
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.engine import create_engine
+from app.surfaces.authzen.metadata import metadata_of
 from tests.corpus.cases import load
 from tests.integration.service.conftest import apart
 
@@ -296,18 +298,31 @@ def test_a_change_that_nobody_states_is_doubt(serve, database_dsn, tmp_path):
         assert unstated["context"]["reason"].startswith("rule_error")
 
 
+SIGNING_KEY = """\
+-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g
+-----END PRIVATE KEY-----
+"""
+
+
 def test_metadata_says_where_everything_is(firewall, serve, database_dsn):
     with firewall.client(key="") as client:
         found = client.get("/.well-known/authzen-configuration").json()
     assert found["policy_decision_point"] == firewall.url
     assert found["search_action_endpoint"] == f"{firewall.url}/access/v1/search/action"
     with (
-        serve(database_dsn, MFW_AUTHZEN__IDENTIFIER="https://pdp.example.com/") as named,
+        serve(
+            database_dsn, MFW_AUTHZEN__IDENTIFIER="https://pdp.example.com/", MFW_AUTHZEN__SIGNING_KEY=SIGNING_KEY
+        ) as named,
         named.client(key="") as client,
     ):
         found = client.get("/.well-known/authzen-configuration").json()
     assert found["access_evaluation_endpoint"] == "https://pdp.example.com/access/v1/evaluation"
     assert found["policy_decision_point"] == "https://pdp.example.com"
+    assert (
+        found.pop("signed_metadata")
+        == metadata_of("https://pdp.example.com", private_key(SIGNING_KEY.encode()))["signed_metadata"]
+    )
 
 
 def test_the_corpus_is_answered_as_on_the_native_route(service):

@@ -74,6 +74,7 @@ class TestRoot:
         + [["tokens", "rotate"], ["witness", "keygen"], ["witness", "serve"]]
         + [["ledger", word] for word in ("partitions", "archive", "unarchive")]
         + [["integrity", "check"], ["check", "terraform"], ["check", "diff"], ["check", "manifest"]]
+        + [["hook", "claude-code"]]
         + [["backup", word] for word in ("create", "list", "verify", "restore")]
         + [["keys", word] for word in ("create", "list", "rotate", "revoke", "generate")],
     )

@@ -98,6 +98,11 @@ async def test_another_definition_needs_an_allow():
     assert await definitions.doubt(new) is asked.verdict
     assert await definitions.doubt(new) is asked.verdict
     assert asked.asked == [(old.digest, new.digest)]
+    # A server that changes all the time is not asked about all the time.
+    third = await definitions.doubt(definition(description="y"))
+    assert third is not None
+    assert third.facts["refused"] == "changing"
+    assert len(asked.asked) == 1
     # The old one still is what it was, and people may agree to the new one.
     assert await definitions.doubt(old) is None
     now += ASK_AGAIN_SECONDS

@@ -793,12 +793,19 @@ class TestReference:
             assert variable.meaning, variable.name
             assert variable.type, variable.name
             assert not variable.meaning.endswith("."), variable.name
+            assert "None" not in variable.type, variable.name
+
+    def test_numbers_say_their_limits(self):
+        said = {variable.name: variable.type for variable in variables()}
+        assert said["MFW_HTTP__PORT"] == "whole number, 0 to 65535"
+        assert said["MFW_GITHUB__APP_ID"] == "whole number, 1 or more"
 
     def test_names_are_unique_and_secrets_come_from_files(self):
         names = [variable.name for variable in variables()]
         assert len(names) == len(set(names))
         assert {variable.name for variable in variables() if variable.secret} == {
             "MFW_DATABASE__URL",
+            "MFW_AUTHZEN__SIGNING_KEY",
             "MFW_LEDGER__MASK_KEY",
             "MFW_LEDGER__SIGNING_KEY",
             "MFW_LEDGER__PREVIOUS_SIGNING_KEY",
@@ -813,6 +820,25 @@ class TestReference:
             "MFW_GITHUB__TOKEN",
             "MFW_KUBERNETES__CANARY__KEY",
         }
+
+
+class TestMetadataOfAuthzen:
+    def test_a_key_is_ed25519_in_pem(self):
+        from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        good, other = (
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+            for key in (Ed25519PrivateKey.generate(), generate_private_key(SECP256R1()))
+        )
+        assert Settings.load(GOOD | {"MFW_AUTHZEN__SIGNING_KEY": good}).authzen.signing_key is not None
+        for wrong, detail in ((other, "the key is not an Ed25519 key"), ("x", "the key is no PEM private key")):
+            with pytest.raises(SettingsError) as caught:
+                Settings.load(GOOD | {"MFW_AUTHZEN__SIGNING_KEY": wrong})
+            assert [(one.variable, one.detail) for one in caught.value.problems] == [
+                ("MFW_AUTHZEN__SIGNING_KEY", detail)
+            ]
 
 
 class TestPolicySource:

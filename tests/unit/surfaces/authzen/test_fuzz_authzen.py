@@ -4,8 +4,9 @@ from hypothesis import HealthCheck, given, settings
 
 from app.errors import FirewallError, Kind
 from app.service.search import Wanted
+from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS
 from app.surfaces.authzen.models import EXAMPLE_EVALUATION, EXAMPLE_EVALUATIONS, EXAMPLES
-from app.surfaces.authzen.routes import EVALUATION, EVALUATIONS, EvaluationEndpoint, EvaluationsEndpoint
+from app.surfaces.authzen.routes import EvaluationEndpoint, EvaluationsEndpoint
 from app.surfaces.authzen.wire import search_of
 from tests.corpus.hostile import hostile, reading
 from tests.corpus.served import MAX_BODY_BYTES, Kept, ask, gate, problem_of, said_of, service
