@@ -8,9 +8,11 @@ FROM ${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /opt/mutation-firewall
 RUN python -m venv --without-pip /opt/venv
-COPY requirements/run.lock requirements/run.in requirements/
-# Wheels only: no compiler is needed here either, and no setup.py of somebody else runs.
-RUN pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: -r requirements/run.lock
+COPY requirements requirements
+# Wheels only: no compiler is needed here either, and no setup.py of somebody else runs. What a cluster needs beyond the
+# service itself: Envoy's gRPC and the controller. The gateway and signed models run where agents and pipelines are.
+RUN pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: \
+      -r requirements/run.lock -r requirements/grpc.lock -r requirements/controller.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY policies policies
@@ -40,8 +42,8 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/mutation-firewall /opt/mutation-firewall
 WORKDIR /opt/mutation-firewall
 # Numeric, so that Kubernetes can see that it is not root (runAsNonRoot). It owns no file here.
-USER 65532:65532
-EXPOSE 8080 9090
+USER 10001:10001
+EXPOSE 8080 8443 9090
 # For `docker run`; Kubernetes has probes of its own. Liveness never asks a dependency.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health/live', timeout=3)"]

@@ -217,3 +217,14 @@ def policies_schema(
 
     with reporting():
         run_schema(kind, write=write)
+
+
+@policies.command("crds", epilog="Example: `mfw policies crds | kubectl apply --server-side -f -`")
+def policies_crds(
+    *, write: Annotated[Path | None, typer.Option(help="Write one file per kind into this directory.")] = None
+) -> None:
+    """Write the CustomResourceDefinitions of MutationPolicy and PolicyException, which `mfw controller` follows."""
+    from app.cli.authoring.schemas import run_crds
+
+    with reporting():
+        run_crds(write=write)

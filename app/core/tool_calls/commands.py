@@ -256,6 +256,8 @@ def _ordinary(program: str, words: tuple[Word, ...], around: Around) -> Iterator
         risk = Risk.RUNS if words and words[0].plain and not words[0].text.startswith("-") else Risk.UNKNOWN
     elif program.startswith("mkfs."):
         risk = Risk.DESTROYS
+    elif program in {"source", "."}:
+        risk = Risk.RUNS if words and not _is_stream(words[0]) else Risk.UNKNOWN
     elif program in {"alias", "enable", "complete", "bind", "shopt", "hash", "ssh", "parallel", "coproc", "fc", "at"}:
         risk = Risk.UNKNOWN
     else:
@@ -303,7 +305,7 @@ def _interpreted(words: tuple[Word, ...]) -> Risk:
         if word.text in INLINE_CODE or (re.fullmatch(r"-[A-Za-z]+", word.text) and set(word.text) & set("ceEpn")):
             return Risk.UNKNOWN
         if not word.text.startswith("-"):
-            return Risk.RUNS
+            return Risk.UNKNOWN if _is_stream(word) else Risk.RUNS
     return Risk.UNKNOWN
 
 
@@ -333,8 +335,11 @@ def _shell(program: str, words: tuple[Word, ...], command: Command, around: Arou
         else:
             if text in {"-", "--"}:
                 at += 1
-            if at < len(words) and words[at].static:
+            if at < len(words) and words[at].static and not _is_stream(words[at]):
                 yield command_effect(program, words, Risk.RUNS, said=around.said(), input="file")
+                return
+            if at < len(words) and words[at].static:
+                yield command_effect(program, words, Risk.UNKNOWN, said=around.said(), input="stdin")
                 return
             break
     if at >= len(words) and command.stdin is not None:
@@ -343,6 +348,11 @@ def _shell(program: str, words: tuple[Word, ...], command: Command, around: Arou
     yield command_effect(
         program, words, Risk.UNKNOWN, said=around.said(), input="stdin" if at >= len(words) else "code"
     )
+
+
+def _is_stream(word: Word) -> bool:
+    """Whether a file is none: `/dev/stdin` brings what a pipe does."""
+    return not word.static or word.text.startswith(("/dev/", "/proc/"))
 
 
 def _code(text: str, around: Around, name: str) -> Iterator[Effect]:

@@ -133,7 +133,7 @@ def test_a_name_that_cannot_be(commands, database_dsn):
 
 def test_a_database_without_a_schema(commands, empty_database_dsn):
     result = commands.run("keys", "list", MFW_DATABASE__URL=empty_database_dsn)
-    assert result.returncode == 78
+    assert result.returncode == 76
     assert "python -m app.migrations.apply" in result.stderr
 
 
