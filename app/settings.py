@@ -1077,8 +1077,14 @@ class GithubSettings(_Section):
         Path | None, Field(description="PEM file of the authorities to believe instead of the system's")
     ] = None
     check_name: Annotated[
-        str, Field(min_length=1, max_length=100, description="name of the check run that branch protection requires")
-    ] = "mutation-firewall"
+        str,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="name of the check run that branch protection requires; `{base}` is the branch, and without it "
+            "what may go into one branch passes for every other",
+        ),
+    ] = "mutation-firewall/{base}"
     agents: Annotated[
         Items,
         Field(description="logins, as globs, that are AI agents though GitHub takes them for people; every bot is one"),
@@ -1314,13 +1320,15 @@ def _choices(kind: Any) -> str:
 
 
 def _range_text(field: FieldInfo) -> str:
-    """The limits of a number: ` 1 to 10`, ` above 0 up to 60`."""
+    """The limits of a number: `, 1 to 10`, `, 1 or more`, `, above 0 up to 60`."""
     low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
     above = next((item.gt for item in field.metadata if hasattr(item, "gt")), None)
     high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
     if low is not None:
-        return f", {low} to {high}"
-    return f", above {above} up to {high}" if above is not None else ""
+        return f", {low} or more" if high is None else f", {low} to {high}"
+    if above is not None:
+        return f", above {above}" if high is None else f", above {above} up to {high}"
+    return ""
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -11,14 +11,22 @@ from app.cli.integrity import described_finding
 from app.cli.keys import named_database
 from app.cli.output import console, plain, table, write_json
 from app.cli.progress import progress
-from app.ops.backup import Manifest, backups, create
+from app.ops.backup import Manifest, backups, create, create_before_migration
 from app.ops.restore import Restored, restore, verify
 
 
-def run_create(directory: Path, *, keep_days: int, as_json: bool) -> None:
+def run_create(directory: Path, *, keep_days: int, before_migration: bool, as_json: bool) -> None:
     """Make a backup. Raises `FirewallError` and `Refused`."""
+    clock, keep = partial(datetime.now, UTC), timedelta(days=keep_days)
     with named_database() as dsn:
-        made = asyncio.run(create(dsn, directory, clock=partial(datetime.now, UTC), keep=timedelta(days=keep_days)))
+        make = create_before_migration if before_migration else create
+        made = asyncio.run(make(dsn, directory, clock=clock, keep=keep))
+    if made is None:
+        if as_json:
+            write_json({})
+        else:
+            console().print("the database has no schema yet: there is nothing to back up")
+        return
     if as_json:
         write_json({**_described(made.manifest), "pruned": list(made.pruned)})
         return

@@ -21,6 +21,13 @@ def backup_create(
     keep_days: Annotated[
         int, typer.Option(min=1, max=36_500, help="Forget backups that are older; the last one always stays.")
     ] = 30,
+    before_migration: Annotated[
+        bool,
+        typer.Option(
+            "--before-migration",
+            help="Take an earlier release's schema too; of a database without any there is nothing to keep.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Dump the whole database beside a note of its ledger: size, root of the tree, last checkpoint.
@@ -31,7 +38,7 @@ def backup_create(
     from app.cli.backup import run_create
 
     with reporting(as_json=as_json):
-        run_create(directory, keep_days=keep_days, as_json=as_json)
+        run_create(directory, keep_days=keep_days, before_migration=before_migration, as_json=as_json)
 
 
 @backup.command("list", epilog="Example: `mfw backup list --dir /backups`")

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import asyncpg
 import orjson
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import FirewallError, Kind
 from app.ledger.files import PART_SUFFIX, digest_file, read_file, sync_directory, write_file
@@ -30,6 +31,8 @@ from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, tran
 from app.persistence.operation_runs import Operation, OperationRuns, Outcome
 
 MANIFEST_VERSION: Final = 1
+# The first schema with what a backup reads and writes: the ledger's tree, and the runs of operations.
+OLDEST_REVISION: Final = "0010"
 DUMP_SUFFIX: Final = ".dump"
 MANIFEST_SUFFIX: Final = ".json"
 # reference/firewall-failure-mode-matrix.md, mode 15.
@@ -105,21 +108,48 @@ async def create(dsn: str, directory: Path, *, clock: Clock, keep: timedelta = K
     engine = create_engine(dsn, pool_size=1)
     try:
         await revision.check(engine)
-        runs = OperationRuns(engine)
-        run = await runs.begin(Operation.BACKUP, details={})
-        try:
-            manifest = await _dump(dsn, directory, clock=clock)
-        except BaseException as error:
-            detail = error.detail if isinstance(error, FirewallError) else type(error).__name__
-            await runs.finish(run.id, Outcome.FAILED, details={"error": detail[:500]})
-            raise
-        await runs.finish(
-            run.id,
-            Outcome.OK,
-            details={"name": manifest.name, "bytes": manifest.size_bytes, "entries": manifest.ledger.size},
-        )
+        return await _create(engine, dsn, directory, clock=clock, keep=keep)
     finally:
         await engine.dispose()
+
+
+async def create_before_migration(dsn: str, directory: Path, *, clock: Clock, keep: timedelta = KEEP) -> Created | None:
+    """Make a backup of a schema that this release would bring forward; None where there is no schema yet.
+
+    Raises FirewallError as `create` does.
+    """
+    engine = create_engine(dsn, pool_size=1)
+    try:
+        found = await revision.read(engine)
+        if found is None:
+            return None
+        if found < OLDEST_REVISION:
+            raise FirewallError(
+                Kind.SCHEMA_MISMATCH,
+                f"the database is at revision `{found}`, and backups are made from `{OLDEST_REVISION}` on",
+                fix="keep a copy with `pg_dump`, then run `python -m app.migrations.apply`",
+            )
+        revision.judge(found, minimum=OLDEST_REVISION)
+        return await _create(engine, dsn, directory, clock=clock, keep=keep)
+    finally:
+        await engine.dispose()
+
+
+async def _create(engine: AsyncEngine, dsn: str, directory: Path, *, clock: Clock, keep: timedelta) -> Created:
+    """Make it, with a note of the run in the database, and prune."""
+    runs = OperationRuns(engine)
+    run = await runs.begin(Operation.BACKUP, details={})
+    try:
+        manifest = await _dump(dsn, directory, clock=clock)
+    except BaseException as error:
+        detail = error.detail if isinstance(error, FirewallError) else type(error).__name__
+        await runs.finish(run.id, Outcome.FAILED, details={"error": detail[:500]})
+        raise
+    await runs.finish(
+        run.id,
+        Outcome.OK,
+        details={"name": manifest.name, "bytes": manifest.size_bytes, "entries": manifest.ledger.size},
+    )
     return Created(manifest, prune(directory, keep=keep, now=clock()))
 
 

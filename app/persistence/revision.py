@@ -48,15 +48,20 @@ def judge(found: str | None, *, minimum: str = MINIMUM_REVISION, maximum: str = 
         )
 
 
+async def read(engine: AsyncEngine) -> str | None:
+    """Say what `current` says. Raises FirewallError (UNAVAILABLE, TIMEOUT) where it cannot be read."""
+    try:
+        async with engine.connect() as connection:
+            return await current(connection)
+    except DATABASE_ERRORS as error:
+        raise translate(error) from error
+
+
 async def check(engine: AsyncEngine) -> str:
     """The revision of the database, if this code works with it.
 
     Raises FirewallError (SCHEMA_MISMATCH) with the command to type, or UNAVAILABLE / TIMEOUT where it cannot be read.
     """
-    try:
-        async with engine.connect() as connection:
-            found = await current(connection)
-    except DATABASE_ERRORS as error:
-        raise translate(error) from error
+    found = await read(engine)
     judge(found)
     return str(found)

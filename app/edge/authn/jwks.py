@@ -184,6 +184,10 @@ class JwksKeys:
                     )
                     if number + 1 < TRIES and self._breaker.state is BreakerState.CLOSED:
                         await asyncio.sleep(self._backoff_seconds * 2**number * random.uniform(0.5, 1.5))  # noqa: S311
+                except BaseException:
+                    # Cancelled, or a fault of ours: a half-open breaker that hears nothing lets no try through again.
+                    self._breaker.failure()
+                    raise
                 else:
                     self._breaker.success()
                     self._count(worked=True)
@@ -216,7 +220,11 @@ class JwksKeys:
         while True:
             left = self._fresh_seconds * AHEAD - self.age
             await asyncio.sleep(max(left, self._breaker.retry_after, 1.0))
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # noqa: BLE001 - it is logged with all that is known of it
+                # Without this nobody would ever ask the issuer again ahead of need.
+                _log.exception("fetching the keys of the token issuer failed")
 
 
 def http_jwks(
@@ -246,10 +254,10 @@ def http_jwks(
         import httpx
 
         headers = {"accept": "application/json"}
-        if token_file is not None:
-            token = await asyncio.to_thread(token_file.read_text)
-            headers["authorization"] = f"Bearer {token.strip()}"
         try:
+            if token_file is not None:
+                token = await asyncio.to_thread(token_file.read_text)
+                headers["authorization"] = f"Bearer {token.strip()}"
             async with httpx.AsyncClient(
                 verify=trust, timeout=TRY_SECONDS, follow_redirects=False, trust_env=False, headers=headers
             ) as client:
@@ -260,7 +268,7 @@ def http_jwks(
                     if document.get("issuer") != issuer or not isinstance(where, str):
                         # OpenID Connect Discovery section 4.3: it MUST be identical, or anybody could answer for it.
                         raise FetchError("the discovery document is of another issuer or names no keys")
-                    if where.startswith("http:") and str(issuer).startswith("https:"):
+                    if httpx.URL(str(issuer)).scheme == "https" != httpx.URL(where).scheme:
                         raise FetchError("the discovery document leads from https to http")
                 document, max_age = await _document(client, where)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:

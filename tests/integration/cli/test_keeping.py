@@ -54,6 +54,9 @@ def test_backups_from_the_first_to_the_restore(commands, database_dsn, empty_dat
     settings = {"MFW_DATABASE__URL": database_dsn}
     where = ("--dir", tmp_path / "backups")
     commands.run("keys", "create", "ci", **settings)
+    early = ("backup", "create", "--before-migration", *where)
+    assert "nothing to back up" in commands.run(*early, MFW_DATABASE__URL=empty_database_dsn).stdout
+    assert json.loads(commands.run(*early, "--json", MFW_DATABASE__URL=empty_database_dsn).stdout) == {}
     made = commands.run("backup", "create", *where, **settings)
     assert made.returncode == 0, made.stderr
     assert "1 entries" in made.stdout

@@ -17,7 +17,7 @@ from app.ledger.files import digest_file
 from app.migrations import schema
 from app.ops import backup as module
 from app.ops import programs
-from app.ops.backup import backups, create, manifest_of, prune
+from app.ops.backup import backups, create, create_before_migration, manifest_of, prune
 from app.ops.integrity import Wanted, run
 from app.ops.restore import restore, verify
 from app.persistence import revision
@@ -194,6 +194,32 @@ async def test_what_cannot_be_dumped_leaves_nothing(mixed_dsn, directory, monkey
 async def test_a_schema_that_does_not_fit_is_not_backed_up(empty_database_dsn, directory):
     assert (await refused(create(empty_database_dsn, directory, clock=clock))).kind is Kind.SCHEMA_MISMATCH
     assert not directory.exists()
+
+
+async def test_before_a_migration_an_earlier_schema_is_backed_up(empty_database_dsn, directory):
+    assert await create_before_migration(empty_database_dsn, directory, clock=clock) is None
+    assert not directory.exists()
+    await schema.apply(empty_database_dsn, revision="0009")
+    error = await refused(create_before_migration(empty_database_dsn, directory, clock=clock))
+    assert (error.kind, "`0009`" in error.detail) == (Kind.SCHEMA_MISMATCH, True)
+    await schema.apply(empty_database_dsn, revision=module.OLDEST_REVISION)
+    assert (await refused(create(empty_database_dsn, directory, clock=clock))).kind is Kind.SCHEMA_MISMATCH
+    earlier = await create_before_migration(empty_database_dsn, directory, clock=clock)
+    assert earlier is not None
+    assert earlier.manifest.revision == module.OLDEST_REVISION < revision.MAXIMUM_REVISION
+    await schema.apply(empty_database_dsn)
+    later = await create_before_migration(empty_database_dsn, directory, clock=lambda: clock() + timedelta(seconds=1))
+    assert later is not None
+    assert later.manifest.revision == revision.MAXIMUM_REVISION
+    assert [one.revision for one in backups(directory)] == [revision.MAXIMUM_REVISION, module.OLDEST_REVISION]
+
+
+async def test_a_schema_of_a_later_release_is_not_migrated_and_not_backed_up(database_dsn, directory):
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+    error = await refused(create_before_migration(database_dsn, directory, clock=clock))
+    assert (error.kind, "works up to" in error.detail) == (Kind.SCHEMA_MISMATCH, True)
 
 
 async def test_a_ledger_without_head_is_told(mixed_dsn, hands, directory):

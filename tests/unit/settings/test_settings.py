@@ -793,6 +793,12 @@ class TestReference:
             assert variable.meaning, variable.name
             assert variable.type, variable.name
             assert not variable.meaning.endswith("."), variable.name
+            assert "None" not in variable.type, variable.name
+
+    def test_numbers_say_their_limits(self):
+        said = {variable.name: variable.type for variable in variables()}
+        assert said["MFW_HTTP__PORT"] == "whole number, 0 to 65535"
+        assert said["MFW_GITHUB__APP_ID"] == "whole number, 1 or more"
 
     def test_names_are_unique_and_secrets_come_from_files(self):
         names = [variable.name for variable in variables()]

@@ -1,0 +1,579 @@
+"""The chart: what it makes by itself, what each value changes, and what it refuses to make."""
+
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+from ruamel.yaml import YAML
+
+from app.core.admission.callers import agent_rule
+from app.policies.load import load_directory
+from app.policies.webhook import Webhook, webhook_configuration
+from app.settings import Settings
+from tests.helm.chart import (
+    CHART,
+    EVERYTHING,
+    EXAMPLES,
+    MINIMAL,
+    NAMESPACE,
+    QUICKSTART,
+    RELEASE,
+    ROOT,
+    Object,
+    env,
+    example,
+    helm,
+    named,
+    one,
+    pods,
+    read,
+    refusal,
+    render,
+    template,
+)
+
+MINORS: Final = ("1.34", "1.36", "1.37")
+# Of operators: their schemas are not Kubernetes' own.
+FOREIGN: Final = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "Certificate"}
+# Who makes a cluster has these; nothing of the chart's may be called the same in another release.
+CLUSTER_WIDE: Final = {"ClusterRole", "ClusterRoleBinding", "ValidatingWebhookConfiguration"}
+
+every_example = pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+
+
+@every_example
+def test_helm_finds_nothing_to_say(file: Path) -> None:
+    done = helm("lint", "--strict", "--quiet", str(CHART), "-f", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[WARNING]" not in done.stdout
+
+
+@functools.cache
+def _is_known(document: str, minor: str) -> bool:
+    """Whether there is a schema; the test fails where it does not fit. Most objects are the same in most examples."""
+    try:
+        kubernetes_validate.validate(json.loads(document), minor, strict=True)
+    except kubernetes_validate.SchemaNotFoundError:
+        return False
+    return True
+
+
+@every_example
+@pytest.mark.parametrize("minor", MINORS)
+def test_every_object_is_one_of_kubernetes(file: Path, minor: str) -> None:
+    unknown = set()
+    for document in example(file):
+        if not _is_known(json.dumps(document), minor):
+            unknown.add(document["kind"])
+    assert unknown <= FOREIGN
+
+
+@every_example
+def test_pods_are_restricted(file: Path) -> None:
+    """Pod Security Standards, level `restricted`, and what goes beyond it: a read-only root, no token, no root group."""
+    for pod in pods(example(file)):
+        whole = pod.spec["securityContext"]
+        assert whole["runAsNonRoot"] is True, pod.of
+        assert whole["runAsUser"] > 0, pod.of
+        assert whole["runAsGroup"] > 0, pod.of
+        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}, pod.of
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys(), pod.of
+        assert pod.spec["enableServiceLinks"] is False, pod.of
+        kinds = {next(iter(volume.keys() - {"name"})) for volume in pod.spec.get("volumes", ())}
+        assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}, pod.of
+        for container in pod.containers:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, pod.of
+            assert all("hostPort" not in port for port in container.get("ports", ()))
+            assert container["resources"].keys() == {"requests", "limits"}, pod.of
+            assert container["resources"]["limits"].keys() == {"cpu", "memory"}, pod.of
+
+
+@every_example
+def test_no_secret_is_in_it(file: Path) -> None:
+    """Names of Secrets and keys alone; the trial's password is drawn by Helm itself, and in a Secret."""
+    for document in example(file):
+        if document["kind"] == "Secret":
+            assert "data" not in document
+            assert file == QUICKSTART or "stringData" not in document
+    for pod in pods(example(file)):
+        for container in pod.containers:
+            given = env(container)
+            for name in given:
+                assert name.endswith("_FILE") or name not in SECRET, f"{pod.of}: {name}"
+
+
+SECRET: Final = re.findall(r'"(MFW_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text().partition("is secret")[0])
+
+
+@every_example
+def test_what_selects_finds_its_own_and_nothing_else(file: Path) -> None:
+    objects = example(file)
+    made = list(pods(objects))
+
+    def found(selector: Mapping[str, str]) -> set[str]:
+        return {pod.of for pod in made if selector.items() <= pod.labels.items()}
+
+    for document in objects:
+        if document["metadata"]["name"].endswith("-extra"):
+            continue
+        assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
+        spec = document.get("spec", {})
+        match document["kind"]:
+            case "Deployment" | "StatefulSet":
+                mine = spec["selector"]["matchLabels"]
+                assert found(mine) == {f"{document['kind']}/{document['metadata']['name']}"}
+                assert "helm.sh/chart" not in mine
+            case "PodDisruptionBudget" | "PodMonitor":
+                assert found(spec["selector"]["matchLabels"]) == {f"Deployment/{RELEASE}"}
+            case "Service":
+                stateful = spec["selector"]["app.kubernetes.io/component"] == "postgresql"
+                assert found(spec["selector"]) == (
+                    {f"StatefulSet/{RELEASE}-postgresql"} if stateful else {f"Deployment/{RELEASE}"}
+                )
+                ports = {
+                    port["name"]
+                    for pod in made
+                    if pod.of in found(spec["selector"])
+                    for container in pod.containers
+                    for port in container["ports"]
+                }
+                assert {port.get("targetPort", port["name"]) for port in spec["ports"]} <= ports
+            case "ServiceMonitor":
+                wanted = spec["selector"]["matchLabels"].items()
+                (service,) = [
+                    other
+                    for other in objects
+                    if other["kind"] == "Service" and wanted <= other["metadata"]["labels"].items()
+                ]
+                assert service["metadata"]["name"] == f"{RELEASE}-metrics"
+            case "HorizontalPodAutoscaler":
+                assert f"Deployment/{spec['scaleTargetRef']['name']}" in named(objects)
+            case "NetworkPolicy":
+                assert spec["policyTypes"] == ["Ingress", "Egress"]
+                assert found(spec["podSelector"].get("matchLabels", {}))
+            case _:
+                pass
+
+
+@every_example
+def test_every_name_that_is_used_is_there(file: Path) -> None:
+    """Accounts, claims and ConfigMaps of the release, and a mount for each volume and a volume for each mount."""
+    objects = example(file)
+    there = named(objects)
+    foreign = {"ConfigMap/firewall-policies", "ServiceAccount/firewall", "PersistentVolumeClaim/guard"}
+    for pod in pods(objects):
+        account = f"ServiceAccount/{pod.spec.get('serviceAccountName', 'default')}"
+        assert account in there | foreign or pod.spec.get("automountServiceAccountToken") is False, pod.of
+        volumes = {volume["name"] for volume in pod.spec.get("volumes", ())}
+        mounted = {mount["name"] for container in pod.containers for mount in container.get("volumeMounts", ())}
+        assert volumes == mounted, pod.of
+        for volume in pod.spec.get("volumes", ()):
+            if "configMap" in volume:
+                assert f"ConfigMap/{volume['configMap']['name']}" in there | foreign, pod.of
+            if "persistentVolumeClaim" in volume:
+                assert f"PersistentVolumeClaim/{volume['persistentVolumeClaim']['claimName']}" in there | foreign
+    for document in objects:
+        if document["kind"] in {"RoleBinding", "ClusterRoleBinding"}:
+            ref = document["roleRef"]
+            assert f"{ref['kind']}/{ref['name']}" in there
+            for subject in document["subjects"]:
+                assert f"ServiceAccount/{subject['name']}" in there
+                assert subject["namespace"] == NAMESPACE
+
+
+def test_two_releases_share_no_name() -> None:
+    second = read(template(EVERYTHING, release="second"))
+    ours = {name for name in named(example(EVERYTHING)) if name.partition("/")[0] in CLUSTER_WIDE}
+    assert ours
+    assert not ours & named(second)
+
+
+class TestDefaults:
+    """What there is without saying anything."""
+
+    def test_objects(self) -> None:
+        found = named(example(MINIMAL))
+        (job,) = [name for name in found if name.startswith("Job/")]
+        assert re.fullmatch(rf"Job/{RELEASE}-migrate-0-1-0-[0-9a-f]{{6}}", job)
+        assert found - {job} == {
+            *(f"{kind}/{RELEASE}" for kind in ("Deployment", "Service", "ServiceAccount", "NetworkPolicy")),
+            *(f"{kind}/{RELEASE}" for kind in ("HorizontalPodAutoscaler", "PodDisruptionBudget")),
+            f"Service/{RELEASE}-metrics",
+            f"CronJob/{RELEASE}-integrity",
+            f"CronJob/{RELEASE}-partitions",
+            f"Pod/{RELEASE}-test",
+        }
+
+    def test_the_figures_of_the_failure_matrix(self) -> None:
+        spec = one(example(MINIMAL), "Deployment")["spec"]
+        assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        assert spec["progressDeadlineSeconds"] == 600
+        assert "replicas" not in spec, "the autoscaler has the say"
+        (container,) = spec["template"]["spec"]["containers"]
+        assert container["resources"]["limits"] == {"cpu": "500m", "memory": "512Mi"}
+        paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+        assert paths == {"startup": "/health/startup", "liveness": "/health/live", "readiness": "/health/ready"}
+        assert one(example(MINIMAL), "PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        assert one(example(EVERYTHING), "CronJob", f"{RELEASE}-backup")["spec"]["jobTemplate"]["spec"]["template"][
+            "spec"
+        ]["containers"][0]["command"][-2:] == ["--keep-days", "30"]
+
+    @pytest.mark.parametrize(
+        ("pre_stop", "settings"),
+        [
+            (5, {}),
+            (0, {"MFW_HTTP__DRAIN_SECONDS": "0", "MFW_HTTP__SHUTDOWN_GRACE_SECONDS": "0"}),
+            (15, {"MFW_HTTP__DRAIN_SECONDS": "7.5", "MFW_HTTP__SHUTDOWN_GRACE_SECONDS": "60"}),
+        ],
+        ids=str,
+    )
+    def test_nobody_is_killed_before_the_end(self, pre_stop: int, settings: dict[str, str]) -> None:
+        http = Settings.load({"MFW_ENVIRONMENT": "development", **settings}).http
+        spec = one(render(MINIMAL, preStopSeconds=pre_stop, settings=settings), "Deployment")["spec"]["template"][
+            "spec"
+        ]
+        assert spec["terminationGracePeriodSeconds"] > pre_stop + http.drain_seconds + http.shutdown_grace_seconds
+        (container,) = spec["containers"]
+        assert ("lifecycle" in container) is bool(pre_stop)
+
+
+def _container(objects: list[Object]) -> Object:
+    (found,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+# What a toggle takes away, or adds, by itself.
+TOGGLES: Final[list[tuple[dict[str, Any], set[str], set[str]]]] = [
+    ({"autoscaling": {"enabled": False}}, set(), {f"HorizontalPodAutoscaler/{RELEASE}"}),
+    ({"podDisruptionBudget": {"enabled": False}}, set(), {f"PodDisruptionBudget/{RELEASE}"}),
+    ({"networkPolicy": {"enabled": False}}, set(), {f"NetworkPolicy/{RELEASE}"}),
+    ({"serviceAccount": {"create": False}}, set(), {f"ServiceAccount/{RELEASE}"}),
+    ({"integrity": {"enabled": False}}, set(), {f"CronJob/{RELEASE}-integrity"}),
+    ({"partitions": {"enabled": False}}, set(), {f"CronJob/{RELEASE}-partitions"}),
+    ({"metrics": {"serviceMonitor": {"enabled": True}}}, {f"ServiceMonitor/{RELEASE}"}, set()),
+    ({"metrics": {"podMonitor": {"enabled": True}}}, {f"PodMonitor/{RELEASE}"}, set()),
+    ({"metrics": {"rules": {"enabled": True}}}, {f"PrometheusRule/{RELEASE}"}, set()),
+    (
+        {"metrics": {"dashboards": {"enabled": True}}},
+        {f"ConfigMap/{RELEASE}-dashboard-{file.stem}" for file in (ROOT / "alerts" / "dashboards").glob("*.json")},
+        set(),
+    ),
+    (
+        {"backup": {"enabled": True}},
+        {f"CronJob/{RELEASE}-backup", f"PersistentVolumeClaim/{RELEASE}-backups"},
+        set(),
+    ),
+    ({"backup": {"enabled": True, "existingClaim": "guard"}}, {f"CronJob/{RELEASE}-backup"}, set()),
+    (
+        {"backup": {"enabled": True}, "archive": {"enabled": True}},
+        {f"CronJob/{RELEASE}-{job}" for job in ("backup", "archive")} | {f"PersistentVolumeClaim/{RELEASE}-backups"},
+        set(),
+    ),
+    (
+        {"tls": {"source": "own"}},
+        {f"{kind}/{RELEASE}-certificates" for kind in ("ServiceAccount", "Role", "RoleBinding", "CronJob")}
+        | {f"Secret/{RELEASE}-tls"},
+        set(),
+    ),
+    ({"tls": {"source": "certManager", "issuerRef": {"name": "a"}}}, {f"Certificate/{RELEASE}"}, set()),
+    ({"tls": {"source": "secret"}}, set(), set()),
+    ({"policies": {"source": "files", "files": {"a.yaml": "b"}}}, {f"ConfigMap/{RELEASE}-policies"}, set()),
+    ({"policies": {"source": "database"}}, set(), set()),
+]
+
+
+@pytest.mark.parametrize(("values", "more", "less"), TOGGLES, ids=lambda value: str(value)[:60])
+def test_each_toggle(values: dict[str, Any], more: set[str], less: set[str]) -> None:
+    before, after = (
+        {name for name in named(objects) if not re.match(r"Job/", name)}
+        for objects in (example(MINIMAL), render(MINIMAL, **values))
+    )
+    assert (after - before, before - after) == (more, less)
+
+
+def test_migrations_off() -> None:
+    assert not [name for name in named(render(MINIMAL, migrations={"enabled": False})) if name.startswith("Job/")]
+
+
+def test_another_release_or_other_settings_migrate_in_another_job() -> None:
+    def job(**values: Any) -> str:
+        (found,) = [name for name in named(render(MINIMAL, **values)) if "migrate" in name]
+        return found
+
+    assert job() == job() == job(webhook={"timeoutSeconds": 5})
+    assert len({job(), job(image={"tag": "0.1.1"}), job(settings={"MFW_DATABASE__POOL_SIZE": "5"})}) == 3
+
+
+class TestValues:
+    """Zero, false and empty are values."""
+
+    def test_zero(self) -> None:
+        objects = render(
+            MINIMAL,
+            autoscaling={"enabled": False},
+            replicas=0,
+            revisionHistoryLimit=0,
+            migrations={"backoffLimit": 0},
+            podDisruptionBudget={"maxUnavailable": 0},
+        )
+        spec = one(objects, "Deployment")["spec"]
+        assert (spec["replicas"], spec["revisionHistoryLimit"]) == (0, 0)
+        assert one(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 0
+        (job,) = [document for document in objects if document["kind"] == "Job"]
+        assert job["spec"]["backoffLimit"] == 0
+        assert env(_container(objects))["MFW_LIMITS__REPLICAS"] == "1"
+
+    def test_empty(self) -> None:
+        objects = render(MINIMAL, networkPolicy={"egress": [], "ingress": [], "metrics": []}, settings={})
+        policy = one(objects, "NetworkPolicy")["spec"]
+        assert all("from" not in rule for rule in policy["ingress"])
+        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53]
+
+    def test_false_is_a_text(self) -> None:
+        given = env(_container(render(MINIMAL, settings={"MFW_AUTH__API_KEYS__ENABLED": "false"})))
+        assert given["MFW_AUTH__API_KEYS__ENABLED"] == "false"
+
+    def test_large_numbers_stay_whole(self) -> None:
+        objects = render(MINIMAL, migrations={"activeDeadlineSeconds": 10_000_000}, progressDeadlineSeconds=10_000_000)
+        (job,) = [document for document in objects if document["kind"] == "Job"]
+        assert job["spec"]["activeDeadlineSeconds"] == 10_000_000
+        assert one(objects, "Deployment")["spec"]["progressDeadlineSeconds"] == 10_000_000
+
+    @pytest.mark.parametrize(
+        ("image", "wanted"),
+        [
+            ({}, "mutation-firewall/mutation-firewall:0.1.0"),
+            ({"repository": "r.example/a", "tag": "2"}, "r.example/a:2"),
+            ({"tag": "2", "digest": f"sha256:{'0' * 64}"}, f"mutation-firewall/mutation-firewall@sha256:{'0' * 64}"),
+        ],
+        ids=["default", "tag", "digest"],
+    )
+    def test_the_image(self, image: dict[str, str], wanted: str) -> None:
+        objects = render(MINIMAL, image=image)
+        assert {container["image"] for pod in pods(objects) for container in pod.containers} == {wanted}
+
+    def test_names(self) -> None:
+        assert "Deployment/other" in named(render(MINIMAL, fullnameOverride="other"))
+        assert f"Deployment/{RELEASE}-shield" in named(render(MINIMAL, nameOverride="shield"))
+        assert "Deployment/a-mutation-firewall" in named(read(template(MINIMAL, release="a")))
+        longest = named(read(template(EVERYTHING, release="r" * 53)))
+        assert max(len(name.partition("/")[2]) for name in longest if name.startswith("CronJob/")) <= 52
+
+    def test_everything_reaches_the_pods(self) -> None:
+        whole = one(example(EVERYTHING), "Deployment")
+        metadata, spec = whole["spec"]["template"]["metadata"], whole["spec"]["template"]["spec"]
+        assert metadata["annotations"] == {"example.com/a": "b"}
+        assert metadata["labels"]["example.com/team"] == "platform"
+        assert metadata["labels"]["example.com/owner"] == "platform"
+        assert spec["priorityClassName"] == "system-cluster-critical"
+        assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+        assert spec["imagePullSecrets"] == [{"name": "registry"}]
+        assert spec["tolerations"] == [{"key": "dedicated", "operator": "Exists"}]
+        assert {"name": "guard", "mountPath": "/guard"} in spec["containers"][0]["volumeMounts"]
+        assert "ConfigMap/mutation-firewall-extra" in named(example(EVERYTHING))
+
+    def test_only_who_needs_a_token_has_one(self) -> None:
+        having = {
+            pod.of for pod in pods(example(EVERYTHING)) if pod.spec.get("automountServiceAccountToken") is not False
+        }
+        assert {re.sub("-[0-9a-f]{6}$", "", name) for name in having} == {
+            f"Deployment/{RELEASE}",
+            f"Job/{RELEASE}-cleanup",
+            f"Job/{RELEASE}-certificates",
+            f"CronJob/{RELEASE}-certificates",
+        }
+        assert {
+            pod.of for pod in pods(example(MINIMAL)) if pod.spec.get("automountServiceAccountToken") is not False
+        } == set()
+
+    def test_jobs_are_another_role_of_the_database(self) -> None:
+        for pod in pods(example(CHART / "ci" / "pooler-values.yaml")):
+            secrets = [volume for volume in pod.spec.get("volumes", ()) if volume["name"] == "secrets"]
+            if not secrets:
+                continue
+            keys = {
+                item["path"]: item["key"]
+                for source in secrets[0]["projected"]["sources"]
+                for item in source["secret"]["items"]
+            }
+            given = env(pod.containers[-1])
+            assert {name.removesuffix("_FILE") for name in given if name.endswith("_FILE")} == keys.keys()
+            if pod.of.startswith("Deployment"):
+                assert keys["MFW_DATABASE__URL"] == "database-url"
+                assert "MFW_DATABASE__DIRECT_URL" not in keys
+            else:
+                assert keys["MFW_DATABASE__URL"] == keys["MFW_DATABASE__DIRECT_URL"] == "migrations-database-url"
+
+
+def test_the_certificates_account_may_touch_one_secret() -> None:
+    role = one(example(EVERYTHING), "Role", f"{RELEASE}-certificates")
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [f"{RELEASE}-tls"], "verbs": ["get", "update"]}
+    ]
+    cluster = one(example(EVERYTHING), "ClusterRole", f"{NAMESPACE}-{RELEASE}-certificates")
+    assert [rule.get("resourceNames") for rule in cluster["rules"]] == [[RELEASE]]
+
+
+class TestWebhook:
+    """What the API server is told."""
+
+    @pytest.mark.parametrize("kind", ["own-certificates", "cert-manager", "given-certificate"])
+    def test_it(self, kind: str) -> None:
+        objects = example(CHART / "ci" / f"webhook-{kind}-values.yaml")
+        configuration = one(objects, "ValidatingWebhookConfiguration")
+        for webhook in configuration["webhooks"]:
+            assert webhook["failurePolicy"] == "Fail"
+            assert webhook["timeoutSeconds"] == 3
+            assert webhook["sideEffects"] == "NoneOnDryRun"
+            where = webhook["clientConfig"]["service"]
+            service = one(objects, "Service", where["name"])
+            assert where["port"] in {port["port"] for port in service["spec"]["ports"] if port["name"] == "https"}
+            assert ("caBundle" in webhook["clientConfig"]) is (kind == "given-certificate")
+        first = configuration["webhooks"][0]
+        (exempt,) = [
+            one["values"] for one in first["namespaceSelector"]["matchExpressions"] if one["operator"] == "NotIn"
+        ]
+        assert {"kube-system", "kube-public", "kube-node-lease", NAMESPACE} <= set(exempt)
+        assert ("cert-manager.io/inject-ca-from" in configuration["metadata"].get("annotations", {})) is (
+            kind == "cert-manager"
+        )
+
+    @pytest.mark.parametrize("canary", [False, True])
+    @pytest.mark.parametrize("resources", [["deployments"], ["*"]])
+    def test_it_is_what_the_command_renders(self, canary: bool, resources: list[str], tmp_path: Path) -> None:
+        """`mfw kubernetes webhook-config` makes the rules; all else is the same, however it is installed."""
+        about = "apps/Deployment" if resources != ["*"] else "*"
+        (tmp_path / "all.yaml").write_text(
+            "apiVersion: mutationfirewall.io/v1\nkind: MutationPolicy\nmetadata: {name: all}\n"
+            f"spec: {{match: {{resources: [{{type: '{about}'}}]}}, rules: [{{name: all, effect: allow}}]}}\n"
+        )
+        wanted = webhook_configuration(
+            load_directory(tmp_path),
+            Webhook(
+                name=RELEASE,
+                client={},
+                exempt_namespaces=[NAMESPACE],
+                agents=[agent_rule("namespace=agents")],
+                canary=canary,
+            ),
+        )
+        changes, guard = wanted["webhooks"]
+        rules = changes["rules"][:-1] if canary and resources != ["*"] else changes["rules"]
+        (condition,) = [one for one in guard["matchConditions"] if one["name"] == "agents"]
+        rendered = one(
+            render(
+                CHART / "ci" / "webhook-own-certificates-values.yaml",
+                webhook={"rules": rules, "matchConditions": [condition]},
+                canary={"enabled": canary},
+            ),
+            "ValidatingWebhookConfiguration",
+        )
+        for webhook in (*wanted["webhooks"], *rendered["webhooks"]):
+            del webhook["clientConfig"]
+            for expression in webhook.get("namespaceSelector", {}).get("matchExpressions", ()):
+                expression.get("values", []).sort()
+        assert rendered["webhooks"] == wanted["webhooks"]
+
+
+class TestMonitoring:
+    """What Prometheus and Grafana get is what `alerts/` has."""
+
+    def test_rules(self) -> None:
+        wanted = [
+            group
+            for file in sorted((ROOT / "alerts" / "rules").glob("*.yaml"))
+            for group in YAML(typ="safe", pure=True).load(file.read_text())["groups"]
+        ]
+        rendered = one(render(MINIMAL, metrics={"rules": {"enabled": True}}), "PrometheusRule")["spec"]["groups"]
+        assert rendered == wanted
+
+    def test_runbooks_of_ones_own(self) -> None:
+        given = {"rules": {"enabled": True, "runbooks": "https://example.com/r"}}
+        rules = one(render(MINIMAL, metrics=given), "PrometheusRule")
+        urls = [
+            rule["annotations"]["runbook_url"]
+            for group in rules["spec"]["groups"]
+            for rule in group["rules"]
+            if "alert" in rule
+        ]
+        assert urls
+        assert all(url.startswith("https://example.com/r/") for url in urls)
+
+    def test_dashboards(self) -> None:
+        objects = render(MINIMAL, metrics={"dashboards": {"enabled": True}})
+        for file in (ROOT / "alerts" / "dashboards").glob("*.json"):
+            data = one(objects, "ConfigMap", f"{RELEASE}-dashboard-{file.stem}")["data"]
+            assert data == {file.name: file.read_text()}
+
+
+A_SECRET: Final = {"name": "a", "key": "b"}
+RULE: Final = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+HOOK: Final = {"enabled": True, "rules": [RULE]}
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], None]:
+    def take(values: dict[str, Any]) -> None:
+        del values["secretSettings"][name]
+
+    return take
+
+
+def _with(**more: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda values: values.update(more)
+
+
+def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
+    def add(values: dict[str, Any]) -> None:
+        values["secretSettings"][name] = A_SECRET
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([_without("MFW_DATABASE__URL")], "secretSettings.MFW_DATABASE__URL is needed"),
+        ([_with(postgresql={"enabled": True})], "postgresql.enabled is for trials"),
+        ([_with(environment="development", postgresql={"enabled": True})], "both name a database"),
+        ([_without("MFW_LEDGER__SIGNING_KEY")], "secretSettings.MFW_LEDGER__SIGNING_KEY is needed in production"),
+        ([_with(ledgerOrigin="")], "ledgerOrigin is needed in production"),
+        ([_with(autoscaling={"minReplicas": 11})], "autoscaling.minReplicas is more than"),
+        ([_without("MFW_LIMITS__REDIS_URL")], "secretSettings.MFW_LIMITS__REDIS_URL is needed"),
+        ([_with(settings={"MFW_GITHUB__TOKEN": "a"})], "settings.MFW_GITHUB__TOKEN is secret"),
+        ([_with(settings={"MFW_HTTP__PORT": "80"})], "settings.MFW_HTTP__PORT is set by the chart"),
+        ([_with(policies={"source": "files"})], "policies.files is empty"),
+        ([_with(policies={"source": "configMap"})], "policies.configMap is needed"),
+        ([_with(webhook=HOOK)], "webhook.enabled needs TLS"),
+        ([_with(webhook={"enabled": True}, tls={"source": "own"})], "webhook.rules is empty"),
+        ([_with(webhook=HOOK, tls={"source": "secret"})], "webhook.caBundle is needed"),
+        ([_with(tls={"source": "certManager"})], "tls.issuerRef is needed"),
+        (
+            [_with(webhook=HOOK, tls={"source": "own"}, canary={"enabled": True})],
+            "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed",
+        ),
+        ([_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})], "set webhook.enabled"),
+        ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], None]], said: str) -> None:
+    values = YAML(typ="safe", pure=True).load(MINIMAL.read_text())
+    for change in changes:
+        change(values)
+    assert said in refusal(values=values)
+
+
+def test_every_refusal_is_tried() -> None:
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text()
+    assert helpers.count("{{- fail ") == 18
+    assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
