@@ -10,9 +10,9 @@ WORKDIR /opt/mutation-firewall
 RUN python -m venv --without-pip /opt/venv
 COPY requirements requirements
 # Wheels only: no compiler is needed here either, and no setup.py of somebody else runs. What a cluster needs beyond the
-# service itself: Envoy's gRPC and the controller. The gateway and signed models run where agents and pipelines are.
+# service itself: Envoy's gRPC. The gateway and signed models run where agents and pipelines are.
 RUN pip --python /opt/venv/bin/python install --require-hashes --only-binary :all: \
-      -r requirements/run.lock -r requirements/grpc.lock -r requirements/controller.lock
+      -r requirements/run.lock -r requirements/grpc.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY policies policies

@@ -24,7 +24,7 @@ bench: $(VENV)/.dev  ## the figures of bench/README.md, measured side by side on
 	@$(BIN)/python -m bench
 
 lock: $(VENV)/.dev  ## re-pin requirements/*.lock from requirements/*.in
-	@cd requirements && for name in dev run grpc mcp controller models go; do \
+	@cd requirements && for name in dev run grpc mcp models go; do \
 	  case $$name in dev|go) also=;; run) also="-c dev.lock";; *) also="run.in -c dev.lock";; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --python-version 3.11 --custom-compile-command "make lock" $$name.in $$also -o $$name.lock; done
