@@ -713,10 +713,6 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         traces.instrument(api)
         hot = {path: traces.around(one, name=f"POST {path}") for path, one in hot.items()}
     app: ASGIApp = HotPath(api, endpoints=hot)
-    checking: ASGIApp = checks_of_gateways
-    if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
-        app = HealthWithoutTls(app, problem=problem)
-        checking = HealthWithoutTls(checking, problem=problem)
     if settings.http.cors_origins:
         app = CORSMiddleware(
             app,
@@ -734,7 +730,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             ],
             expose_headers=["Idempotency-Replayed", "X-Request-Id", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
-    app = GatewayPaths(app, endpoint=checking)
+    app = GatewayPaths(app, endpoint=checks_of_gateways)
+    if certificate is not None and settings.tls.plain_http is PlainHttp.HEALTH:
+        # In front of whatever answers by itself, CORS among it.
+        app = HealthWithoutTls(app, problem=problem)
     # One line per request, unless only what is wrong shall be written.
     access_log = logs.write if settings.logging.level in {LogLevel.DEBUG, LogLevel.INFO} else None
     unforeseen = partial(internal_problem, debug=settings.debug)

@@ -1,22 +1,16 @@
 """A real NGINX between callers and a server, set up as docs/integrations/nginx.md says."""
 
-import asyncio
 import contextlib
 import json
 import re
 import shutil
-import socket
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, NamedTuple
 
-import asyncpg
 import pytest
+
+from tests.integration.service.behind import Reached, backend, cut_off, free_port, program, send
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICY = """\
@@ -54,24 +48,6 @@ PAGE
 """
 
 
-class Reached(BaseHTTPRequestHandler):
-    """The server behind NGINX: it notes what reached it."""
-
-    paths: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.paths.append(self.path)
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    do_POST = do_DELETE = do_GET  # noqa: N815 - the names that its base class looks for
-
-    def log_message(self, *_args: Any) -> None:
-        """Say nothing."""
-
-
 class Behind(NamedTuple):
     """NGINX, and the service that it asks."""
 
@@ -80,66 +56,31 @@ class Behind(NamedTuple):
 
     def send(self, method: str, target: str, *headers: str, agent: str = AGENT) -> tuple[int, dict[str, str]]:
         """One request as it is written here; status and headers of the answer."""
-        lines = [f"{method} {target} HTTP/1.1", "Connection: close", *headers]
-        if not any(line.lower().startswith("host:") for line in headers):
-            lines.append("Host: api.example.com")
-        if agent:
-            lines.append(f"Authorization: {agent}")
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
-            connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        head = answer.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-        if not head[0]:
-            return 0, {}
-        return int(head[0].split()[1]), {
-            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
-        }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+        return send(self.port, method, target, *headers, *([f"Authorization: {agent}"] if agent else []))[:2]
 
 
 @contextlib.contextmanager
 def nginx(folder: Path, service: Any) -> Iterator[Behind]:
     """Run it until the block ends."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    assert program is not None, "install it: `apt-get install nginx-light`"
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    assert found is not None, "install it: `apt-get install nginx-light`"
     (page,) = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs/integrations/nginx.md").read_text(), re.DOTALL)
-    backend = ThreadingHTTPServer(("127.0.0.1", 0), Reached)
-    threading.Thread(target=backend.serve_forever, name="backend").start()
     port = free_port()
     text = CONFIGURATION.replace("PAGE", page.replace("mutation-firewall:8080", "mutation-firewall"))
-    for name, value in {
-        "FOLDER": str(folder),
-        "BACKEND": str(backend.server_port),
-        "FIREWALL": service.url.removeprefix("http://"),
-        "PORT": str(port),
-        "mfw_...": service.key,
-    }.items():
-        text = text.replace(name, value)
-    (folder / "nginx.conf").write_text(text)
-    with subprocess.Popen(
-        [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off; master_process off;"],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            deadline = time.monotonic() + 20
-            while True:
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                    break
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+    with backend() as behind:
+        for name, value in {
+            "FOLDER": str(folder),
+            "BACKEND": str(behind),
+            "FIREWALL": service.url.removeprefix("http://"),
+            "PORT": str(port),
+            "mfw_...": service.key,
+        }.items():
+            text = text.replace(name, value)
+        (folder / "nginx.conf").write_text(text)
+        alone = "daemon off; master_process off;"
+        command = [found, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", alone]
+        with program(command, folder=folder, ports=[port]):
             yield Behind(port, service)
-        finally:
-            process.terminate()
-            process.communicate(timeout=20)
-            backend.shutdown()
-            backend.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +110,7 @@ def behind(folder, shared_database_dsn):
 
 @pytest.fixture(autouse=True)
 def _nobody_was_there():
-    Reached.paths.clear()
+    Reached.forget()
 
 
 @pytest.mark.parametrize(
@@ -259,24 +200,25 @@ def test_a_host_in_the_request_line_is_the_host(behind):
 
 
 def test_without_a_ledger_or_a_firewall_nothing_passes(serve, database_dsn, folder, tmp_path):
-    parts = urlsplit(database_dsn)
-    name = parts.path.removeprefix("/")
-
-    async def cut_off() -> None:
-        connection = await asyncpg.connect(urlunsplit(parts._replace(path="/postgres")))
-        try:
-            await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-            await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-        finally:
-            await connection.close()
-
     with contextlib.ExitStack() as opened:
         service = opened.enter_context(serve(database_dsn, **settings(folder)))
         with nginx(tmp_path, service) as gateway:
             assert gateway.send("GET", "/v1/orders/7")[0] == 200
-            asyncio.run(cut_off())
-            Reached.paths.clear()
+            cut_off(database_dsn)
+            Reached.forget()
             assert gateway.send("GET", "/v1/orders/7")[0] == 403
             opened.close()
             assert gateway.send("GET", "/v1/orders/7")[0] == 500
     assert Reached.paths == []
+
+
+def test_what_nginx_makes_of_refusals_of_their_own(serve, shared_database_dsn, folder, tmp_path):
+    """Each status but 401 and 403 is a failure to NGINX, which is told with 500 and in its log."""
+    (tmp_path / "mapping.yaml").write_text(MAPPING.replace("refusals: forbidden", "refusals: own"))
+    changed = settings(folder) | {"MFW_EXT_AUTHZ__MAPPING": str(tmp_path / "mapping.yaml")}
+    with serve(shared_database_dsn, **changed) as service, nginx(tmp_path, service) as gateway:
+        assert gateway.send("GET", "/v1/orders/7%2f..%2ffrozen")[0] == 500
+        assert gateway.send("GET", "/v2/orders/7")[0] == 403
+        assert gateway.send("GET", "/v1/orders/frozen")[0] == 403
+    assert Reached.paths == []
+    assert "auth request unexpected status: 400" in (tmp_path / "gateway.log").read_text()
