@@ -1,8 +1,9 @@
 """`python -m bench.surfaces`: what a surface adds to a decision, beside the native route in the same run.
 
 The same change is asked about by `POST /v1/decisions`, as an AuthZEN evaluation, as an AdmissionReview and as a check
-of a gateway, as it is and with objects of 10 and of 100 KB; every other surface asks what it can. The rows take turns
-with one caller; printed are the medians of the rounds, and of the differences to the native route within a round. The
+of a gateway over HTTP and over gRPC, as it is and with objects of 10 and of 100 KB; every other surface asks what it
+can. The rows take turns with one caller, who over gRPC is gRPC's own client, which costs more than bytes on a socket;
+printed are the medians of the rounds, and of the differences to the native route within a round. The
 service has one core, the load and PostgreSQL the other.
 """
 
@@ -11,12 +12,16 @@ import asyncio
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
+
 from app.migrations.schema import apply
 from app.surfaces.agents.models import EXAMPLE_CALL, EXAMPLE_CHECK, EXAMPLE_HOOK
+from app.surfaces.ext_authz.grpc.messages import AUTH, CheckRequest, CheckResponse
 from bench import load, service
 from bench.stores import agent_key, started_postgres
 
@@ -73,6 +78,17 @@ def evaluation(mutation: dict[str, Any]) -> dict[str, Any]:
     return {**asked, "context": {**mutation.get("context", {}), "change": mutation["change"]}}
 
 
+def check(mutation: dict[str, Any], subject: str) -> bytes:
+    """The same question as Envoy asks it over gRPC."""
+    message = CheckRequest()
+    http = message.attributes.request.http
+    http.method, http.path, http.host = "POST", "/mutations", "127.0.0.1"
+    http.raw_body = json.dumps(mutation, separators=(",", ":")).encode()
+    http.headers.update({"content-type": "application/json", "x-subject": subject})
+    content: bytes = message.SerializeToString()
+    return content
+
+
 class Surface(NamedTuple):
     """A way to ask: `body` makes the request of a mutation; `status` is that of its answers."""
 
@@ -94,7 +110,11 @@ SURFACES = (
     Surface("gateway check", "/envoy/v1/check/mutations", lambda mutation: mutation, (SMALL, *SIZES)),
 )
 
+GRPC = "gateway check, gRPC"
+
 _Row = tuple[str, int]
+# Asks of a service for so many seconds.
+_Asks = Callable[[service.Started, float], load.Result]
 _Figures = tuple[float, float, float]
 
 
@@ -110,33 +130,58 @@ def main() -> None:
         asyncio.run(apply(database_url))
         mapping_file = Path(scratch) / "gateways.yaml"
         mapping_file.write_text(MAPPING)
-        settings = {"MFW_EXT_AUTHZ__MAPPING": str(mapping_file)}
+        grpc_port = service.free_port()
+        settings = {"MFW_EXT_AUTHZ__MAPPING": str(mapping_file), "MFW_EXT_AUTHZ__GRPC_PORT": str(grpc_port)}
         credential = f"Bearer {agent_key(database_url)}"
         headers = {
             "Authorization": credential,
             "X-Mfw-Authorization": credential,
             "X-Subject": json.dumps(mutation["subject"]),
         }
-        requests: dict[_Row, tuple[bytes, bytes]] = {}
+        requests: dict[_Row, tuple[_Asks, bytes]] = {}
         for size in (SMALL, *SIZES):
             large = sized(mutation, size)
             for one in (NATIVE, *SURFACES):
                 if size in one.sizes:
                     sent = json.dumps(one.body(large), separators=(",", ":")).encode()
-                    requests[one.name, size] = load.http_post(one.path, sent, headers=headers), one.status
+                    requests[one.name, size] = _over_http(load.http_post(one.path, sent, headers=headers)), one.status
+            message = check(large, headers["X-Subject"])
+            requests[GRPC, size] = _over_grpc(message, port=grpc_port, credential=credential), b"0"
         measured: dict[_Row, list[_Figures]] = {row: [] for row in requests}
         with service.firewall(database_url, cores=SERVED_ON, settings=settings) as guarded:
             for turn in range(options.rounds + 1):
-                for row, (request, status) in requests.items():
-                    figures = _measure(request, status, guarded, seconds=options.seconds if turn else 1.0, row=row)
+                for row, (asks, status) in requests.items():
+                    figures = _measure(asks, status, guarded, seconds=options.seconds if turn else 1.0, row=row)
                     if turn:  # the first one warms up
                         measured[row].append(figures)
     _show(measured)
 
 
-def _measure(request: bytes, expected: bytes, guarded: service.Started, *, seconds: float, row: _Row) -> _Figures:
+def _over_http(request: bytes) -> _Asks:
+    return lambda guarded, seconds: asyncio.run(load.run(request, port=guarded.port, callers=1, seconds=seconds))
+
+
+def _over_grpc(message: bytes, *, port: int, credential: str) -> _Asks:
+    """One call after the other on one connection; statuses are those of the response, 0 for an allow."""
+
+    def asks(_guarded: service.Started, seconds: float) -> load.Result:
+        result = load.Result(seconds=seconds)
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(f"/{AUTH}.Authorization/Check")
+            stop_at = time.perf_counter() + seconds
+            while (began := time.perf_counter()) < stop_at:
+                answer = call(message, metadata=(("authorization", credential),), timeout=30, wait_for_ready=True)
+                result.latencies.append(time.perf_counter() - began)
+                status = b"%d" % CheckResponse.FromString(answer).status.code
+                result.statuses[status] = result.statuses.get(status, 0) + 1
+        return result
+
+    return asks
+
+
+def _measure(asks: _Asks, expected: bytes, guarded: service.Started, *, seconds: float, row: _Row) -> _Figures:
     before = service.cpu_seconds(guarded.pid)
-    result = asyncio.run(load.run(request, port=guarded.port, callers=1, seconds=seconds))
+    result = asks(guarded, seconds)
     used = service.cpu_seconds(guarded.pid) - before
     unexpected = {status: count for status, count in result.statuses.items() if status != expected}
     if unexpected:

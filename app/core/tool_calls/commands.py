@@ -1,5 +1,6 @@
 """From simple commands to what they do: wrappers are taken off, and what is run inside is read as well."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -24,6 +25,7 @@ from app.core.tool_calls.programs import (
     Wrapper,
     has_word,
     only_reads,
+    only_shows,
     steers,
 )
 from app.core.tool_calls.shell import Assignment, Command, Redirection, Script, read_script
@@ -38,6 +40,12 @@ _SOURCES: Final = set_of("eval source .")
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 # Builtins that evaluate a subscript, and with it a command in one.
 _EVALUATING: Final = set_of("printf test [ read unset declare typeset local export readonly wait set let")
+_DECLARING: Final = set_of("declare typeset export readonly local unset")
+_ASSIGNED: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\[[0-9]*\])?\+?=")
+_NAME_IN: Final = re.compile(r"[\[+=]")
+_OWN_VALUE: Final = re.compile(r"\$[?#$!]")
+# `set -k` would take every word like `PATH=x` for a variable.
+_SETS: Final = re.compile(r"[-+][euxvCfn]*o?|pipefail|errexit|nounset|xtrace|noclobber|noglob|verbose|posix")
 _HERE: Final = Word("{}", static=False)
 _FIND_RUNS: Final = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
 _FIND_WRITES: Final = frozenset({"-fprint", "-fprint0", "-fprintf", "-fls"})
@@ -232,12 +240,14 @@ def _ordinary(program: str, words: tuple[Word, ...], around: Around) -> Iterator
         risk = Risk.READS if only_reads(READERS[program], words) else Risk.RUNS
         if risk is Risk.RUNS and any(not word.static for word in words):
             risk = Risk.UNKNOWN
-        if program in _EVALUATING and any("$(" in word.text or "`" in word.text for word in words if word.static):
+        if (
+            program in _EVALUATING and any("$(" in word.text or "`" in word.text for word in words if word.static)
+        ) or _gives_anything(program, words):
             risk = Risk.UNKNOWN
     elif program in DESTROYERS or has_word(words, DESTROYING_SUBCOMMANDS.get(program, frozenset())):
         risk = Risk.DESTROYS
     elif program in READING_SUBCOMMANDS and words and words[0].plain and words[0].text in READING_SUBCOMMANDS[program]:
-        risk = Risk.READS
+        risk = Risk.READS if only_shows(program, words[1:]) else Risk.UNKNOWN
     elif INTERPRETERS.fullmatch(program):
         risk = _interpreted(words)
         if risk is Risk.UNKNOWN:
@@ -253,6 +263,35 @@ def _ordinary(program: str, words: tuple[Word, ...], around: Around) -> Iterator
     else:
         risk = Risk.RUNS
     yield command_effect(program, words, risk, said=said)
+
+
+def _gives_anything(program: str, words: tuple[Word, ...]) -> bool:
+    """Whether a builtin gives a value to a variable that steers, or to one of which the name is not known."""
+    texts = [word.text for word in words]
+    if program in _DECLARING:
+        # `-n` makes one name stand for another, `-i` calculates what is assigned later.
+        strange = any(re.fullmatch(r"[-+][A-Za-z]+", one) and set(one[1:]) & {"n", "i"} for one in texts)
+        # What the parser took for an assignment is one of the script's.
+        others = [word for word in words if word.static or not _ASSIGNED.match(word.text)]
+        return strange or any(
+            not word.static or "\\" in word.text or steers(_NAME_IN.split(word.text, maxsplit=1)[0]) for word in others
+        )
+    if program == "read":
+        return any(not word.static or steers(_NAME_IN.split(word.text, maxsplit=1)[0]) for word in words)
+    if program in {"printf", "wait"}:
+        into = "-v" if program == "printf" else "-p"
+        named = [texts[at + 1] if one == into else one[2:] for at, one in enumerate(texts[:-1]) if one.startswith(into)]
+        return bool(words and not words[0].static) or any(
+            steers(_NAME_IN.split(one, maxsplit=1)[0]) or not one.replace("_", "a").isalnum() for one in named
+        )
+    if program in {"test", "["}:
+        first = texts[0] if texts else ""
+        # Split into words, what is not in quotes may be `-v` and a name.
+        bare = bool(words) and not words[0].static and not first.startswith('"') and not _OWN_VALUE.fullmatch(first)
+        return bare or ("-v" in texts and any(not word.static for word in words))
+    return program == "set" and not all(
+        word.static and _SETS.fullmatch(word.text) for word in itertools.takewhile(lambda one: one.text != "--", words)
+    )
 
 
 def _interpreted(words: tuple[Word, ...]) -> Risk:
@@ -283,7 +322,7 @@ def _shell(program: str, words: tuple[Word, ...], command: Command, around: Arou
         elif re.fullmatch(r"[-+][A-Za-z]+", text):
             at += 1
             if "c" in text and text.startswith("-"):
-                if at < len(words) and words[at].static:
+                if at < len(words) and words[at].static and not words[at].text.startswith(("-", "+")):
                     yield from _code(words[at].text, around, program)
                     return
                 break

@@ -1,5 +1,6 @@
 """Command lines of kubectl and helm: which object, which release."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +31,13 @@ _FLAGS: Final = set_of("""
     --disable-eviction --list --show-managed-fields --client --short --help -h --rm --record --save-config --validate
     --containers --minify --flatten --merge --insecure-skip-tls-verify --allow-missing-template-keys --no-wait --expose
     """)
+# Options that say who asks whom, and with which programs: a file of configuration may name one for each question.
+_STEERS: Final = set_of(
+    """
+    --kubeconfig --server -s --as --as-group --as-uid --token --cache-dir --insecure-skip-tls-verify
+    --certificate-authority --client-key --client-certificate --tls-server-name --profile
+    """
+)
 _READS: Final = set_of(
     "get describe logs top explain api-resources api-versions version cluster-info events wait diff kustomize options"
 )
@@ -131,10 +139,24 @@ def _kinds() -> Mapping[str, Kind]:
 
 
 _KINDS: Final = _kinds()
+_VERSION: Final = re.compile(r"v[0-9]+(?:(?:alpha|beta)[0-9]+)?")
 _CLUSTER_WIDE: Final = set_of("""
     Namespace Node PersistentVolume ClusterRole ClusterRoleBinding StorageClass CustomResourceDefinition
     ValidatingWebhookConfiguration MutatingWebhookConfiguration ValidatingAdmissionPolicy
     """)
+
+
+def _kind(written: str) -> Kind | str:
+    """The kind that is meant: `pods`, `deployments.apps`, `secrets.v1.`; a text where it is not known."""
+    lowered = written.lower()
+    if (found := _KINDS.get(lowered)) is not None:
+        return found
+    name, _, rest = lowered.partition(".")
+    plain = _KINDS.get(name)
+    version, dot, group = rest.partition(".")
+    if plain is not None and (not rest or (_VERSION.fullmatch(version) and (group == plain.group or not dot))):
+        return plain
+    return written
 
 
 class _Line(NamedTuple):
@@ -203,7 +225,11 @@ def kubectl(
         verb in {"delete", "drain"} or (verb == "replace" and "--force" in line.options) or "--prune" in line.options
     )
     if verb in _READS or word in _READING_WORDS.get(verb, frozenset()):
-        risk = Risk.UNKNOWN if "--raw" in line.options else Risk.READS
+        # What a file names, a secret too, is shown; a path of the API can be any.
+        known = not (line.options.keys() & _STEERS or "--raw" in line.options or "://" in "".join(operands))
+        shows = verb in {"get", "describe"} and bool(line.files)
+        writes = verb == "kustomize" and ("-o" in line.options or "--output" in line.options)
+        risk = Risk.READS if known and not shows and not writes else Risk.UNKNOWN
     elif destroys:
         risk = Risk.DESTROYS
     elif verb in _CONNECTS:
@@ -265,7 +291,7 @@ def _objects(verb: str, word: str, operands: list[str]) -> Iterator[tuple[Kind |
             pods = [one.partition(":")[0].rpartition("/")[2] for one in operands if ":" in one]
             yield from ((_KINDS["pod"], name) for name in pods)
         elif slash:
-            yield _KINDS.get(kind.lower(), kind), name
+            yield _kind(kind), name
         else:
             yield _KINDS["pod"], operands[0]
         return
@@ -285,7 +311,7 @@ def _objects(verb: str, word: str, operands: list[str]) -> Iterator[tuple[Kind |
         for one in operands:
             kind, slash, name = one.partition("/")
             if slash:
-                yield _KINDS.get(kind.lower(), kind), name
+                yield _kind(kind), name
         return
     if not operands:
         return
@@ -295,7 +321,7 @@ def _objects(verb: str, word: str, operands: list[str]) -> Iterator[tuple[Kind |
     if verb == "create":
         names = names[-1:]
     for kind in operands[0].split(","):
-        found = _KINDS.get(kind.lower(), kind)
+        found = _kind(kind)
         yield from ((found, name) for name in names or [""])
     del word
 
@@ -330,6 +356,9 @@ _HELM_FLAGS: Final = set_of("""
     --dependency-update --ignore-not-found -g --generate-name -h --help --rollback-on-failure --wait-for-jobs -q --short
     """)
 _HELM_READS: Final = set_of("list ls status get history hist show inspect search template lint version verify env")
+_HELM_STEERS: Final = set_of(
+    "--kubeconfig --kube-apiserver --kube-token --kube-as-user --ca-file --registry-config --repo"
+)
 _HELM_DESTROYS: Final = set_of("uninstall delete del un")
 _HELM_CHANGES: Final = set_of("install upgrade rollback")
 
@@ -345,7 +374,8 @@ def helm(
         return
     verb, *operands = [word.text for word in line.operands]
     if verb in _HELM_READS:
-        yield command_effect(program, words, Risk.READS, said=said)
+        steered = bool(line.options.keys() & _HELM_STEERS)
+        yield command_effect(program, words, Risk.UNKNOWN if steered else Risk.READS, said=said)
         return
     if verb not in _HELM_CHANGES | _HELM_DESTROYS:
         # Charts, repositories, plugins: nothing of a cluster, but code that comes from elsewhere.

@@ -60,7 +60,9 @@ def path_of(written: str, cwd: str | None) -> str:
     if written.startswith("/"):
         return posixpath.normpath("/" + written.lstrip("/"))
     if written == "~" or written.startswith("~/"):
-        return posixpath.normpath(written)
+        led = posixpath.normpath(written)
+        # Above a home nobody knows what there is; `~` must not be lost from the name.
+        return led if led == "~" or led.startswith("~/") else written
     if cwd is None:
         return posixpath.normpath(written) if written else written
     return posixpath.normpath(posixpath.join(path_of(cwd, None), written))

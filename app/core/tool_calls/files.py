@@ -19,7 +19,7 @@ _VALUES: Final[Mapping[str, frozenset[str]]] = {
     "mv": frozenset({"-S"}),
     "ln": frozenset({"-S"}),
 }
-_INTO: Final = frozenset({"-t", "--target-directory"})
+_WITH_INTO: Final = frozenset({"mv", "cp", "install", "ln"})
 
 
 def reading(word: Word, *, cwd: str | None, program: str) -> Effect:
@@ -45,9 +45,20 @@ def effects(
             operands.append(word)
         elif word.text == "--":
             ended = True
-        elif name in _INTO:
+        elif program in _WITH_INTO and len(name) > 3 and "--target-directory".startswith(name):
             into = Word(value) if equals else (words[at + 1] if at + 1 < len(words) else Word("", static=False))
             at += 0 if equals else 1
+        elif program in _WITH_INTO and name[1] != "-" and "t" in name[1:]:
+            # Among other letters, and with its value in one word: `-ft/etc`.
+            letters, _, folder = word.text.partition("t")
+            options.append(letters)
+            if "S" in letters:
+                into = Word(word.text, static=False)
+            elif folder:
+                into = Word(folder)
+            else:
+                at += 1
+                into = words[at] if at < len(words) else Word("", static=False)
         elif word.text in _VALUES.get(program, frozenset()):
             at += 1
         else:
@@ -71,7 +82,9 @@ def effects(
         sources = operands if into is not None else operands[:-1]
         target = into if into is not None else operands[-1]
         for one in sources:
-            if program == "mv":
+            if program == "ln":
+                yield _linked(one, target, cwd=cwd)
+            elif program == "mv":
                 yield on_file("move", one, cwd=cwd, risk=Risk.CHANGES, program=program)
             else:
                 yield reading(one, cwd=cwd, program=program)
@@ -88,6 +101,15 @@ def effects(
             yield command_effect(program, words, Risk.READS, said=said)
             continue
         yield on_file(action, one, cwd=cwd, risk=risk, program=program, recursive=recursive)
+
+
+def _linked(source: Word, target: Word, *, cwd: str | None) -> Effect:
+    """What a link leads to: whoever writes to the link later writes there."""
+    seen_from = cwd
+    if source.static and not source.text.startswith(("/", "~")) and (".." in source.text or "/" in target.text):
+        # A symbolic link is read from where it lies, which depends on whether its target is a folder.
+        seen_from = None
+    return on_file("link", source, cwd=seen_from, risk=Risk.CHANGES, program="ln")
 
 
 def _dd(words: tuple[Word, ...], *, cwd: str | None, said: Mapping[str, Any]) -> Iterator[Effect]:

@@ -1,5 +1,6 @@
 """Command lines of git: which repository, which branch, what is lost."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -27,6 +28,10 @@ _WRITING: Final = (
     "--lost-found",
     "--use-mailmap-from",
 )
+_PROGRAMS: Final = ("--upload-pack", "--receive-pack", "--template", "--config", "--strategy", "--extcmd")
+_TALKS: Final = frozenset({"fetch", "pull", "push", "clone", "ls-remote", "remote", "submodule", "archive"})
+_MERGES: Final = frozenset({"merge", "pull", "rebase"})
+_HELPER: Final = re.compile(r"[A-Za-z0-9+.-]+::")
 _CHANGES: Final = set_of("""
     add commit merge rebase pull fetch clone init mv cherry-pick revert am apply stash tag branch switch checkout notes
     remote config submodule worktree sparse-checkout format-patch bundle archive bisect push mergetool
@@ -69,6 +74,11 @@ _LISTS: Final[Mapping[str, frozenset[str]]] = {
     "notes": frozenset({"", "list", "show"}),
     "bisect": frozenset({"log", "view"}),
 }
+_SHOWS_CONFIG: Final = set_of(
+    "--get --list -l --get-all --get-regexp --show-origin --show-scope --name-only -z --null --global --local --system"
+)
+# Options that push more than is named, and what that is.
+_PUSH_MORE: Final[Mapping[str, str]] = {"--all": "*", "--branches": "*", "--tags": "refs/tags/*"}
 _PUSH_VALUES: Final = frozenset({"-o", "--push-option", "--repo", "--receive-pack", "--exec"})
 
 
@@ -100,16 +110,33 @@ def effects(
     if verb == "push":
         yield from _push(rest, repository, said)
         return
-    risk = _risk(verb, rest)
+    risk = Risk.UNKNOWN if _runs(verb, rest) else _risk(verb, rest)
     after: dict[str, Any] = {"arguments": [word.text for word in rest], **said}
     yield Effect(verb, risk, REPOSITORY, repository, {"after": after}, {}, {"program": program})
+
+
+def _runs(verb: str, rest: tuple[Word, ...]) -> bool:
+    """Whether a word names a program: of the other side, which may be here, of a helper (`ext::sh`), of a template."""
+    texts = [word.text for word in rest if word.static]
+    if verb in _TALKS and any(_HELPER.match(text) for text in texts):
+        return True
+    if verb in _MERGES and _loses(texts, ("-s",)):
+        return True
+    return any(
+        len(text) > 2 and text.startswith("--") and any(one.startswith(text.partition("=")[0]) for one in _PROGRAMS)
+        for text in texts
+    )
 
 
 def _risk(verb: str, rest: tuple[Word, ...]) -> Risk:
     texts = [word.text for word in rest]
     if any(not word.static for word in rest) and verb not in {"commit", "add"}:
         return Risk.UNKNOWN
-    if verb in _READS or (verb in _LISTS and (texts[0] if texts else "") in _LISTS[verb]):
+    if verb in _LISTS and (_loses(texts, _LOSING.get(verb, ())) or set(texts) & _LOSING_WORDS.get(verb, frozenset())):
+        return Risk.DESTROYS
+    if verb in {"fetch", "pull"} and any(text.startswith("+") or ":+" in text for text in texts):
+        return Risk.DESTROYS
+    if verb in _READS or (verb in _LISTS and (texts[0] if texts else "") in _LISTS[verb] and _only_lists(verb, texts)):
         writes = any(
             text.startswith("-O")
             or (text.startswith("--") and any(one.startswith(text.partition("=")[0]) for one in _WRITING))
@@ -127,6 +154,17 @@ def _risk(verb: str, rest: tuple[Word, ...]) -> Risk:
         return Risk.UNKNOWN if verb == "config" or _loses(texts, ("--exec", "-x")) else Risk.CHANGES
     # Of an alias, or of a program `git-...` in the path, nothing is known.
     return Risk.UNKNOWN
+
+
+def _only_lists(verb: str, texts: list[str]) -> bool:
+    """Whether the words behind the first leave it a list."""
+    operands = [text for text in texts if not text.startswith("-")]
+    if verb == "remote":
+        return not operands or operands[0] in {"show", "get-url"}
+    if verb == "config":
+        most = 2 if operands[:1] in (["get"], ["list"]) else 1
+        return len(operands) <= most and all(text in _SHOWS_CONFIG for text in texts if text.startswith("-"))
+    return True
 
 
 def _loses(texts: list[str], options: tuple[str, ...]) -> bool:
@@ -157,7 +195,15 @@ def _push(rest: tuple[Word, ...], repository: str, said: Mapping[str, Any]) -> I
     loses = _loses(texts, _LOSING["push"])
     runs = any(text.startswith(("--receive-pack", "--exec", "--rec", "--exe")) for text in texts)
     remote = operands[0].text if operands else "-"
-    for reference in [word.text for word in operands[1:]] or [""]:
+    # An option that is shortened may be one with a value, which then is no remote.
+    runs = runs or any(text.startswith("--r") and text not in _PUSH_VALUES and "=" not in text for text in texts)
+    references = [word.text for word in operands[1:]]
+    if references[:1] == ["tag"]:
+        references = [f"refs/tags/{one}" for one in references[1:]]
+    for option, all_of in _PUSH_MORE.items():
+        if any(len(text) > 3 and option.startswith(text) for text in texts):
+            references.append(all_of)
+    for reference in references or [""]:
         source, colon, target = reference.removeprefix("+").partition(":")
         force = loses or reference.startswith("+") or bool(colon and not source)
         branch = (target if colon else source).removeprefix("refs/heads/")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from app.core.tool_calls.effects import Effect, command_effect, path_of
-from app.core.tool_calls.parts import Risk
+from app.core.tool_calls.effects import Effect, command_effect, on_file, path_of
+from app.core.tool_calls.parts import Risk, riskier
 from app.core.tool_calls.words import Word, set_of
 
 WORKSPACE: Final = "terraform-workspace"
@@ -32,6 +32,22 @@ _READING_WORDS: Final[Mapping[str, frozenset[str]]] = {
     "fmt": frozenset({"-check"}),
 }
 
+# Options of `init` that copy a state elsewhere, bring code with them, or say where both come from.
+_MOVES: Final = set_of("migrate-state force-copy from-module plugin-dir backend-config")
+# Options with a file that is written.
+_WRITES: Final = frozenset({"out", "generate-config-out"})
+
+
+def _beyond(program: str, verb: str, options: list[str]) -> Risk:
+    """What options add to a subcommand, and a wrapper of terraform to all of them."""
+    names = {option.lstrip("-").partition("=")[0] for option in options if option.startswith("-")}
+    if program == "terragrunt" or (verb == "init" and names & _MOVES):
+        # Its configuration runs commands before and after every one of these.
+        return Risk.UNKNOWN
+    if verb == "get" or (verb == "providers" and options[:1] in (["mirror"], ["lock"])):
+        return Risk.CHANGES
+    return Risk.READS
+
 
 def terraform(
     program: str, words: tuple[Word, ...], *, cwd: str | None, stdin: str | None, said: Mapping[str, Any]
@@ -56,9 +72,15 @@ def terraform(
         risk = Risk.RUNS if verb == "plan" else Risk.DESTROYS
     if verb == "workspace" and "delete" in options[:1]:
         risk = Risk.DESTROYS
+    if risk is not Risk.DESTROYS:
+        risk = riskier((risk, _beyond(program, verb, options)))
     if any(not word.static for word in rest) and risk is not Risk.DESTROYS:
         risk = Risk.UNKNOWN
     after: dict[str, Any] = {"arguments": [verb, *options], **said}
     if any(option.lstrip("-").startswith("auto-approve") for option in options):
         after["auto_approve"] = True
+    for option in options:
+        name, _, file = option.lstrip("-").partition("=")
+        if name in _WRITES and file:
+            yield on_file("write", Word(file), cwd=folder, risk=Risk.CHANGES, program=program)
     yield Effect(verb.lstrip("-"), risk, WORKSPACE, folder or ".", {"after": after}, {}, {"program": program})

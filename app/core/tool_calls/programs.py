@@ -60,6 +60,26 @@ READING_SUBCOMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "dpkg": set_of("-l -L -s -S --list --listfiles --status --search"),
     "crontab": set_of("-l"),
 }
+# Their options that only choose what is shown, each with or without a value. Others name a configuration, a program or
+# a file to write. Of a program that is not here no option does.
+SHOWING_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "npm": set_of("--depth --json -g --global --all -a --long -l --omit --prod --production --parseable -p"),
+    "pip": set_of("--format --outdated -o --uptodate -u --editable -e --local -l --user --not-required --files -v"),
+    "pip3": set_of("--format --outdated -o --uptodate -u --editable -e --local -l --user --not-required --files -v"),
+    "cargo": set_of(
+        """
+        --depth -i --invert -e --edges --no-deps --format-version --features -p --package --workspace -d --duplicates
+        --all-features --no-default-features --target --offline --locked --frozen --limit
+        """
+    ),
+    "apt": set_of("--installed --upgradable --upgradeable -a --all-versions --names-only -n -q"),
+    "apt-cache": set_of("--installed -a --all-versions --names-only -n -q"),
+    "systemctl": set_of(
+        "--no-pager -n --lines --all -a --type -t --state --failed --user --plain --no-legend -p --property --value -l"
+    ),
+    "dpkg": frozenset(),
+}
+
 DESTROYING_SUBCOMMANDS: Final[Mapping[str, frozenset[str]]] = {
     "docker": set_of("rm rmi prune kill"),
     "podman": set_of("rm rmi prune kill"),
@@ -104,11 +124,14 @@ _STEERING: Final = re.compile(
     |EXECIGNORE|FPATH|FIGNORE|POSIXLY_CORRECT|GCONV_PATH|LOCPATH|NLSPATH|TERMINFO.*|KUBECONFIG|DOCKER_.*|CC|CXX|LD|AR|MAKEFLAGS
     |(?:LD|DYLD|BASH|GIT|SSH|PERL5?|RUBY|NPM_CONFIG|PIP|UV|CARGO|RUSTC?|GO|JAVA|JDK|MAVEN|GRADLE|HELM|TF|PG|MYSQL|LESS|ZDOTDIR)(?:_?\w*)
     |PYTHON(?:PATH|STARTUP|HOME|INSPECT|EXECUTABLE|BREAKPOINT|WARNINGS|USERBASE)|NODE_(?:OPTIONS|PATH|EXTRA_CA_CERTS)
-    |_?\w*(?:_COMMAND|_OPTIONS|_OPTS|_PROXY|_proxy|FLAGS|_PAGER|_EDITOR|_ASKPASS)|npm_config_\w+
+    |(?:XDG|KUBECTL|KUBE|PYTEST|RIPGREP|JQ|MAKE|NODE|VIRTUAL_ENV|OPENSSL|SSL|CURL|WGET|DPKG|APT|AWS_CONFIG|CLOUDSDK)(?:_\w+)
+    |MAKEFILES|MFLAGS|AWK|AWKPATH|AWKLIBPATH|GNUMAKEFLAGS|MAKE|SUDO_ASKPASS|RIPGREP_CONFIG_PATH|HOSTALIASES|INPUTRC
+    |_?\w*(?:_COMMAND|_OPTIONS|_OPTS|_ADDOPTS|_PLUGINS|_PROXY|_proxy|FLAGS|_PAGER|_EDITOR|_ASKPASS|_WRAPPER|_DIFF|_CONFIG
+    |_CONFIG_FILE|_CONFIG_PATH|_CONFIG_HOME|_PRELOAD|_RCFILE)|npm_config_\w+
     """,
     re.VERBOSE,
 )
-_HARMLESS: Final = set_of("RUST_BACKTRACE RUST_LOG GIT_PAGER_IN_USE")
+_HARMLESS: Final = set_of("RUST_BACKTRACE RUST_LOG GIT_PAGER_IN_USE NODE_ENV")
 
 
 def steers(name: str) -> bool:
@@ -226,6 +249,14 @@ def only_reads(program: Reader, words: Sequence[Word]) -> bool:
         elif not text.startswith("+"):
             operands += 1
     return program.operands is None or operands <= program.operands
+
+
+def only_shows(program: str, words: Sequence[Word]) -> bool:
+    """Whether a subcommand that shows something does no more than that, with these words behind it."""
+    known = SHOWING_OPTIONS.get(program)
+    return known is None or all(
+        word.static and (not word.text.startswith("-") or word.text.partition("=")[0] in known) for word in words
+    )
 
 
 def has_word(words: Sequence[Word], wanted: frozenset[str]) -> bool:

@@ -26,6 +26,8 @@ MAX_SHOWN: Final = 4096
 
 # Without a server these are tools of an agent's own program, and what they do is what their command says.
 _SHELLS: Final = set_of("Bash")
+# Of its arguments the command stands beside each part, and what the agent says about it is no part of what is done.
+_TOLD_ELSEWHERE: Final = frozenset({"command", "description"})
 # Elsewhere a tool of such a name, with such an argument, runs a command beside whatever else it does.
 _SHELL_NAMES: Final = set_of(
     """
@@ -101,6 +103,9 @@ def read_tool_call(
     if isinstance(command, str) and command:
         around["command"] = command if len(command) <= MAX_SHOWN else f"{command[: MAX_SHOWN - 1]}…"
     if server is None and name in _SHELLS:
+        # How it is run, beside what: whether outside of a sandbox.
+        if options := {key: value for key, value in arguments.items() if key not in _TOLD_ELSEWHERE}:
+            about["options"] = options
         effects = _shell(arguments, cwd)
     elif server is None and name in FILE_TOOLS:
         effects = file_effects(name, arguments, cwd=cwd)

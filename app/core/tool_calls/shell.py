@@ -47,6 +47,23 @@ _SUBSTITUTION: Final = re.compile(r"\$\(|`|\$\[")
 _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
 _NUMBER: Final = re.compile(r"[0-9]+|-")
 _NETWORK: Final = re.compile(r"/dev/(tcp|udp)/")
+# Where a shell calculates, the value of a variable is read as a formula, and a formula runs the substitutions in it:
+# `x='a[$(rm y)]'; echo $((x))`. So what is calculated with has to be known to be a number.
+_CALCULATED: Final = frozenset({"arithmetic_expansion", "subscript"})
+_COMPARED: Final = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge|v)\s|-v\s")
+_ASSIGNS: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?:\[[^\]]*\])?:?=")
+_TESTED: Final = re.compile(r"\s-v\s")
+# Split into words, what is not in quotes may be `-v` and a name.
+_BARE: Final = re.compile(r"\[\s+(?:!\s+)?\$[A-Za-z_{@*(]")
+_SLICE: Final = re.compile(r"\$\{[#!]?[A-Za-z_0-9@*]+(?:\[[^\]]*\])?:(?![-=?+])(.*)\}", re.DOTALL)
+_INDIRECT: Final = re.compile(r"\$\{!(?![A-Za-z_0-9]+\[[@*]\]\})")
+_NAMES: Final = re.compile(r"(?<![A-Za-z0-9_#])[A-Za-z_][A-Za-z0-9_]*")
+_UNKNOWN_VALUE: Final = re.compile(r"\$[({\[@*0-9]|`|(?<!\$)\$\$?['\"]")
+_WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
+_COUNTED: Final = re.compile(r"-?[0-9]{1,18}|\{[0-9]{1,9}\.\.[0-9]{1,9}\}")
+_ALWAYS_NUMBERS: Final = frozenset({"RANDOM", "SECONDS", "LINENO", "EPOCHSECONDS", "BASHPID", "PPID", "UID", "EUID"})
+# Programs of the shell that give a variable a value that is known only when they run.
+_GIVES: Final = frozenset({"read", "mapfile", "readarray", "getopts", "printf", "wait", "declare", "typeset", "local"})
 
 
 class Assignment(NamedTuple):
@@ -115,7 +132,12 @@ def read_script(text: str) -> Script:
             case "for_statement":
                 name = node.child_by_field_name("variable")
                 if name is not None:
-                    assignments.append(Assignment(_text(name), Word(_text(name), static=False)))
+                    values = [_text(one) for one in node.children_by_field_name("value")]
+                    counted = bool(values) and all(_COUNTED.fullmatch(one) for one in values)
+                    assignments.append(Assignment(_text(name), Word("0" if counted else _text(name), static=counted)))
+            case "expansion" if (assigned := _ASSIGNS.match(_text(node))) is not None:
+                assignments.append(Assignment(assigned[1], Word(_text(node), static=False)))
+    _check_calculations(nodes, commands, assignments)
     return Script(tuple(commands), tuple(redirections), tuple(assignments), _chained(root))
 
 
@@ -170,13 +192,53 @@ def _check_substitutions(node: Node) -> None:
         start = next((child for child in node.parent.children if child.type == "heredoc_start"), None)
         if start is not None and any(mark in _text(start) for mark in "'\"\\"):
             return
-    text = node.text or b""
-    for child in reversed(node.named_children):
-        text = text[: child.start_byte - node.start_byte] + b" " + text[child.end_byte - node.start_byte :]
+    text, at = node.text or b"", 0
+    between: list[bytes] = []
+    own: list[bytes] = []
+    for child in node.named_children:
+        between.append(text[at : child.start_byte - node.start_byte])
+        at = child.end_byte - node.start_byte
         if child.type in {"string_content", "heredoc_content", "word", "regex"}:
-            text += b" " + (child.text or b"")
-    if _SUBSTITUTION.search(_ESCAPED.sub("", text.decode())):
+            own.append(child.text or b"")
+    between.append(text[at:])
+    if _SUBSTITUTION.search(_ESCAPED.sub("", b" ".join([*between, *own]).decode())):
         raise UnreadableError("a substitution that was not found")
+
+
+def _check_calculations(nodes: list[Node], commands: list[Command], assignments: list[Assignment]) -> None:
+    """See that nothing is calculated with but numbers that are known to be such."""
+    formulas: list[str] = []
+    for node in nodes:
+        text = _text(node)
+        if node.type in _CALCULATED:
+            formulas.append(text.partition("[")[2] if node.type == "subscript" else text[2:])
+        elif node.type == "compound_statement" and text.startswith("(("):
+            formulas.append(text)
+        elif node.type == "test_command" and text.startswith("[") and not text.startswith("[["):
+            # It calculates nothing, but for the subscript of a name behind `-v`.
+            if _BARE.match(text) or (_TESTED.search(text) and "$" in text):
+                raise UnreadableError("a test that may look into a subscript")
+        elif node.type == "test_command" and (text.startswith("((") or _COMPARED.search(text)):
+            formulas.append(_COMPARED.sub(" ", text))
+        elif node.type == "expansion":
+            if _INDIRECT.match(text):
+                raise UnreadableError("a variable that another one names")
+            if (slice_of := _SLICE.fullmatch(text)) is not None:
+                formulas.append(slice_of[1])
+    numbers = {one.name for one in assignments if _is_number(one.value)}
+    numbers -= {one.name for one in assignments if not _is_number(one.value)}
+    numbers -= {word.text for one in commands if one.words and one.words[0].text in _GIVES for word in one.words}
+    for formula in formulas:
+        if _UNKNOWN_VALUE.search(formula):
+            raise UnreadableError("a calculation with what is known only when it runs")
+        for name in _NAMES.findall(formula):
+            if name not in numbers | _ALWAYS_NUMBERS:
+                raise UnreadableError(f"a calculation with `{name[:40]}`, which may be no number")
+
+
+def _is_number(value: Word) -> bool:
+    text = value.text
+    return bool(_WHOLE_NUMBER.fullmatch(text)) if value.static else text.startswith("$((") and text.endswith("))")
 
 
 def _check_gaps(root: Node, source: bytes) -> None:

@@ -49,6 +49,8 @@ _EXPANSIONS: Final = frozenset(
 _BACKSLASH: Final = re.compile(r"\\(\n|.)", re.DOTALL)
 _IN_QUOTES: Final = re.compile(r'\\([$`"\\\n])')
 _PATTERN: Final = re.compile(r"(?<!\\)(?:\\\\)*[*?\[]")
+# `~+`, `~-`, `~2`: folders that the shell remembers.
+_REMEMBERED: Final = re.compile(r"~[-+0-9]")
 _BRACES: Final = re.compile(r"\{[^{}]*(?:,|\.\.)")
 _ANSI: Final = {"n": "\n", "t": "\t", "\\": "\\", "'": "'", '"': '"', "a": "\a", "b": "\b", "e": "\x1b", "r": "\r"}
 _ANSI_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -62,6 +64,8 @@ def word_of(node: Node) -> Word:
         return Word(source, static=False)
     if _BRACES.search("".join(value for value, quoted in pieces if value and not quoted)):
         return Word(source, static=False)  # several words, made of one
+    if _REMEMBERED.match(source):
+        return Word(source, static=False)
     value = "".join(value for value, _ in pieces if value is not None)
     pattern = any(not quoted and value and _PATTERN.search(value) for value, quoted in pieces)
     return Word(_without_backslashes(pieces), pattern=pattern) if not pattern else Word(value, pattern=True)
