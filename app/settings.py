@@ -1077,8 +1077,14 @@ class GithubSettings(_Section):
         Path | None, Field(description="PEM file of the authorities to believe instead of the system's")
     ] = None
     check_name: Annotated[
-        str, Field(min_length=1, max_length=100, description="name of the check run that branch protection requires")
-    ] = "mutation-firewall"
+        str,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="name of the check run that branch protection requires; `{base}` is the branch, and without it "
+            "what may go into one branch passes for every other",
+        ),
+    ] = "mutation-firewall/{base}"
     agents: Annotated[
         Items,
         Field(description="logins, as globs, that are AI agents though GitHub takes them for people; every bot is one"),

@@ -147,7 +147,9 @@ def values() -> list[Value]:
     """Each value with its default and its comment, in the order of the file."""
     text = (CHART / "values.yaml").read_text()
     content = YAML(typ="safe", pure=True).load(text)
-    found, path, comment = [], [], []
+    found: list[Value] = []
+    path: list[str] = []
+    comment: list[str] = []
     for line in text.splitlines():
         if said := _COMMENT.match(line):
             comment.append(said[1])

@@ -5,7 +5,12 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+# How long one example takes tells of the machine, and of who else works on it.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 # CI sets it: a machine without some tool may skip a test for a newcomer, CI may not.
 REQUIRE_ALL = os.environ.get("MFW_REQUIRE_ALL") == "1"

@@ -15,6 +15,7 @@ from app.cli.auditing import commands as _auditing  # noqa: F401 - they register
 from app.cli.authoring.commands import policies
 from app.cli.backup_commands import backup
 from app.cli.checking.commands import check
+from app.cli.controller_commands import controller
 from app.cli.decisions_commands import decisions
 from app.cli.hook_commands import hook
 from app.cli.integrity_commands import integrity
@@ -52,6 +53,9 @@ app.add_typer(kubernetes, name="kubernetes")
 app.add_typer(mcp, name="mcp")
 app.add_typer(check, name="check")
 app.add_typer(hook, name="hook")
+app.command(
+    "controller", epilog="Example: `mfw controller --key-file /var/run/mfw/key --exceptions-namespace payments`"
+)(controller)
 
 
 def _version(*, wanted: bool) -> None:

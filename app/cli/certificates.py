@@ -59,7 +59,7 @@ def run_certificates(
         )
 
     async def keep() -> None:
-        async with KubernetesApi(_access(*access)) as api:
+        async with KubernetesApi(access_of(*access)) as api:
             keeper = CertificateKeeper(
                 api,
                 namespace=namespace,
@@ -130,7 +130,8 @@ def _service_names(namespace: str, name: str) -> list[str]:
     return [f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local", f"{name}.{namespace}", name]
 
 
-def _access(server: str | None, token_file: Path | None, ca_file: Path | None) -> Access:
+def access_of(server: str | None, token_file: Path | None, ca_file: Path | None) -> Access:
+    """The API server that options name, or the one of the pod that this is. Raises Refused, and FirewallError."""
     if server is None and token_file is None and ca_file is None:
         return Access.in_cluster()
     if server is None or token_file is None or ca_file is None:

@@ -200,3 +200,26 @@ def certificates(
             dry_run=dry_run,
             as_json=as_json,
         )
+
+
+@kubernetes.command(
+    "controller-rights",
+    epilog="Example: `mfw kubernetes controller-rights --exceptions-namespace payments | kubectl apply -f -`",
+)
+def controller_rights(
+    *,
+    account: Annotated[
+        str, typer.Option(metavar="NAMESPACE/NAME", help="ServiceAccount that the controller runs as.")
+    ] = "mutation-firewall/mutation-firewall-controller",
+    exceptions_namespace: Annotated[
+        list[str] | None,
+        typer.Option(help="Namespace whose exceptions count, as `mfw controller` is told; may be given several times."),
+    ] = None,
+    lease: Annotated[str, typer.Option(help="Name of its Lease.")] = "mutation-firewall-controller",
+    name: Annotated[str, typer.Option(help="Name of the roles and bindings.")] = "mutation-firewall-controller",
+) -> None:
+    """Write the roles that `mfw controller` needs, and no more, with their bindings."""
+    from app.cli.controller import run_rights
+
+    with reporting():
+        run_rights(name=name, account=account, lease=lease, exceptions=exceptions_namespace or ())

@@ -3,6 +3,7 @@
 import functools
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,12 @@ class Pod:
 
 
 @functools.cache
+def home() -> str:
+    """A home of its own: helm and its client of Kubernetes keep caches there, as root even where there was no folder."""
+    return tempfile.mkdtemp(prefix="mfw-helm-")
+
+
+@functools.cache
 def program() -> Path:
     """Where helm is, built if need be."""
     built = subprocess.run(["bash", str(BUILD)], capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
@@ -61,7 +68,7 @@ def helm(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None)
         text=True,
         check=False,
         timeout=120,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **(env or {})},
+        env={"PATH": "/usr/bin:/bin", "HOME": home(), **(env or {})},
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Coroutine, Sequence
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Request
@@ -35,7 +36,7 @@ from app.surfaces.agents.answers import (
 from app.surfaces.agents.wire import Asked, hook_call_of, mcp_call_of, rpc_id_of, tool_call_of
 from app.surfaces.answering import JSON, Answer, Delegated, too_late
 from app.surfaces.openapi import ONCE, REPLAYED_HEADER, inlined, json_body, problem_responses
-from app.surfaces.problems import problem
+from app.surfaces.problems import problem, status_and_title
 
 CLAUDE_CODE: Final = "/agents/v1/claude-code"
 TOOL_CALL: Final = "/agents/v1/tool-call"
@@ -226,6 +227,7 @@ class ToolCallEndpoint:
             if refused is None:
                 raise
             _log.exception("tool call failed")
+            context_of(scope).outcome = HTTPStatus.INTERNAL_SERVER_ERROR
             await self._deliver(refused, exchange, send)
             return
         await self._deliver(body, exchange, send)
@@ -235,6 +237,7 @@ class ToolCallEndpoint:
         if refused is None:
             await deliver(problem(error, context_of(scope).request_id), send, exchange.limit_headers)
         else:
+            context_of(scope).outcome, _ = status_and_title(error.kind)
             await self._deliver(refused, exchange, send)
 
     async def _deliver(self, body: bytes, exchange: ToolCallExchange, send: Send) -> None:

@@ -47,7 +47,9 @@ def error_to_answer(error: FirewallError, refusals: Refusals, *, request_id: str
     status, _ = status_and_title(error.kind)
     if refusals is Refusals.FORBIDDEN or status == HTTPStatus.UNAUTHORIZED:
         status = HTTPStatus.FORBIDDEN
-    members = {**problem_members(error, request_id), "status": int(status)}
+    # It is handed on to whoever asked the gateway, and may quote anybody.
+    told = {"status": int(status), "detail": shown(error.detail, MESSAGE_CHARS)}
+    members = {**problem_members(error, request_id), **told}
     headers = []
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % whole_seconds(error.retry_after)))

@@ -24,7 +24,9 @@ ROUTE: Final = PREFIX + "{path:path}"
 # Where a check leaves its exchange for the transport that carried it.
 ANSWERED: Final = "mfw.check"
 
-_RAW_PREFIX: Final = PREFIX.encode()
+# Without the slash: gateways put it in front of whatever they were asked for, `*` of `OPTIONS *` included.
+_STEM: Final = PREFIX.removesuffix("/")
+_RAW_STEM: Final = _STEM.encode()
 # What the middleware around finds where Starlette leaves a matched route.
 _MATCHED: Final = SimpleNamespace(path=ROUTE)
 
@@ -53,7 +55,7 @@ class HttpCheck(CheckExchange):
     def check(self, body: bytes) -> Check:
         """Give what is asked: the path as it was sent, since decoding hides what two servers read differently."""
         scope = self._scope
-        rest = scope["raw_path"].removeprefix(_RAW_PREFIX.removesuffix(b"/")).decode("latin-1")
+        rest = scope["raw_path"].removeprefix(_RAW_STEM).decode("latin-1")
         query = scope["query_string"].decode("latin-1")
         host = header_of(scope["headers"], b"host")
         return Check(
@@ -101,7 +103,7 @@ class GatewayPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request to whom it belongs."""
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        if scope["type"] == "http" and scope["path"].startswith(_STEM):
             scope["route"] = _MATCHED
             await self._endpoint(scope, receive, send)
             return

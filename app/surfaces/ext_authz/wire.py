@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn, assert_never
+from urllib.parse import unquote_plus
 
 from app.core import strict_json
 from app.core.members import refuse_unknown
@@ -33,8 +34,11 @@ _SUBJECT_BYTES_MAX: Final = 4096
 
 _MEMBERS: Final = ("subject", "action", "resource", "change", "context", "request_id", "rationale")
 _REQUIRED: Final = ("action", "resource", "change")
-# Headers that ask a server to take the method for another one.
-_OVERRIDES: Final = (b"x-http-method-override", b"x-http-method", b"x-method-override")
+# Headers, and a parameter, that ask a server to take the method or the path for another one. Servers that hand headers
+# on as variables (RFC 3875 section 4.1.18) make `-` of `_`.
+_METHOD_OVERRIDES: Final = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override"})
+_METHOD_PARAMETER: Final = "_method"
+_PATH_OVERRIDES: Final = frozenset({b"x-original-url", b"x-rewrite-url"})
 # An id: no list, since a header that came twice is merged into one on its way.
 _IDENTIFIER: Final = re.compile(r"[\x21-\x2b\x2d-\x7e](?:[\x20-\x2b\x2d-\x7e]*[\x21-\x2b\x2d-\x7e])?")
 
@@ -120,13 +124,20 @@ def _asked(check: Check, kind: GatewayKind) -> tuple[str, str, Target]:
         case _:
             assert_never(kind)
     method = method_of(method)
-    for name in _OVERRIDES:
-        override = header_of(check.headers, name)
-        if override is not None and override.decode("latin-1").upper() != method:
-            _refuse(f"the header `{name.decode()}` asks for another method")
+    for name, value in check.headers:
+        folded, said = name.replace(b"_", b"-"), value.decode("latin-1")
+        if folded in _METHOD_OVERRIDES and said.upper() != method:
+            _refuse(f"the header `{folded.decode()}` asks for another method")
+        if folded in _PATH_OVERRIDES and said != target:
+            _refuse(f"the header `{folded.decode()}` asks for another path")
     if host is None:
         _refuse("the host is missing")
-    return method, host_of(host), target_of(target)
+    found = target_of(target)
+    for pair in re.split("[&;]", found.query or ""):
+        parameter, _, wanted = pair.partition("=")
+        if unquote_plus(parameter).lower() == _METHOD_PARAMETER and unquote_plus(wanted).upper() != method:
+            _refuse(f"the parameter `{_METHOD_PARAMETER}` asks for another method")
+    return method, host_of(host), found
 
 
 def _from(check: Check, *names: bytes) -> list[str]:
@@ -145,6 +156,8 @@ def _subject(headers: Headers, source: SubjectSource) -> JsonObject:
     value = header_of(headers, source.header.encode())
     if not value:
         _refuse(f"the header `{source.header}` is missing, so nobody knows who asks", fix=_FIX_GATEWAY)
+    if sum(name.replace(b"_", b"-") == source.header.encode() for name, _ in headers) > 1:
+        _refuse(f"the header `{source.header}` is there in another spelling")
     if source.type is None:
         if len(value) > _SUBJECT_BYTES_MAX:
             _refuse(f"the header `{source.header}` is longer than {_SUBJECT_BYTES_MAX} bytes", fix=_FIX_GATEWAY)

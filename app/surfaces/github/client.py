@@ -39,6 +39,10 @@ CONNECTIONS_MAX: Final = 16
 # A token, a list of check runs: some kilobytes each.
 ANSWER_BYTES_MAX: Final = 1_048_576
 
+# Stands for the branch that a pull request shall go into.
+BASE: Final = "{base}"
+CHECK_NAME: Final = f"mutation-firewall/{BASE}"
+
 API_VERSION: Final = "2022-11-28"
 JSON: Final = "application/vnd.github+json"
 DIFF: Final = "application/vnd.github.diff"
@@ -121,7 +125,7 @@ class GithubClient:
         *,
         app: App | None = None,
         token: str | None = None,
-        check_name: str = "mutation-firewall",
+        check_name: str = CHECK_NAME,
         diff_bytes_max: int = ANSWER_BYTES_MAX,
         private_addresses: bool = False,
         environment: bool = False,
@@ -133,9 +137,6 @@ class GithubClient:
         backoff_seconds: float = BACKOFF_SECONDS,
     ) -> None:
         """Raises FirewallError (INVALID_SETTINGS) for a CA file that cannot be read."""
-        # Here and not with the first delivery: it takes a tenth of a second, in which decisions would wait.
-        import httpx
-
         parts = urlsplit(api)
         self._api = api.rstrip("/")
         self._host = parts.hostname or ""
@@ -209,7 +210,7 @@ class GithubClient:
         _expect(reply, HTTPStatus.NO_CONTENT, "answer the deployment", needs="`deployments: write`")
 
     async def _set_status(self, event: PullRequest, report: JsonObject) -> None:
-        body = {"state": report["status"], "context": self._check_name, "description": _cut(report["title"], 140)}
+        body = {"state": report["status"], "context": self._name_for(event), "description": _cut(report["title"], 140)}
         reply = await self._call("POST", f"/repos/{event.repository}/statuses/{event.sha}", event, body=body)
         _expect(reply, HTTPStatus.CREATED, "set the commit status", needs="`statuses: write`")
 
@@ -219,7 +220,7 @@ class GithubClient:
         A try whose answer was lost may leave two that say the same: GitHub counts the newest of a name.
         """
         body: JsonObject = {
-            "name": self._check_name,
+            "name": self._name_for(event),
             "head_sha": event.sha,
             "status": "completed",
             "conclusion": report["conclusion"],
@@ -242,10 +243,18 @@ class GithubClient:
         reply = await self._call("PATCH", f"{path}/{there}", event, body=body)
         _expect(reply, HTTPStatus.OK, "update the check run", needs="`checks: write`")
 
+    def _name_for(self, event: PullRequest) -> str:
+        """The name under which branch protection looks, which is that of one branch.
+
+        GitHub keeps checks with commits: by one name for all, what was allowed to go into one branch would pass for
+        allowed to go into every other, by a second pull request of the same commits or by another base of the first.
+        """
+        return self._check_name.replace(BASE, event.base)
+
     async def _find_check(self, event: PullRequest, external_id: str) -> int | None:
         """The newest run of our name, if it is of this decision: an older one would not count."""
         path = f"/repos/{event.repository}/commits/{event.sha}/check-runs"
-        query = {"check_name": self._check_name, "filter": "latest"}
+        query = {"check_name": self._name_for(event), "filter": "latest"}
         reply = await self._call("GET", path, event, query=query)
         _expect(reply, HTTPStatus.OK, "list check runs", needs="`checks: write`")
         runs = reply.tree.get("check_runs") if isinstance(reply.tree, dict) else None

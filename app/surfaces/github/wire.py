@@ -18,9 +18,11 @@ from app.errors import FirewallError, Kind
 
 PULL_REQUEST: Final = "pull_request"
 DEPLOYMENT: Final = "deployment_protection_rule"
-# What of each event is decided. A pull request is decided when its commits change, and when it could be merged next.
+# What of each event is decided. A pull request is decided when its commits change, when it could be merged next, and
+# when it shall go somewhere else (`EDITED`, which most often is about words alone).
+EDITED: Final = "edited"
 ACTIONS: Final = {
-    PULL_REQUEST: ("opened", "synchronize", "reopened", "ready_for_review"),
+    PULL_REQUEST: ("opened", "synchronize", "reopened", "ready_for_review", EDITED),
     DEPLOYMENT: ("requested",),
 }
 
@@ -115,6 +117,8 @@ def event_of(name: str, body: bytes, view: GithubView) -> Event | None:
         _refuse("the body is not an object", "")
     actions = ACTIONS.get(name)
     if actions is None or tree.get("action") not in actions:
+        return None
+    if tree["action"] == EDITED and "base" not in _object(tree, "/changes"):
         return None
     repository = _matching(_object(tree, "/repository"), "full_name", _REPOSITORY, "/repository")
     installation = None

@@ -94,7 +94,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and $production (gt $most 1) (not (hasKey $secrets "MFW_LIMITS__REDIS_URL")) -}}
 {{- fail "secretSettings.MFW_LIMITS__REDIS_URL is needed where there may be several replicas: they share their rate limits there; or run one replica" -}}
 {{- end -}}
-{{- range $name := list "MFW_DATABASE__URL" "MFW_DATABASE__DIRECT_URL" "MFW_LEDGER__SIGNING_KEY" "MFW_LEDGER__PREVIOUS_SIGNING_KEY" "MFW_LEDGER__MASK_KEY" "MFW_LIMITS__REDIS_URL" "MFW_AUTH__API_KEYS__BOOTSTRAP" "MFW_AUTH__JWT__SECRET" "MFW_AUTH__JWT__PREVIOUS_SECRET" "MFW_KUBERNETES__CANARY__KEY" "MFW_GITHUB__WEBHOOK_SECRET" "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET" "MFW_GITHUB__PRIVATE_KEY" "MFW_GITHUB__TOKEN" -}}
+{{- range $name := list "MFW_DATABASE__URL" "MFW_DATABASE__DIRECT_URL" "MFW_LEDGER__SIGNING_KEY" "MFW_LEDGER__PREVIOUS_SIGNING_KEY" "MFW_LEDGER__MASK_KEY" "MFW_LIMITS__REDIS_URL" "MFW_AUTH__API_KEYS__BOOTSTRAP" "MFW_AUTH__JWT__SECRET" "MFW_AUTH__JWT__PREVIOUS_SECRET" "MFW_AUTHZEN__SIGNING_KEY" "MFW_KUBERNETES__CANARY__KEY" "MFW_GITHUB__WEBHOOK_SECRET" "MFW_GITHUB__PREVIOUS_WEBHOOK_SECRET" "MFW_GITHUB__PRIVATE_KEY" "MFW_GITHUB__TOKEN" -}}
 {{- if hasKey $.Values.settings $name -}}
 {{- fail (printf "settings.%s is secret: put it into a Secret and name that in secretSettings" $name) -}}
 {{- end -}}

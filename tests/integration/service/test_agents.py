@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from app.persistence.embedded import free_port
 from tests.corpus.cases import load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -204,12 +206,18 @@ def test_who_is_not_known_is_answered_in_no_format(firewall):
 
 
 def test_who_asks_too_often_is_told_so_in_the_words_of_the_format(serve, database_dsn):
-    with serve(database_dsn, MFW_LIMITS__BURST="2", MFW_LIMITS__PER_MINUTE="1") as scarce:
+    port = free_port()
+    settings = {"MFW_LIMITS__BURST": "2", "MFW_LIMITS__PER_MINUTE": "1", "MFW_METRICS__PORT": str(port)}
+    with serve(database_dsn, MFW_METRICS__ENABLED="true", **settings) as scarce:
         told = [post(scarce, "claude-code", hook("x")).json()["hookSpecificOutput"] for _ in range(3)]
         assert [one["permissionDecision"] for one in told] == ["deny"] * 3
         assert "nothing was decided" in told[2]["permissionDecisionReason"]
         assert post(scarce, "mcp/check", rpc("x")).json()["error"]["data"]["status"] == 429
         assert post(scarce, "tool-call", call("x")).status_code == 429
+        # Alerts see what is said, not the 200 around it.
+        counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
+        for route in ("claude-code", "mcp/check", "tool-call"):
+            assert f'mfw_requests_total{{code="429",method="POST",route="/agents/v1/{route}"}} 1.0' in counted
 
 
 def test_the_subject_is_whoever_asks_unless_the_caller_says(firewall):

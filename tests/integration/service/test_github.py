@@ -127,6 +127,19 @@ def test_each_answer_is_in_the_ledger_and_a_check_run(firewall, github, path, ef
         assert "``never `the pipeline` <b>@octocat</b>``" in summary
 
 
+def test_another_base_is_asked_about_anew(firewall, github):
+    github.diff = diff_of("docs/a.md")
+    tree = pull_request(action="edited") | {
+        "changes": {"base": {"ref": {"from": "sandbox"}, "sha": {"from": "1" * 40}}}
+    }
+    found = decided(firewall, post(firewall, tree))
+    (check,) = github.checks
+    assert (check["name"], check["external_id"]) == ("mutation-firewall/main", found["decision"]["id"])
+    for words in ({"title": {"from": "a"}}, {}):
+        assert post(firewall, tree | {"changes": words}).json()["outcome"] == "nothing to decide"
+    assert len(github.checks) == 1
+
+
 @pytest.mark.parametrize(
     ("environment", "effect", "state"),
     [("staging", "allow", "approved"), ("production", "hold", None), ("frozen", "deny", "rejected")],

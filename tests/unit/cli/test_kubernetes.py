@@ -93,7 +93,7 @@ def test_a_wall_as_json():
         ["--environment", "production"],
         ["--service", "mfw"],
         ["--name", "Not A Name"],
-        ["--report", "/nonexistent/report.json"],
+        ["--report", "/dev/null/report.json"],
     ],
 )
 def test_what_makes_no_wall(arguments):

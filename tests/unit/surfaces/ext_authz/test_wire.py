@@ -155,7 +155,11 @@ def test_parameters_that_two_servers_read_differently(query, word):
         (((b"x-agent-id", "é".encode()),), "no single id"),
         (((b"x-agent-id", b"a" * 600),), "longer than 512"),
         ((AGENT, (b"x-http-method-override", b"DELETE")), "another method"),
-        ((AGENT, (b"x-http-method", b"PUT"), (b"x-http-method", b"POST")), "twice"),
+        ((AGENT, (b"x-http-method", b"PUT"), (b"x-http-method", b"POST")), "another method"),
+        ((AGENT, (b"x_http_method_override", b"DELETE")), "another method"),
+        ((AGENT, (b"x-original-url", b"/admin")), "another path"),
+        ((AGENT, (b"x_rewrite_url", b"/admin")), "another path"),
+        ((AGENT, (b"x_agent_id", b"root")), "another spelling"),
     ],
 )
 def test_who_asks_is_one_word_of_the_gateway(headers, word):
@@ -166,6 +170,15 @@ def test_who_asks_is_one_word_of_the_gateway(headers, word):
 
 def test_an_override_that_changes_nothing():
     assert made(check(headers=(AGENT, (b"x-http-method-override", b"post")))).action["name"] == "create"
+    assert made(check(headers=(AGENT, (b"x-original-url", b"/v1/orders/7")))).action["name"] == "create"
+    assert made(check("/v1/orders/7?_method=post&method=DELETE")).action["name"] == "create"
+
+
+@pytest.mark.parametrize(
+    "query", ["_method=DELETE", "a=b&_method=put", "a;_method=put", "%5F%6Dethod=DELETE", "_METHOD"]
+)
+def test_a_parameter_that_asks_for_another_method(query):
+    assert "another method" in refused(check(f"/v1/orders/7?{query}")).detail
 
 
 def test_a_subject_as_json():

@@ -282,6 +282,31 @@ def test_a_check_run_is_brought_up_to_date_if_it_is_of_this_decision():
     assert "`checks: write`" in str(fails(client_of(Peer(there(), 403)), report))
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_check_is_of_one_branch(again):
+    def names(base: str, **options: Any) -> list[str]:
+        tree = pull_request(base={"ref": base, "sha": "a" * 40, "repo": {"full_name": "octo-org/octo-repo"}})
+        event: Any = event_of("pull_request", json.dumps(tree).encode(), GithubView(API))
+        peer = Peer(*([httpx.Response(200, json={"check_runs": []})] if again and "token" not in options else []), 201)
+        run(client_of(peer, **options), lambda client: client.report(event, REPORT, again=again))
+        found = []
+        for one in peer.requests:
+            if "check_name" in one.url.params:
+                found.append(one.url.params["check_name"])
+            elif one.content:
+                sent = orjson.loads(one.content)
+                found += [sent[name] for name in ("name", "context") if name in sent]
+        return found
+
+    for options in ({}, {"app": None, "token": "t"}):
+        named = {base: set(names(base, **options)) for base in ("main", "release/{base}")}
+        assert named == {
+            "main": {"mutation-firewall/main"},
+            "release/{base}": {"mutation-firewall/release/{base}"},
+        }
+    assert set(names("main", check_name="one-for-all")) == {"one-for-all"}
+
+
 def test_a_status_is_short_and_a_deployment_needs_an_app():
     peer = Peer(201)
     run(client_of(peer, app=None, token="t"), lambda client: client.report(EVENT, REPORT, again=False))

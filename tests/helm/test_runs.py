@@ -1,0 +1,104 @@
+"""What the chart says to the service and to its jobs is what these understand."""
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from app.core.notes import SignerKey
+from app.ops.backup import backups
+from app.settings import Environment, Settings
+from tests.certificates import serving, write
+from tests.helm.chart import CHART, EXAMPLES, QUICKSTART, RELEASE, ROOT, Object, Pod, env, example, one, pods, render
+
+SECRETS: Final = "/run/secrets/"
+BACKUPS: Final = "/backups"
+POLICIES: Final = "/opt/mutation-firewall"
+IN_THE_DATABASE: Final = CHART / "ci" / "backups-values.yaml"
+
+
+def _contents() -> dict[str, str]:
+    """A value for every secret setting that an example names, as production wants it."""
+    password = secrets.token_hex(16)
+    database = f"postgresql://firewall:{password}@db.example.com:5432/firewall?sslmode=verify-full"
+    signer = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return {
+        "MFW_DATABASE__URL": database,
+        "MFW_DATABASE__DIRECT_URL": database,
+        "MFW_LEDGER__SIGNING_KEY": SignerKey.of("firewall.example.com/ledger", Ed25519PrivateKey.generate()).text,
+        "MFW_LIMITS__REDIS_URL": f"rediss://firewall:{password}@redis.example.com:6379/0",
+        "MFW_KUBERNETES__CANARY__KEY": secrets.token_hex(32),
+        "MFW_POLICIES__SIGNERS": signer.decode(),
+    }
+
+
+def _environment(container: Object, folder: Path, contents: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a container, with what is mounted below `folder`, and this checkout for the image."""
+    given = {}
+    for name, value in env(container).items():
+        given[name] = value.replace(SECRETS, f"{folder}/").replace(POLICIES, str(ROOT))
+        if name.endswith("_FILE") and value.startswith(f"{SECRETS}mfw/"):
+            path = Path(given[name])
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(contents[name.removesuffix("_FILE")])
+    return given
+
+
+@pytest.mark.parametrize("file", [file for file in EXAMPLES if file != QUICKSTART], ids=lambda file: file.stem)
+def test_the_service_takes_its_settings_in_production(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    write(tmp_path / "tls", serving())
+    (container,) = one(example(file), "Deployment")["spec"]["template"]["spec"]["containers"]
+    given = _environment(container, tmp_path, _contents())
+    loaded = Settings.load(given)
+    assert loaded.environment is Environment.PRODUCTION
+    assert (loaded.http.host, loaded.http.port, loaded.metrics.port) == ("0.0.0.0", 8080, 9090)
+
+
+def _job(objects: tuple[Object, ...] | list[Object], name: str) -> tuple[Pod, Object]:
+    """The pod of a job and its last container."""
+    (pod,) = [pod for pod in pods(objects) if pod.of.startswith((f"CronJob/{RELEASE}-{name}", f"Job/{RELEASE}-{name}"))]
+    return pod, pod.containers[-1]
+
+
+def _command(container: Object) -> list[str]:
+    """What runs: of `args` alone behind the entrypoint of the image."""
+    found = [*container.get("command", ["mutation-firewall"]), *container.get("args", ())]
+    return [str(word) for word in found]
+
+
+def test_jobs_run_as_the_chart_writes_them(empty_database_dsn: str, tmp_path: Path) -> None:
+    """From an empty database: nothing to back up, migrations, partitions, integrity, a backup, archives."""
+    objects = render(IN_THE_DATABASE, archive={"keepMonths": 1})
+    contents = {**_contents(), "MFW_DATABASE__URL": empty_database_dsn}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    def run(container: Object) -> str:
+        given = _environment(container, tmp_path, contents)
+        done = subprocess.run(
+            [word.replace(BACKUPS, str(tmp_path / "backups")) for word in _command(container)],
+            env={"PATH": path, "PYTHONPATH": str(ROOT), **given},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{_command(container)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    migration, migrate = _job(objects, "migrate")
+    (before,) = migration.spec["initContainers"]
+    assert "nothing to back up" in run(before)
+    assert "the service starts on this schema" in run(migrate)
+    run(before)
+    assert len(list(backups(tmp_path / "backups"))) == 1
+    for name in ("partitions", "integrity", "backup", "archive"):
+        run(_job(objects, name)[1])

@@ -1,0 +1,90 @@
+"""Kustomize makes of `k8s/` what Helm makes of the chart, object by object."""
+
+import functools
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from k8s.generate import COMPONENTS, FOLDER, OVERLAYS, Object, files, normalised, present, rendered
+from tests.helm.chart import program
+from tests.kubernetes.cluster import NotHereError, programs
+
+# Lists whose order says nothing, and by what their items are told.
+_UNORDERED = {"env": "name", "volumes": "name", "volumeMounts": "mountPath", "containers": "name"}
+
+BASE = FOLDER / "base"
+
+
+@functools.cache
+def kustomized(folder: Path) -> dict[str, Object]:
+    """What kustomize makes of a folder; nobody changes it."""
+    try:
+        kubectl = programs()[0] / "kubectl"
+    except NotHereError as error:
+        pytest.skip(str(error))
+    done = subprocess.run(
+        [str(kubectl), "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return normalised(done.stdout)
+
+
+def sorted_lists(at: Any, key: str = "") -> Any:
+    """The same with lists in one order, where Kubernetes merges by key."""
+    if isinstance(at, Mapping):
+        return {name: sorted_lists(value, name) for name, value in at.items()}
+    if isinstance(at, Sequence) and not isinstance(at, str):
+        items = [sorted_lists(item) for item in at]
+        by = _UNORDERED.get(key)
+        if key == "ports" and items:
+            by = next((port for port in ("containerPort", "port") if port in items[0] and "name" in items[0]), None)
+        return sorted(items, key=lambda item: item[by]) if by else items
+    return at
+
+
+def test_everything_is_generated() -> None:
+    made = files(helm=str(program()))
+    there = {path: path.read_text() for path in present()}
+    assert there == made, "run: python k8s/generate.py"
+
+
+@pytest.mark.parametrize("name", [*OVERLAYS, "base"])
+def test_parity_with_the_chart(name: str) -> None:
+    components = [FOLDER / "components" / one / "values.yaml" for one in OVERLAYS.get(name, ())]
+    folder = BASE if name == "base" else FOLDER / "overlays" / name
+    own = [] if name == "base" else [folder / "values.yaml"]
+    wanted = rendered(BASE / "values.yaml", *components, *own, helm=str(program()))
+    found = kustomized(folder)
+    assert found.keys() == wanted.keys()
+    for what, document in wanted.items():
+        assert sorted_lists(found[what]) == sorted_lists(document), what
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_each_component_alone(name: str, tmp_path: Path) -> None:
+    """On the base, without the others: each is one feature."""
+    folder = FOLDER / "overlays" / f".test-{tmp_path.name}"
+    folder.mkdir()
+    try:
+        (folder / "kustomization.yaml").write_text(f"resources: [../../base]\ncomponents: [../../components/{name}]\n")
+        found = kustomized(folder)
+    finally:
+        (folder / "kustomization.yaml").unlink(missing_ok=True)
+        folder.rmdir()
+    wanted = rendered(BASE / "values.yaml", FOLDER / "components" / name / "values.yaml", helm=str(program()))
+    assert sorted_lists(found) == sorted_lists(wanted)
+
+
+@pytest.mark.parametrize("minor", ["1.34", "1.36", "1.37"])
+def test_production_is_valid(minor: str) -> None:
+    unknown = set()
+    for document in kustomized(FOLDER / "overlays" / "production").values():
+        try:
+            kubernetes_validate.validate(document, minor, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            unknown.add(document["kind"])
+    assert unknown == {"ServiceMonitor", "PrometheusRule"}
