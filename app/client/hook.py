@@ -100,11 +100,11 @@ def read_answer(status: int, body: bytes) -> tuple[str, dict[str, Any]]:
         raise BlockedError(f"the firewall answered {status}{_problem(body)}")
     try:
         # What was cut short is no JSON.
-        told = json.loads(body[:ANSWER_BYTES_MAX])["hookSpecificOutput"]
+        told = json.loads(body[:ANSWER_BYTES_MAX].decode())["hookSpecificOutput"]
         decision, reason = told["permissionDecision"], told["permissionDecisionReason"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BlockedError("what answers there is no firewall, or one of another version") from None
-    if told.get("hookEventName") != EVENT or decision not in {"allow", "deny", "ask"} or not isinstance(reason, str):
+    if told.get("hookEventName") != EVENT or decision not in ("allow", "deny", "ask") or not isinstance(reason, str):
         raise BlockedError("what answers there is no firewall, or one of another version")
     output = {"hookEventName": EVENT, "permissionDecision": decision, "permissionDecisionReason": reason}
     return decision, {"hookSpecificOutput": output}

@@ -94,7 +94,10 @@ def read_plan(tree: Json) -> Plan:
     if not isinstance(tree, dict):
         raise _refusal("a plan is an object", "")
     _check_whole(tree)
-    drifted = {one.get("address") for one in _objects(tree, "resource_drift", pointer="")}
+    drifted = {
+        members.text(one, "address", pointer=f"/resource_drift/{position}")
+        for position, one in enumerate(_objects(tree, "resource_drift", pointer=""))
+    }
     runs = _provisioners(tree.get("configuration"))
     secrets = _secrets(tree)
     changes: list[PlannedChange] = []
@@ -151,7 +154,7 @@ def _resource(
     one: JsonObject,
     *,
     pointer: str,
-    drifted: set[Any],
+    drifted: set[str],
     runs: Mapping[str, list[str]],
     secrets: "_Secrets | None",
 ) -> PlannedChange | None:

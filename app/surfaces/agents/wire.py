@@ -74,7 +74,7 @@ def _approval_item(tree: JsonObject) -> Asked:
             fix="send what else needs approval as `name` and `arguments`",
         )
     name = text(raw, "name", MAX_ID_CHARS, parent="raw_item")
-    if tree.get("tool_name") not in {None, name}:
+    if tree.get("tool_name") is not None and tree["tool_name"] != name:
         refuse("`tool_name` and `raw_item.name` are two names", "/tool_name", fix="send the item as it is")
     written = raw.get("arguments", "")
     if not isinstance(written, str):
