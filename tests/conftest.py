@@ -45,6 +45,17 @@ class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]  # it has no ty
     Files share what they start; an API server takes half a minute and half a gigabyte, once.
     """
 
+    def _assign_work_unit(self, node: Any) -> None:
+        """Give out what needs an API server when half of all is left.
+
+        It takes minutes on one worker, so at the end the others would wait for it; at the start it would wait for its
+        programs, which CI builds meanwhile.
+        """
+        self._files = max(getattr(self, "_files", 0), len(self.workqueue))
+        if TOGETHER in self.workqueue and len(self.workqueue) <= self._files / 2:
+            self.workqueue.move_to_end(TOGETHER, last=False)
+        super()._assign_work_unit(node)
+
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return TOGETHER if file.startswith(f"{TOGETHER}/") else file

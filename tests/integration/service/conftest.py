@@ -66,6 +66,17 @@ def apart(work: "Coroutine[Any, Any, T]") -> T:
         return thread.submit(asyncio.run, work).result()
 
 
+def health(client: httpx.Client, component: str, *, until: str) -> dict[str, Any]:
+    """A component of health once its detail says this: a report is up to a second old."""
+    deadline = time.monotonic() + 10
+    while True:
+        found: dict[str, Any] = client.get("/health/detailed").json()["components"][component]
+        if until in found["detail"]:
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
 def make_key(dsn: str, *roles: Role) -> str:
     """A new API key."""
 

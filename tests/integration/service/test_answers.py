@@ -283,7 +283,7 @@ def gateways(checked: Checked) -> None:
 def agents(checked: Checked) -> None:
     ask = checked.ask
     call = {"name": "x", "arguments": {}}
-    assert ask("POST", "/agents/v1/tool-call", json=call)["decision"] == "deny"
+    assert ask("POST", "/agents/v1/tool-call", json=call)["decision"] == "hold"
     ask("POST", "/agents/v1/tool-call", json={})
     hook = {"hook_event_name": "PreToolUse", "tool_name": "x", "tool_input": {}}
     for body in (hook, {}):
@@ -291,7 +291,7 @@ def agents(checked: Checked) -> None:
         assert told["hookSpecificOutput"]["permissionDecision"] == "deny"
     ask("POST", "/agents/v1/claude-code", json=hook, who="")
     rpc = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
-    assert ask("POST", "/agents/v1/mcp/check", json={"request": rpc})["error"]["code"] == -32098
+    assert ask("POST", "/agents/v1/mcp/check", json={"request": rpc})["error"]["code"] == -32099
     assert ask("POST", "/agents/v1/mcp/check", json={})["error"]["code"] == -32097
     ask("POST", "/agents/v1/mcp/check", json={"request": rpc}, who="")
 

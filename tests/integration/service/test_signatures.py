@@ -106,7 +106,7 @@ def test_from_unsigned_to_in_force(database_dsn, serve):
         active = client.get("/v1/policy-sets/active").json()
         assert active["signed_by"] == ["security", "sre"]
         assert client.get(f"/v1/policy-sets/{digest}").json()["signatures"]["enough"] is True
-        assert "signed by security, sre" in client.get("/health/detailed").text
+        wait_for(lambda: "signed by security, sre" in client.get("/health/detailed").text)
 
         # What comes back can be verified elsewhere.
         (kept,) = client.get(f"/v1/policy-sets/{digest}/signatures").json()["envelopes"]

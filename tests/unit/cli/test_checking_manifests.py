@@ -417,7 +417,8 @@ def test_many_files_are_named_shortly(keys):
 def test_a_signature_that_is_too_long(keys, monkeypatch):
     sign(keys)
     monkeypatch.setattr("app.cli.checking.signatures.SIGNATURE_BYTES_MAX", 10)
-    assert "longer than 10 bytes" in checked(keys).stdout
+    # A table folds what does not fit, and how long the path is depends on where the tests run.
+    assert "longerthan10bytes" in "".join(checked(keys).stdout.split())
 
 
 def test_a_key_that_cannot_be_read(keys):
