@@ -292,7 +292,9 @@ TOGGLES: Final[list[tuple[dict[str, Any], set[str], set[str]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "more", "less"), TOGGLES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("values", "more", "less"), TOGGLES, ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:60]
+)
 def test_each_toggle(values: dict[str, Any], more: set[str], less: set[str]) -> None:
     before, after = (
         {name for name in named(objects) if not re.match(r"Job/", name)}

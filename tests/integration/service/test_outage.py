@@ -9,10 +9,13 @@ import httpx
 
 from app.migrations import schema
 from app.persistence.embedded import EmbeddedPostgres
+from app.surfaces.admission.models import EXAMPLE as REVIEW
+from app.surfaces.native.models import EXAMPLE_REQUEST
 
 ROOT = Path(__file__).resolve().parents[3]
 BODY = (ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes()
 CALLERS = 4
+AGENT = {"type": "agent", "id": "deploy-bot"}
 
 
 class Caller(threading.Thread):
@@ -50,6 +53,33 @@ async def apply(dsn):
     await schema.apply(dsn)
 
 
+def each_door_refuses_in_its_own_words(client):
+    """Nobody who asks while nothing can be recorded takes the answer for a yes."""
+    problems = {
+        "/v1/decisions": EXAMPLE_REQUEST,
+        "/access/v1/evaluation": {"subject": AGENT, "action": {"name": "update"}, "resource": AGENT},
+        "/agents/v1/tool-call": {"name": "x", "arguments": {}},
+    }
+    for path, body in problems.items():
+        answer = client.post(path, json=body)
+        assert answer.status_code in {503, 504}, (path, answer.text)
+        assert int(answer.headers["retry-after"]) >= 1, path
+        assert answer.headers["content-type"] == "application/problem+json", path
+    credential = {"x-mfw-authorization": client.headers["authorization"], "x-agent-id": "deploy-bot"}
+    gateway = client.get("/envoy/v1/check/orders", headers=credential)
+    assert gateway.status_code in {503, 504}, gateway.text
+    review = client.post("/kubernetes/v1/validate", json=REVIEW).json()["response"]
+    assert (review["uid"], review["allowed"]) == (REVIEW["request"]["uid"], False)
+    assert review["status"]["code"] in {503, 504}
+    hook = {"hook_event_name": "PreToolUse", "tool_name": "Bash", "tool_input": {"command": "ls"}}
+    told = client.post("/agents/v1/claude-code", json=hook).json()["hookSpecificOutput"]
+    assert told["permissionDecision"] == "deny"
+    assert "nothing was decided" in told["permissionDecisionReason"]
+    call = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "x", "arguments": {}}}
+    refused = client.post("/agents/v1/mcp/check", json={"request": call}).json()
+    assert (refused["id"], refused["error"]["data"]["status"] in {503, 504}) == (7, True)
+
+
 def test_outage(state_directory, serve):
     import asyncio
 
@@ -67,6 +97,7 @@ def test_outage(state_directory, serve):
                 wait_until(lambda: sum(len(c.refusals) for c in callers) > 10)
                 assert client.get("/health/live").status_code == 200
                 wait_until(lambda: client.get("/health/ready").status_code == 503)
+                each_door_refuses_in_its_own_words(client)
                 assert server.start() == dsn
                 known = sum(len(c.acknowledged) for c in callers)
                 wait_until(lambda: sum(len(c.acknowledged) for c in callers) > known + 50)
