@@ -243,7 +243,7 @@ def test_the_corpus_is_answered_as_on_the_native_route(service):
     for case in cases:
         tool, context = case.mutation["context"]["tool"], case.mutation["context"]
         if "command" in context:
-            arguments = {"command": context["command"]}
+            arguments = {"command": context["command"], **tool.get("options", {})}
         elif case.mutation["resource"]["type"] == "tool":
             arguments = case.mutation["change"]["after"]
         else:
