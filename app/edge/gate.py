@@ -16,7 +16,7 @@ class Gate:
     def __init__(self, authenticator: Authenticates, *, limits: RateLimits, metrics: Metrics) -> None:
         self.authenticator = authenticator
         self.limits = limits
-        self.rejected = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
+        self._rejected = metrics.rate_limit_rejections[LimitScope.PRINCIPAL].inc
 
     async def admit(self, scope: Scope, route: RouteClass, needed: AccessScope | None) -> Principal:
         """Return the caller, who has the scope that is needed (any caller will do where none is).
@@ -27,13 +27,18 @@ class Gate:
         context = context_of(scope)
         # Until the caller is known only the policy can be told, not what remains of it.
         context.limits = [self.limits.policy_header(route)]
-        principal = await self.authenticator.authenticate(
-            scope["headers"], client_ip=client_address(scope), peer=peer_address(scope)
-        )
-        context.principal = principal
+        principal = await self.authenticate(scope)
         await self._count(context, principal, route)
         if needed is not None:
             require(principal, needed)
+        return principal
+
+    async def authenticate(self, scope: Scope) -> Principal:
+        """Return the caller, and have the log know who it was. Raises FirewallError: what step 2 raises."""
+        principal = await self.authenticator.authenticate(
+            scope["headers"], client_ip=client_address(scope), peer=peer_address(scope)
+        )
+        context_of(scope).principal = principal
         return principal
 
     async def admit_anyone(self, scope: Scope, route: RouteClass) -> None:
@@ -43,16 +48,17 @@ class Gate:
 
     async def take(self, principal: Principal, route: RouteClass, cost: int = 1) -> Allowance:
         """Take tokens from the caller's bucket. Raises FirewallError: RATE_LIMITED."""
-        return self._checked(await self.limits.take(principal, route, cost))
+        return self.checked(await self.limits.take(principal, route, cost))
 
     async def _count(self, context: RequestContext, principal: Principal, route: RouteClass) -> None:
         """Take one token, and have the answer say what remains, a refusal too."""
         allowance = await self.limits.take(principal, route)
         context.limits = allowance.headers()
-        self._checked(allowance)
+        self.checked(allowance)
 
-    def _checked(self, allowance: Allowance) -> Allowance:
+    def checked(self, allowance: Allowance) -> Allowance:
+        """Give it back if it allows, else count the rejection. Raises FirewallError: RATE_LIMITED."""
         if not allowance.allowed:
-            self.rejected()
+            self._rejected()
             allowance.check()
         return allowance

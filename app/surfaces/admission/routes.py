@@ -19,7 +19,7 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import Mutation
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import client_address, context_of, deliver, peer_address
+from app.edge.context import context_of, deliver
 from app.edge.gate import Gate
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision, Rehearsal, ReviewExchange
@@ -69,20 +69,14 @@ class AdmissionExchange:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
-        )
-        self._context.principal = principal
-        return principal
+        return await self._endpoint.gate.authenticate(self._scope)
 
     async def limit(self, principal: Principal) -> None:
         """Step 3."""
         gate = self._endpoint.gate
         allowance = await gate.limits.take(principal, RouteClass.DECIDE)
         self.limit_headers = allowance.headers()
-        if not allowance.allowed:
-            gate.rejected()
-            allowance.check()
+        gate.checked(allowance)
         require(principal, AccessScope.DECIDE)
         self._endpoint.require_api_server(principal)
 

@@ -15,7 +15,7 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import JsonObject
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import client_address, context_of, deliver, peer_address
+from app.edge.context import context_of, deliver
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
 from app.edge.idempotency import REPLAYED, claim_of
@@ -140,11 +140,7 @@ class ToolCallExchange:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
-        )
-        self._context.principal = principal
-        return principal
+        return await self._endpoint.gate.authenticate(self._scope)
 
     async def limit(self, principal: Principal, count: int) -> None:
         """Step 3: counted by what a call would do."""
@@ -152,9 +148,7 @@ class ToolCallExchange:
             gate = self._endpoint.gate
             allowance = await gate.limits.take(principal, RouteClass.DECIDE, count)
             self.limit_headers = allowance.headers()
-            if not allowance.allowed:
-                gate.rejected()
-                allowance.check()
+            gate.checked(allowance)
         require(principal, AccessScope.DECIDE)
 
     async def read(self) -> bytes:

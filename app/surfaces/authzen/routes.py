@@ -15,7 +15,7 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import JsonObject, Mutation
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import CLIENT_CLOSED_REQUEST, client_address, context_of, deliver, peer_address
+from app.edge.context import CLIENT_CLOSED_REQUEST, context_of, deliver
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
 from app.edge.idempotency import REPLAYED, claim_of
@@ -80,11 +80,7 @@ class _Asked:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
-        )
-        self._context.principal = principal
-        return principal
+        return await self._endpoint.gate.authenticate(self._scope)
 
     def claim(self, principal: Principal, body: bytes) -> Claim | None:
         """Step 3b."""
@@ -99,9 +95,7 @@ class _Asked:
         gate = self._endpoint.gate
         allowance = await gate.limits.take(principal, self._endpoint.route_class, count)
         self.limit_headers = allowance.headers()
-        if not allowance.allowed:
-            gate.rejected()
-            allowance.check()
+        gate.checked(allowance)
 
 
 class EvaluationExchange(_Asked):

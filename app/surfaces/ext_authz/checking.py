@@ -1,5 +1,6 @@
 """One check of a gateway, in the words of `service/decide.py`: the same over HTTP and over gRPC."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Protocol
 
@@ -63,7 +64,7 @@ class Checks:
         return [(name, value) for name, value in headers if name != self._credential_header]
 
 
-class CheckExchange:
+class CheckExchange(ABC):
     """One check. `answer` is there once the decision is in the ledger."""
 
     __slots__ = (
@@ -91,13 +92,13 @@ class CheckExchange:
         self.decision: Decision | None = None
         self.limit_headers = [checks.gate.limits.policy_header(RouteClass.DECIDE)]
 
+    @abstractmethod
     async def read(self) -> bytes:
         """Step 1, which is the transport's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, body: bytes) -> Check:
         """Give what is asked, with its body."""
-        raise NotImplementedError
 
     async def authenticate(self) -> Principal:
         """Step 2."""
@@ -113,9 +114,7 @@ class CheckExchange:
         gate = self._checks.gate
         allowance = await gate.limits.take(principal, RouteClass.DECIDE)
         self.limit_headers = allowance.headers()
-        if not allowance.allowed:
-            gate.rejected()
-            allowance.check()
+        gate.checked(allowance)
         require(principal, AccessScope.DECIDE)
         if self._gateway is None:
             raise FirewallError(
@@ -145,7 +144,7 @@ class CheckExchange:
         self.answer = decision_to_answer(decision, self._checks.mapping)
         return self.answer.body
 
-    def replayed(self) -> None:
+    def replayed(self) -> None:  # noqa: B027 - what every check does then: nothing
         """Nothing is kept under a key here."""
 
     @property

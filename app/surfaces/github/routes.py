@@ -134,9 +134,7 @@ class DeliveryExchange:
         gate = self._endpoint.gate
         allowance = await gate.limits.take(principal, RouteClass.DECIDE)
         self.limit_headers = allowance.headers()
-        if not allowance.allowed:
-            gate.rejected()
-            allowance.check()
+        gate.checked(allowance)
         require(principal, AccessScope.DECIDE)
         self._name = _header(self._scope, b"x-github-event", _EVENT)
         self.delivery = _header(self._scope, b"x-github-delivery", _DELIVERY)

@@ -15,7 +15,7 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import Effect, JsonObject
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import RequestContext, client_address, context_of, deliver, peer_address
+from app.edge.context import RequestContext, context_of, deliver
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
 from app.edge.idempotency import REPLAYED, claim_of
@@ -69,11 +69,7 @@ class BatchNativeExchange:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
-        )
-        self._context.principal = principal
-        return principal
+        return await self._endpoint.gate.authenticate(self._scope)
 
     async def limit(self, principal: Principal, count: int) -> None:
         """Step 3: counted by mutations, and more than the bucket can ever hold are refused for good."""
@@ -90,9 +86,7 @@ class BatchNativeExchange:
         if count:
             allowance = await limits.take(principal, RouteClass.BATCH, count)
             self.limit_headers = allowance.headers()
-            if not allowance.allowed:
-                self._endpoint.gate.rejected()
-                allowance.check()
+            self._endpoint.gate.checked(allowance)
         require(principal, AccessScope.DECIDE)
 
     async def read(self) -> bytes:

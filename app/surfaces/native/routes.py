@@ -68,8 +68,7 @@ class NativeExchange:
         )
         self.limit_headers = allowance.headers()
         if not allowance.allowed:
-            gate.rejected()
-            allowance.check()
+            gate.checked(allowance)
         require(principal, AccessScope.DECIDE)
 
     def parse(self, body: bytes) -> Mutation:
