@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from app.persistence.embedded import free_port
 from tests.integration.service.conftest import apart
 from tests.kubernetes.cluster import Authority, Cluster
 from tests.kubernetes.firewall import STARTER, Firewall, serving
 from tests.kubernetes.shop import made, scaled
+from tests.ports import free_port
 
 
 @pytest.fixture

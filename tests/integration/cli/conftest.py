@@ -4,7 +4,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 MFW = (sys.executable, "-m", "app")
@@ -51,13 +52,6 @@ def state_directory() -> Iterator[Path]:
         yield above / "state"
     finally:
         shutil.rmtree(above, ignore_errors=True)
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -106,7 +106,7 @@ def test_sigterm_loses_no_request_and_ends_long_polls(commands, database_dsn):
         poll: dict[str, float] = {}
 
         def ask() -> None:
-            with httpx.Client(base_url=url, headers=typed, timeout=30) as client:
+            with httpx.Client(base_url=url, headers=typed, timeout=60) as client:
                 while not stopping.is_set():
                     try:
                         statuses.append(client.post("/v1/decisions", content=MUTATION).status_code)
@@ -142,6 +142,6 @@ def test_sigterm_loses_no_request_and_ends_long_polls(commands, database_dsn):
         assert (poll["status"], lost) == (304, [])
         assert poll["ended"] < told + drain
         assert set(statuses) == {200}
-        process.popen.wait(30)
+        process.popen.wait(60)
         assert process.popen.returncode == 0
         assert time.monotonic() > told + drain

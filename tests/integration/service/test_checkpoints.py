@@ -37,7 +37,7 @@ def test_decisions_are_under_a_checkpoint_soon(request, database_dsn, key, tmp_p
     with running(database_dsn, **signing) as service, running(database_dsn, **signing) as other:
         with service.client() as client, other.client() as second:
             indexes = [one.post("/v1/decisions", json=ALLOWED).json()["ledger_index"] for one in (client, second) * 3]
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         with other.client(key=service.operator_key) as reader:
             while True:
                 content = reader.get("/ledger/checkpoint").content
@@ -66,7 +66,7 @@ def test_a_service_whose_ledger_lost_entries_is_not_ready(database_dsn, key, tmp
     text = Checkpoint(ORIGIN, 1000, bytes(32)).text
     (tmp_path / "guard").write_bytes(Note(text, (key.sign(text),)).serialise())
     with running(database_dsn, **signing) as service, service.client(key=service.operator_key) as reader:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while (ready := reader.get("/health/ready")).status_code == 200:
             assert time.monotonic() < deadline
             time.sleep(0.05)
