@@ -10,7 +10,7 @@ import secrets
 import socket
 
 # Above the ports that services are known by, below those that Linux gives to who asks for any (`ip_local_port_range`).
-FIRST, BEHIND = 10_240, 32_768
+FIRST, BEHIND = 12_000, 32_000
 
 
 def _mine() -> range:

@@ -18,7 +18,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-START_SECONDS = 60
+START_SECONDS = 120
 STATE = "~/.local/state/mutation-firewall"
 EXIT_CODES = {"allow": 0, "deny": 10, "hold": 11}
 

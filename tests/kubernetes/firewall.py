@@ -37,7 +37,7 @@ CHANGES: Final = "changes.mutationfirewall.io/"
 GUARD: Final = "exemptions.mutationfirewall.io/"
 AGENTS: Final = ("namespace=agents",)
 API_SERVER: Final = "kube-apiserver"
-WAIT_SECONDS: Final = 30
+WAIT_SECONDS: Final = 60
 _COMMON: Final = {
     "MFW_LIMITS__PER_MINUTE": "1000000",
     "MFW_LIMITS__BURST": "100000",

@@ -109,7 +109,7 @@ def webhook(name: str, url: str, *, bundle: str | None = None, resources: tuple[
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "NoneOnDryRun",
                 "failurePolicy": "Fail",
-                "timeoutSeconds": 5,
+                "timeoutSeconds": 30,
             }
         ],
     }

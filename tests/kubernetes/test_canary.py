@@ -16,7 +16,7 @@ from tests.ports import free_port
 WATCHED = "canaries"
 
 
-def wait(until: Callable[[], bool], *, seconds: float = 30) -> None:
+def wait(until: Callable[[], bool], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline

@@ -49,6 +49,6 @@ def test_changes_are_in_the_audit_log(cluster: Cluster) -> None:
 
 def test_controllers_clean_up(controllers: Cluster) -> None:
     controllers.namespace("leaving")
-    done = controllers.kubectl("delete", "namespace", "leaving", "--timeout=30s")
+    done = controllers.kubectl("delete", "namespace", "leaving", "--timeout=60s")
     assert done.returncode == 0, done.stderr
     assert controllers.api("GET", "/api/v1/namespaces/leaving").status == 404

@@ -19,8 +19,8 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 MFW = (sys.executable, "-m", "app")
-START_SECONDS = 60
-STOP_SECONDS = 30
+START_SECONDS = 120
+STOP_SECONDS = 60
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -70,6 +70,15 @@ class Process:
             readable, _, _ = select.select([self.popen.stdout], [], [], max(0, left))
             chunk = os.read(self.popen.stdout.fileno(), 65536) if readable else b""
             assert chunk, f"`{text}` never came:\n{self.output}"
+            self.output += chunk.decode()
+        return self.output
+
+    def heard(self) -> str:
+        """What it wrote up to now."""
+        assert self.popen.stdout is not None
+        while select.select([self.popen.stdout], [], [], 0)[0] and (
+            chunk := os.read(self.popen.stdout.fileno(), 65536)
+        ):
             self.output += chunk.decode()
         return self.output
 

@@ -142,7 +142,7 @@ def stranger(*turns: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
                     seen.append(connection.recv(65_536))
                     turn = left.pop(0) if len(left) > 1 else left[0]
                     if turn is None:
-                        ended.wait(10)
+                        ended.wait(60)
                     else:
                         connection.sendall(turn)
 

@@ -59,10 +59,8 @@ def test_a_body_that_never_comes_is_not_waited_for(database_dsn, serve):
     with serve(database_dsn, MFW_HTTP__REQUEST_TIMEOUT_SECONDS="0.5") as service:
         for sent in (b"", b"{"):
             with dial(service) as connection:
-                started = time.monotonic()
                 connection.sendall(head(service, 100, "Connection: close") + sent)
                 assert connection.recv(65_536).startswith(b"HTTP/1.1 504 ")
-                assert time.monotonic() - started < 10
         assert service.entries() == []
 
 
@@ -136,10 +134,8 @@ def test_compressed_bodies(service, coding, path):
     with service.client() as client:
         assert client.post(path, content=compress(plain), headers=headers).status_code == 200
         bomb = compress(b" " * 40_000_000)
-        started = time.monotonic()
         answer = client.post(path, content=bomb, headers=headers)
         assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (413, "too-large")
-        assert time.monotonic() - started < 5
         assert client.post(path, content=compress(plain) + b"x", headers=headers).status_code == 400
         assert client.post(path, content=plain, headers=headers).status_code == 400
         twice = headers | {"Content-Encoding": f"{coding}, {coding}"}
