@@ -39,7 +39,7 @@ TEXTS: Final = {
     "3-Clause BSD License": "BSD-3-Clause",
     "MIT License": "MIT",
 }
-_EXPRESSION: Final = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+KNOWN: Final = frozenset({*CLASSIFIERS.values(), *TEXTS.values()})
 _SEPARATORS: Final = re.compile(r"[-_.]+")
 
 Component = dict[str, Any]
@@ -50,27 +50,25 @@ def name_of(name: str) -> str:
     return _SEPARATORS.sub("-", name).lower()
 
 
-def licence(found: Distribution) -> str | None:
-    """What a distribution says of its licence, as an expression of SPDX where it can be had."""
+def licence(found: Distribution) -> dict[str, Any] | None:
+    """What a distribution says of its licence: an expression of SPDX where it is one, else its own words."""
     said = found.metadata
     if text := said.get("License-Expression"):
-        return str(text)
+        return _one(str(text), valid=True)
     kinds = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier", []) if line.startswith("License :: ")]
     if known := sorted({CLASSIFIERS[kind] for kind in kinds if kind in CLASSIFIERS}):
         # Several classifiers are a choice of the reader's.
-        return " OR ".join(known)
-    text = str(said.get("License") or "").strip()
-    return TEXTS.get(text, text.partition("\n")[0] or None)
+        return _one(" OR ".join(known), valid=True)
+    text = str(said.get("License") or "").strip().partition("\n")[0]
+    return _one(TEXTS.get(text, text), valid=False) if text else None
 
 
-def _licences(text: str | None) -> list[dict[str, Any]]:
-    if text is None:
-        return []
-    if re.fullmatch(r"[A-Za-z0-9.+-]+", text):
-        return [{"license": {"id": text, "acknowledgement": "declared"}}]
-    if _EXPRESSION.fullmatch(text.replace("(", "").replace(")", "")):
-        return [{"expression": text, "acknowledgement": "declared"}]
-    return [{"license": {"name": text, "acknowledgement": "declared"}}]
+def _one(text: str, *, valid: bool) -> dict[str, Any]:
+    if text in KNOWN:
+        return {"license": {"id": text, "acknowledgement": "declared"}}
+    if valid:
+        return {"expression": text, "acknowledgement": "declared"}
+    return {"license": {"name": text, "acknowledgement": "declared"}}
 
 
 def _reference(name: str, version: str) -> str:
@@ -97,8 +95,8 @@ def component(found: Distribution, hashes: Mapping[str, str]) -> Component:
     }
     if summary := str(found.metadata.get("Summary") or "").strip():
         made["description"] = summary
-    if licences := _licences(licence(found)):
-        made["licenses"] = licences
+    if (one := licence(found)) is not None:
+        made["licenses"] = [one]
     if "sha256" in hashes:
         made["hashes"] = [{"alg": "SHA-256", "content": hashes["sha256"]}]
     return made
@@ -199,7 +197,7 @@ def _when(text: str) -> str | None:
 def main(arguments: list[str] | None = None) -> None:
     """Write the bill of what is beside this Python."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--report", type=Path, help="what `pip install --report` wrote: the hashes of what it installed")
+    parser.add_argument("--report", type=Path, help="what `pip install --report` wrote, for the hashes")
     parser.add_argument("--created", default="unknown", help="when the image was made, RFC 3339")
     parser.add_argument("--output", type=Path, help="where to; standard output unless given")
     given = parser.parse_args(arguments)

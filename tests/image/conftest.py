@@ -11,9 +11,6 @@ import pytest
 from tests.conftest import REQUIRE_ALL
 from tests.image.engine import Engine, NotHereError, built, started
 
-# The DSN fixtures of the integration tests: a container has a real PostgreSQL outside.
-from tests.integration.edge.conftest import redis_server  # noqa: F401
-
 TEST_SECONDS = 300
 _figures: dict[str, str] = {}
 

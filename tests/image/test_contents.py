@@ -48,7 +48,7 @@ print(json.dumps([file for file in sources if not os.path.exists(importlib.util.
 def config(engine: Engine, image: str) -> dict[str, Any]:
     """What the image says of itself."""
     (told,) = json.loads(engine.run("image", "inspect", image).stdout)
-    return told
+    return dict(told)
 
 
 def python(engine: Engine, image: str, program: str) -> Any:

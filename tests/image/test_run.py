@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ruamel.yaml import YAML
 
 from app.core.notes import SignerKey
-from app.persistence.embedded import EmbeddedPostgres, free_port
+from app.persistence.embedded import EmbeddedPostgres
 from app.persistence.engine import parse_dsn
 from tests.image.engine import LABEL, ROOT, Engine
 from tests.integration.conftest import IN_HASTE
+from tests.ports import free_port
 
 BASE: Final = ROOT / "k8s" / "base" / "objects.yaml"
 ORIGIN: Final = "firewall.example.com/ledger"
