@@ -290,7 +290,7 @@ template:
       - name: migrate
         image: {{ .image | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        command: [python, -m, app.migrations.apply]
+        command: [python, -m, app.migrations.apply{{ if .root.Values.migrations.beforeRollout }}, --before-rollout{{ end }}]
         env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.migrations.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
