@@ -23,11 +23,14 @@ lint: $(VENV)/.dev  ## the rules of the house: ruff, mypy --strict, import contr
 bench: $(VENV)/.dev  ## the figures of bench/README.md, measured side by side on this machine
 	@$(BIN)/python -m bench
 
-lock: $(VENV)/.dev  ## re-pin requirements/*.lock from requirements/*.in
+lock: $(VENV)/.dev  ## re-pin requirements/*.lock from requirements/*.in; newer ones with ARGS=--upgrade
 	@cd requirements && for name in dev run grpc mcp models go; do \
 	  case $$name in dev|go) also=;; run) also="-c dev.lock";; *) also="run.in -c dev.lock";; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    --python-version 3.11 --custom-compile-command "make lock" $$name.in $$also -o $$name.lock; done
+	    --python-version 3.11 --custom-compile-command "make lock" $(ARGS) $$name.in $$also -o $$name.lock || exit 1; done
+
+release-check: $(VENV)/.dev  ## whether this commit can be released, and what to type where not
+	@PATH="$$(bash tests/helm/tools/build):$(CURDIR)/$(BIN):$$PATH" $(BIN)/python release/check.py $(ARGS)
 
 clean:  ## forget the virtual environment (the embedded database stays: `mfw dev --help` says where)
 	rm -rf $(VENV)
