@@ -73,7 +73,7 @@ class Asked:
     def git(self, *arguments: str) -> str:
         """What git says; empty where it refuses."""
         done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        return done.stdout.rstrip() if done.returncode == 0 else ""
 
     def text(self, path: str) -> str:
         """A file of the checkout."""
@@ -106,7 +106,7 @@ def clean(asked: Asked) -> Iterator[Fault]:
 def version(asked: Asked) -> Iterator[Fault]:
     """A semantic version, later than the last, the same everywhere."""
     own = asked.version
-    if not _of_tag(own):
+    if not _VERSION.fullmatch(own):
         yield Fault(f"`{own}` is no version of three numbers", "change `version` in pyproject.toml")
         return
     if (last := asked.last()) and _of_tag(own) < _of_tag(last):
@@ -336,7 +336,7 @@ Check = Callable[[Asked], Iterator[Fault]]
 CHECKS: Final[tuple[Check, ...]] = (clean, version, changelog, locks, generated, schema, chart, tag)
 
 
-def run(asked: Asked, checks: Sequence[Check] = CHECKS) -> bool:
+def run(asked: Asked, checks: Sequence[Check]) -> bool:
     """Say how each check went; whether all went well."""
     whole = True
     for check in checks:
@@ -366,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         sys.stdout.write(f"{found[0]}\n")
         return 0
-    if not run(asked):
+    if not run(asked, CHECKS):
         return 1
     if not given.tagged:
         sys.stdout.write(f"\nnext:\n  git tag -s v{own} -m 'Mutation Firewall {own}'\n  git push origin v{own}\n")
