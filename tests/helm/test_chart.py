@@ -563,7 +563,17 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
             [_with(webhook=HOOK, tls={"source": "own"}, canary={"enabled": True})],
             "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed",
         ),
-        ([_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})], "set webhook.enabled"),
+        (
+            [_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})],
+            "settings.MFW_KUBERNETES__API_SERVERS is needed",
+        ),
+        (
+            [
+                _also_secret("MFW_KUBERNETES__CANARY__KEY"),
+                _with(settings={"MFW_KUBERNETES__API_SERVERS": "kube-apiserver"}, canary={"enabled": True}),
+            ],
+            "set webhook.enabled",
+        ),
         ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -577,5 +587,5 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 18
+    assert helpers.count("{{- fail ") == 19
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
