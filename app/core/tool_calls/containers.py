@@ -64,7 +64,8 @@ _FOLLOWING: Final = frozenset({"-f", "-p"})
 # As the API server names what these do.
 _ACTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("scale", "label", "annotate", "set", "taint", "cordon", "uncordon", "rollout"), "patch"),
-    **dict.fromkeys(("edit", "replace", "certificate"), "update"),
+    **dict.fromkeys(("edit", "replace"), "update"),
+    "certificate": "approval",
     **dict.fromkeys(("run", "expose", "autoscale", "create"), "create"),
 }
 # Subcommands with a word of their own before the object.
@@ -264,7 +265,9 @@ def kubectl(
         return
     if verb == "create" and word:
         # A token is a part of the account that it is for.
-        operands = ["serviceaccount" if word == "token" else word, *operands]
+        if word == "token":
+            word, action = "serviceaccount", "token"
+        operands = [word, *operands]
     elif verb == "certificate":
         operands = ["csr", *operands]
     objects = list(_objects(verb, word, operands))

@@ -136,7 +136,7 @@ def test_a_repository_runs_what_it_names_and_is_not_only_read(line, tmp_path):
     (tmp_path / "made" / "HEAD").write_text("ref: refs/heads/main\n")
     (tmp_path / "made" / "config").write_text(
         "[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = .\n"
-        "\tfsmonitor = \"touch '{}/ran'; false\"\n".format(tmp_path)
+        f"\tfsmonitor = \"touch '{tmp_path}/ran'; false\"\n"
     )
     clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
     subprocess.run(["sh", "-c", line], cwd=tmp_path, env=clean, capture_output=True, check=False)
