@@ -342,6 +342,18 @@ def test_migrations_off() -> None:
     assert not [name for name in named(render(MINIMAL, migrations={"enabled": False})) if name.startswith("Job/")]
 
 
+def test_what_the_release_before_cannot_live_with_is_left_for_later() -> None:
+    def job(**values: Any) -> tuple[str, list[str]]:
+        (found,) = [document for document in render(MINIMAL, **values) if document["kind"] == "Job"]
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        return found["metadata"]["name"], container["command"]
+
+    before, after = job(), job(migrations={"beforeRollout": False})
+    assert before[1] == ["python", "-m", "app.migrations.apply", "--before-rollout"]
+    assert after[1] == ["python", "-m", "app.migrations.apply"]
+    assert before[0] != after[0], "a Job that is done is not run again"
+
+
 def test_another_release_or_other_settings_migrate_in_another_job() -> None:
     def job(**values: Any) -> str:
         (found,) = [name for name in named(render(MINIMAL, **values)) if "migrate" in name]
@@ -566,7 +578,7 @@ class TestController:
             namespace="default",
             account=self.NAME,
             lease=self.NAME,
-            exceptions=["payments"],
+            exceptions=["default"],
         )
         roles = [document for document in read(done.stdout) if document["kind"] == "Role"]
         for role in wanted:
@@ -724,7 +736,17 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
             [_with(webhook=HOOK, tls={"source": "own"}, canary={"enabled": True})],
             "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed",
         ),
-        ([_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})], "set webhook.enabled"),
+        (
+            [_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})],
+            "settings.MFW_KUBERNETES__API_SERVERS is needed",
+        ),
+        (
+            [
+                _also_secret("MFW_KUBERNETES__CANARY__KEY"),
+                _with(settings={"MFW_KUBERNETES__API_SERVERS": "kube-apiserver"}, canary={"enabled": True}),
+            ],
+            "set webhook.enabled",
+        ),
         ([_with(controller={"enabled": True})], "set policies.source to database"),
         ([_with(policies={"source": "database"}, controller={"enabled": True})], "controller.apiKey is needed"),
         ([_with(**CONTROLLED, tls={"source": "secret"})], "controller.authority is needed for tls.source secret"),
@@ -742,5 +764,5 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 22
+    assert helpers.count("{{- fail ") == 23
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
