@@ -9,6 +9,7 @@ import pytest
 
 from app.core.integrity import IntegrityCheck, Severity, severity_of
 from app.observability.metrics import REQUEST_BUCKETS, ROUTES, Metrics
+from tests.alerts import told
 from tests.alerts.rules import ALERTS, CASES, GROUPS, RECORDED, RULES, metrics_in, run
 
 # Of the failure matrix: names and severities are a contract.
@@ -63,6 +64,25 @@ def test_each_alert_lives_as_its_cases_say(interval: str, tmp_path: Path) -> Non
     file = tmp_path / "cases.json"  # JSON is YAML
     file.write_text(json.dumps(document))
     run("promtool", "test", "rules", str(file))
+
+
+@pytest.mark.parametrize("interval", sorted({case.get("interval", "1m") for case in CASES}))
+def test_people_are_told_what_told_yaml_says(interval: str, tmp_path: Path) -> None:
+    notices = told.expected()
+    asked = [
+        told.question(case, notices[number]) for number, case in told.firing() if case.get("interval", "1m") == interval
+    ]
+    file = tmp_path / "told.json"
+    file.write_text(told.document(asked, interval))
+    run("promtool", "test", "rules", str(file))
+
+
+def test_what_people_are_told_has_no_holes() -> None:
+    for notices in told.expected().values():
+        assert notices
+        for notice in notices:
+            for text in notice["exp_annotations"].values():
+                assert not re.search(r"no value|\{\{|\}\}|%!|``|  |NaN|\+Inf|\b(in|of|for) [.,:]", text), text
 
 
 def test_no_alert_is_without_a_case_in_which_it_fires() -> None:
