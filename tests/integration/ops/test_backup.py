@@ -21,9 +21,9 @@ from app.ops.backup import backups, create, create_before_migration, manifest_of
 from app.ops.integrity import Wanted, run
 from app.ops.restore import restore, verify
 from app.persistence import revision
-from app.persistence.embedded import free_port
 from app.persistence.engine import create_engine, parse_dsn
 from app.persistence.operation_runs import OperationRuns
+from tests.ports import free_port
 
 clock = partial(datetime.now, UTC)
 
@@ -94,7 +94,7 @@ async def test_the_service_shows_what_jobs_found(made, mixed_dsn, hands, serve):
     await run(mixed_dsn, Wanted(pace=1.0))
     port = free_port()
     with serve(mixed_dsn, MFW_METRICS__ENABLED="true", MFW_METRICS__PORT=str(port)):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         shown = ""
         while 'mfw_integrity_issues{check="records"} 1.0' not in shown and time.monotonic() < deadline:
             shown = httpx.get(f"http://127.0.0.1:{port}/metrics").text
