@@ -54,26 +54,17 @@ def test_prometheus_reads_them() -> None:
 @pytest.mark.parametrize("interval", sorted({case.get("interval", "1m") for case in CASES}))
 def test_each_alert_lives_as_its_cases_say(interval: str, tmp_path: Path) -> None:
     # Between samples that are further apart than five minutes a series is gone: rules are evaluated when there are any.
-    cases = [case for case in CASES if case.get("interval", "1m") == interval]
+    notices = told.expected()
+    cases = [(number, case) for number, case in enumerate(CASES) if case.get("interval", "1m") == interval]
     document = {
         "rule_files": list(map(str, RULES)),
         "evaluation_interval": interval,
         "group_eval_order": GROUPS,
-        "tests": list(map(replay, cases)),
+        # Together, for promtool evaluates all rules for each.
+        "tests": [replay(case) | told.notices_of(case, notices.get(number)) for number, case in cases],
     }
     file = tmp_path / "cases.json"  # JSON is YAML
     file.write_text(json.dumps(document))
-    run("promtool", "test", "rules", str(file))
-
-
-@pytest.mark.parametrize("interval", sorted({case.get("interval", "1m") for case in CASES}))
-def test_people_are_told_what_told_yaml_says(interval: str, tmp_path: Path) -> None:
-    notices = told.expected()
-    asked = [
-        told.question(case, notices[number]) for number, case in told.firing() if case.get("interval", "1m") == interval
-    ]
-    file = tmp_path / "told.json"
-    file.write_text(told.document(asked, interval))
     run("promtool", "test", "rules", str(file))
 
 

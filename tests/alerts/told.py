@@ -30,13 +30,21 @@ def firing() -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield number, case
 
 
-def question(case: Mapping[str, Any], expected: list[Notice]) -> dict[str, Any]:
-    """A case as promtool reads it: who is told what while the alert fires."""
+def notices_of(case: Mapping[str, Any], expected: list[Notice] | None) -> dict[str, Any]:
+    """Who is told what while the alert fires, as promtool asks it; nothing where it does not fire."""
+    if expected is None:
+        return {}
+    asked = {"eval_time": case["firing"], "alertname": case["alert"], "exp_alerts": expected}
+    return {"alert_rule_test": [asked]}
+
+
+def question(case: Mapping[str, Any]) -> dict[str, Any]:
+    """A case in which nobody is expected to be told anything."""
     return {
-        "name": f"{case['alert']} as it is told",
+        "name": case["alert"],
         "interval": case.get("interval", "1m"),
         "input_series": [{"series": series, "values": values} for series, values in case["series"].items()],
-        "alert_rule_test": [{"eval_time": case["firing"], "alertname": case["alert"], "exp_alerts": expected}],
+        **notices_of(case, []),
     }
 
 
@@ -64,7 +72,7 @@ def _rendered(case: Mapping[str, Any]) -> list[Notice]:
     """What promtool finds where nothing is expected."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "case.json"
-        file.write_text(document([question(case, [])], case.get("interval", "1m")))
+        file.write_text(document([question(case)], case.get("interval", "1m")))
         said = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
     _, _, got = (said.stdout + said.stderr).partition("got:[")
     found = []
