@@ -960,6 +960,14 @@ class KubernetesSettings(_Section):
             "everybody with the scope `decide`"
         ),
     ] = ()
+    unsafe_unauthenticated: Annotated[
+        bool,
+        _Production("refused"),
+        Field(
+            description="answer reviews that come without a credential, as from an API server that nobody can give one; "
+            "whoever reaches the port can then ask, and fill the ledger: for trials"
+        ),
+    ] = False
     timeout_seconds: Annotated[
         float,
         Field(
@@ -1512,7 +1520,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _mask_rules(settings.ledger.mask_key)
     yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
-    yield from _kubernetes_rules(settings.kubernetes)
+    yield from _kubernetes_rules(settings.kubernetes, production=production)
     yield from _github_rules(settings.github, production=production)
     yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
@@ -1730,7 +1738,13 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
         yield SettingsProblem(name, f"the password {why}", "generate one: `openssl rand -hex 24`")
 
 
-def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProblem]:
+def _kubernetes_rules(kubernetes: KubernetesSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if kubernetes.unsafe_unauthenticated and production:
+        yield SettingsProblem(
+            "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+            "is refused in production",
+            "unset it, and give the API server a key: docs/integrations/kubernetes.md",
+        )
     readers: tuple[tuple[str, Sequence[str], Callable[[str], object], str], ...] = (
         ("AGENTS", kubernetes.agents, agent_rule, "namespace=agents"),
         ("ENVIRONMENTS", kubernetes.environments, environment_rule, "*-staging=staging"),
@@ -2210,6 +2224,14 @@ def advice(settings: Settings) -> tuple[SettingsProblem, ...]:
     found: list[SettingsProblem] = []
     if settings.auth.unsafe_disabled:
         found.append(SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "anybody is answered", "unset it"))
+    if settings.kubernetes.unsafe_unauthenticated:
+        found.append(
+            SettingsProblem(
+                "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+                "reviews are answered whoever sends them",
+                "unset it, and give the API server a key: docs/integrations/kubernetes.md",
+            )
+        )
     url = settings.database.url
     parts = _database_parts(url.get_secret_value()) if url else None
     if parts is not None and parts.query.get("sslmode") == "require":
