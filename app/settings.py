@@ -964,7 +964,7 @@ class KubernetesSettings(_Section):
         bool,
         _Production("refused"),
         Field(
-            description="answer reviews that come without a credential, as from an API server that nobody can give one; "
+            description="answer reviews that come without a credential, as of an API server that cannot be given one; "
             "whoever reaches the port can then ask, and fill the ledger: for trials"
         ),
     ] = False

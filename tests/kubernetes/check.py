@@ -16,13 +16,15 @@ from tests.kubernetes.story import told
 
 def say(text: str) -> None:
     """Write at once: somebody watches."""
-    print(text, flush=True)
+    print(text, flush=True)  # noqa: T201 - this is a command
 
 
 def main() -> int:
     """Start a cluster, tell the story, and take everything away. The exit code is 0 if all went as the page says."""
     begun = time.monotonic()
-    say("== etcd, kube-apiserver, kube-controller-manager, kubectl and helm; the first time they are built, for minutes")
+    say(
+        "== etcd, kube-apiserver, kube-controller-manager, kubectl and helm; the first time they are built, for minutes"
+    )
     try:
         found = programs()
         program()
@@ -41,7 +43,9 @@ def main() -> int:
         last.callback(cluster.stop)
         cluster.start()
         version = cluster.api("GET", "/version").body["gitVersion"]
-        say(f"== Kubernetes {version} on the loopback. It has no nodes: what a pod would do, a process of this machine does")
+        say(
+            f"== Kubernetes {version} on the loopback. It has no nodes: what a pod would do, a process of this machine does"
+        )
         last.enter_context(cluster.controllers())
         node = last.enter_context(Node(cluster, dsn))
         try:

@@ -10,7 +10,6 @@ names, a folder for each mount, and what is written for either in arguments, var
 
 import base64
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -201,7 +200,7 @@ class _Pod(threading.Thread):
             self._live()
         except _StoppedError:
             pass
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the test is told
             self._node.troubles.append(f"{self.namespace}/{self.name_of}:\n{traceback.format_exc()}")
             # Whoever waits for it need not wait for long.
             with contextlib.suppress(_StoppedError):
@@ -301,7 +300,7 @@ class _Pod(threading.Thread):
         self._mounted = {}
         for number, mount in enumerate(container.get("volumeMounts", ())):
             self._mounted[mount["mountPath"]] = self._mount(mount["name"], self._folder / str(number))
-        home = self._mounted.get("/tmp") or self._folder / "home"  # noqa: S108 - a path in a pod
+        home = self._mounted.get("/tmp") or self._folder / "home"
         home.mkdir(parents=True, exist_ok=True)
         server = urlsplit(self._node.cluster.url)
         given = {
@@ -322,7 +321,7 @@ class _Pod(threading.Thread):
         for variable in container.get("env", ()):
             given[variable["name"]] = self._here(self._value(variable))
         for name, value in given.items():
-            if name.endswith("__HOST") and value == "0.0.0.0":  # noqa: S104 - what the chart says, to be replaced
+            if name.endswith("__HOST") and value == "0.0.0.0":
                 given[name] = "127.0.0.1"
             if name.endswith("__PORT") and value.isdigit() and int(value) in self._ports:
                 given[name] = str(self._ports[int(value)])
@@ -364,12 +363,12 @@ class _Pod(threading.Thread):
 
     def _here(self, text: str) -> str:
         """A text of the specification, with what is elsewhere here."""
-        paths = {path: str(folder) for path, folder in self._mounted.items() if path != "/tmp"}  # noqa: S108 - in a pod
+        paths = {path: str(folder) for path, folder in self._mounted.items() if path != "/tmp"}
         paths["/opt/mutation-firewall"] = str(ROOT)
         longest = sorted(paths, key=len, reverse=True)
         text = re.sub(rf"({'|'.join(map(re.escape, longest))})(?=/|\W|$)", lambda found: paths[found[1]], text)
         text = text.replace(_API_SERVER, self._node.cluster.url)
-        return _SERVICE.sub(lambda found: self._behind_name(found), text)
+        return _SERVICE.sub(self._behind_name, text)
 
     def _behind_name(self, found: "re.Match[str]") -> str:
         service, namespace, port = found.groups()
@@ -411,7 +410,7 @@ class _Pod(threading.Thread):
             case other:
                 raise NotImplementedError(other)
 
-    def _files(self, folder: Path, get: "Callable[[], dict[str, bytes] | None]", of: Object) -> None:
+    def _files(self, folder: Path, get: "Callable[[], dict[str, bytes] | None]", of: Mapping[Any, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         paths = {item["key"]: item["path"] for item in of.get("items", ())}
         for key, content in self._until(get).items():
@@ -422,11 +421,11 @@ class _Pod(threading.Thread):
         if not content.startswith(b"postgresql://"):
             return content
         parts = urlsplit(content.decode())
-        if parts.hostname is None or "." in parts.hostname or parts.hostname in {"localhost"}:
+        if parts.hostname is None or "." in parts.hostname or parts.hostname == "localhost":
             return content
         name = f"{self.namespace}/{parts.hostname}"
-        there = urlsplit(self._until(lambda: self._node.databases.get(name)))
-        return urlunsplit(there).encode()
+        there: str = self._until(lambda: self._node.databases.get(name))
+        return there.encode()
 
     def _secret(self, name: str, keys: Sequence[str]) -> dict[str, bytes] | None:
         found = self._get("secrets", name)
@@ -442,7 +441,7 @@ class _Pod(threading.Thread):
             return None
         return {key: data[key].encode() for key in keys or data}
 
-    def _token(self, of: Object) -> str | None:
+    def _token(self, of: Mapping[Any, Any]) -> str | None:
         bound = {"apiVersion": "v1", "kind": "Pod", "name": self.name_of, "uid": self._uid}
         spec = {"audiences": [of["audience"]] if "audience" in of else [], "boundObjectRef": bound}
         asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
@@ -571,7 +570,7 @@ def _carry(one: socket.socket, other: socket.socket) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
-def _keys(of: Object) -> list[str]:
+def _keys(of: Mapping[Any, Any]) -> list[str]:
     return [item["key"] for item in of.get("items", ())]
 
 

@@ -146,4 +146,3 @@ def _watched(node: Node, say: Say) -> None:
 def _shortened(answer: str) -> str:
     lines = answer.rstrip().splitlines()
     return "\n".join(lines if len(lines) <= 40 else [*lines[:20], "...", *lines[-20:]])
-

@@ -77,7 +77,9 @@ class AdmissionExchange:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        if self._endpoint.unsafe_unauthenticated and all(name not in _CREDENTIALS for name, _ in self._scope["headers"]):
+        if self._endpoint.unsafe_unauthenticated and all(
+            name not in _CREDENTIALS for name, _ in self._scope["headers"]
+        ):
             self._context.principal = UNKNOWN
             return UNKNOWN
         return await self._endpoint.gate.authenticate(self._scope)

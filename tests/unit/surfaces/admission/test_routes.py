@@ -168,7 +168,7 @@ def test_the_canary_is_denied_before_any_policy_is_asked():
 class Refuses:
     """Knows nobody."""
 
-    async def authenticate(self, headers: Any, *, client_ip: str, peer: Any = None) -> Any:  # noqa: ARG002 - refused
+    async def authenticate(self, headers: Any, *, client_ip: str, peer: Any = None) -> Any:
         raise FirewallError(Kind.UNAUTHENTICATED, "who")
 
 
