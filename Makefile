@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that run tests; 0 runs them in this one, as a debugger wants it.
 WORKERS ?= auto
 
-.PHONY: run test check lint lock bench kubernetes-check clean help
+.PHONY: run test check lint lock bench kubernetes-check image image-check sbom clean help
 .DEFAULT_GOAL := help
 
 help:  ## what can be typed here
@@ -31,6 +31,16 @@ lock: $(VENV)/.dev  ## re-pin requirements/*.lock from requirements/*.in
 	  case $$name in dev|go) also=;; run) also="-c dev.lock";; *) also="run.in -c dev.lock";; esac; \
 	  ../$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --python-version 3.11 --custom-compile-command "make lock" $$name.in $$also -o $$name.lock; done
+
+IMAGE ?= mutation-firewall/mutation-firewall:$(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+image:  ## the image of the service, and how large it is: docker, podman or buildah, whichever is there
+	@bash image/build $(IMAGE)
+
+sbom: image  ## build/sbom.cdx.json: what is in that image, as CycloneDX
+	@mkdir -p build && $${ENGINE:-docker} run --rm --entrypoint cat $(IMAGE) sbom.cdx.json > build/sbom.cdx.json
+
+image-check: $(VENV)/.dev  ## builds the image and runs it as a cluster does; needs Docker, or root and dockerd
+	@MFW_IMAGE_CHECK=1 $(BIN)/python -m pytest -n 0 tests/image $(ARGS)
 
 clean:  ## forget the virtual environment (the embedded database stays: `mfw dev --help` says where)
 	rm -rf $(VENV)

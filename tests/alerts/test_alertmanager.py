@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.persistence.embedded import free_port
 from tests.alerts.rules import ALERTS, FOLDER, read, run
+from tests.ports import free_port
 
 CONFIG = FOLDER / "alertmanager.yaml"
 
@@ -67,7 +67,7 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             try:
                 if httpx.get(f"http://{address}/-/ready").status_code == 200:
@@ -77,7 +77,7 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://{address}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _receivers(text: str) -> str:
@@ -91,6 +91,8 @@ def _receivers(text: str) -> str:
         (["DatabaseConnectionDown", "NoReplicaReady", "LedgerAppendFailing", "KillSwitchOn"], {"NoReplicaReady", "LedgerAppendFailing"}),
         (["MigrationFailed", "MigrationMismatch", "DataIntegrityIssue"], {"MigrationMismatch"}),
         (["PodOOMKilled", "HighMemoryUsage"], {"HighMemoryUsage"}),
+        (["NoReplicaReady", "ControllerSyncFailing", "PoliciesNotInForce"], {"ControllerSyncFailing", "PoliciesNotInForce"}),
+        (["ControllerNotLeading", "PoliciesNotInForce", "PolicySetRefused"], {"PoliciesNotInForce"}),
         (["LedgerAppendFailing", "CheckpointRefused"], set()),
     ],
 )  # fmt: skip
@@ -104,7 +106,7 @@ def test_what_follows_from_another_alert_is_not_told_twice(
     alerts.append({"labels": {**labels[-1], "namespace": f"{namespace}-other"}})
     assert httpx.post(f"{alertmanager}/api/v2/alerts", json=alerts).status_code == 200
     found: dict[tuple[str, str], bool] = {}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         answer = httpx.get(f"{alertmanager}/api/v2/alerts", params={"filter": f'namespace=~"{namespace}.*"'}).json()
         found = {

@@ -6,7 +6,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-START_SECONDS = 60
+START_SECONDS = 120
 STATE = "~/.local/state/mutation-firewall"
 EXIT_CODES = {"allow": 0, "deny": 10, "hold": 11}
 
@@ -38,12 +39,6 @@ ASKING = [line for line in commands() if not line.startswith("make ")]
 
 def bare_environment():
     return {name: value for name, value in os.environ.items() if not name.startswith("MFW_")}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +68,7 @@ def service():
             output += chunk
         yield port, above / "state"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == 0
     finally:
         if process.poll() is None:

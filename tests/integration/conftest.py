@@ -23,8 +23,9 @@ import asyncpg
 import pytest
 
 from app.migrations import schema
-from app.persistence.embedded import SERVER_UID, EmbeddedPostgres, free_port
+from app.persistence.embedded import SERVER_UID, EmbeddedPostgres
 from app.persistence.engine import parse_dsn
+from tests.ports import free_port
 
 TEMPLATE = "template_migrated"
 # Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
@@ -168,9 +169,9 @@ class PgBouncer:
             stdout=subprocess.DEVNULL,
             **(account if os.geteuid() == 0 else {}),
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=60):
                 return
             assert time.monotonic() < deadline, "pgbouncer did not start"
             time.sleep(0.02)

@@ -31,7 +31,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from app.core.api_key import SECRET_BYTES, generate
 from app.persistence import spawn
-from app.persistence.embedded import free_port
+from tests.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BUILD: Final = Path(__file__).parent / "tools" / "build"

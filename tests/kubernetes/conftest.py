@@ -13,7 +13,7 @@ from tests.integration.conftest import _template, database_dsn, server_dsn, shar
 from tests.kubernetes.cluster import Cluster, NotHereError, programs
 from tests.kubernetes.shop import agent_of
 
-TEST_SECONDS = 120
+TEST_SECONDS = 240
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

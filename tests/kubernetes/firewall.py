@@ -21,13 +21,13 @@ from app.bootstrap import create_app
 from app.cli.server import OPTIONS
 from app.core.principal import Role
 from app.persistence.api_keys import ApiKeyStore
-from app.persistence.embedded import free_port
 from app.persistence.engine import create_engine
 from app.settings import Settings
 from tests.integration.cli.conftest import running
 from tests.integration.cli.test_serve import production
 from tests.integration.service.conftest import apart, make_key
 from tests.kubernetes.cluster import Cluster
+from tests.ports import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 STARTER: Final = ROOT / "policies" / "starter"
@@ -37,7 +37,7 @@ CHANGES: Final = "changes.mutationfirewall.io/"
 GUARD: Final = "exemptions.mutationfirewall.io/"
 AGENTS: Final = ("namespace=agents",)
 API_SERVER: Final = "kube-apiserver"
-WAIT_SECONDS: Final = 30
+WAIT_SECONDS: Final = 60
 _COMMON: Final = {
     "MFW_LIMITS__PER_MINUTE": "1000000",
     "MFW_LIMITS__BURST": "100000",

@@ -32,9 +32,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from app.persistence import spawn
-from app.persistence.embedded import free_port
 from tests.integration.conftest import _execute, _run, with_database
 from tests.kubernetes.cluster import ROOT, Answer, Cluster
+from tests.ports import free_port
 
 LOOK_SECONDS: Final = 0.1
 STOP_SECONDS: Final = 60

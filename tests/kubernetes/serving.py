@@ -14,10 +14,11 @@ import httpx
 from app.core.principal import Role
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.engine import create_engine
-from tests.integration.cli.conftest import Process, free_port, running
+from tests.integration.cli.conftest import Process, running
 from tests.integration.cli.test_serve import production
 from tests.integration.service.conftest import apart
 from tests.kubernetes.cluster import Cluster
+from tests.ports import free_port
 
 NAMESPACE: Final = "mutation-firewall"
 # Who is judged at all: everybody in namespaces with this label.
@@ -53,7 +54,7 @@ class Firewall:
 
     def metric(self, series: str) -> float | None:
         """The value of a series as a scrape has it, labels included in its name."""
-        scraped = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=20).text
+        scraped = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60).text
         found = [line.split()[-1] for line in scraped.splitlines() if line.startswith(f"{series} ")]
         return float(found[0]) if found else None
 
@@ -108,7 +109,7 @@ def webhook(name: str, url: str, *, bundle: str | None = None, resources: tuple[
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "NoneOnDryRun",
                 "failurePolicy": "Fail",
-                "timeoutSeconds": 5,
+                "timeoutSeconds": 30,
             }
         ],
     }

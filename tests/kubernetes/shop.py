@@ -59,7 +59,7 @@ def agent_of(cluster: Cluster) -> str:
     for namespace in NAMESPACES:
         cluster.namespace(namespace)
     cluster.apply(CRONTABS)
-    established = cluster.kubectl("wait", "--for=condition=established", "crd/crontabs.example.com", "--timeout=30s")
+    established = cluster.kubectl("wait", "--for=condition=established", "crd/crontabs.example.com", "--timeout=60s")
     assert established.returncode == 0, established.stderr
     token = cluster.service_account("agents", "fixer")
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}

@@ -17,7 +17,7 @@ from tests.kubernetes.cluster import Cluster
 AGENTS = "wall-agents"
 NAMESPACE = "wall-shop"
 # The API server follows its own objects by watching them.
-SEEN_SECONDS = 30
+SEEN_SECONDS = 60
 KINDS = "validatingadmissionpolicies,validatingadmissionpolicybindings"
 BACKSTOP = Backstop(
     "wall",

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from app.core.admission.canary import NAME, flown
-from app.persistence.embedded import free_port
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.firewall import STARTER, serving
+from tests.ports import free_port
 
 WATCHED = "canaries"
 
 
-def wait(until: Callable[[], bool], *, seconds: float = 30) -> None:
+def wait(until: Callable[[], bool], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline
@@ -32,7 +32,7 @@ def test_a_webhook_that_is_not_called_is_known(cluster: Cluster, database_dsn: s
     port = free_port()
 
     def metric(series: str) -> float:
-        scraped = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=20).text
+        scraped = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
         found = [line.split()[-1] for line in scraped.splitlines() if line.startswith(f"{series} ")]
         assert len(found) == 1, series
         return float(found[0])

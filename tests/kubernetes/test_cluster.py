@@ -32,7 +32,7 @@ def test_changes_are_in_the_audit_log(cluster: Cluster) -> None:
     cluster.namespace("audited")
     made = cluster.kubectl("create", "configmap", "one", "-n", "audited")
     assert made.returncode == 0, made.stderr
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     path = "/api/v1/namespaces/audited/configmaps"
     # Controllers, if they run, put their own into every namespace.
     while not (
@@ -49,6 +49,6 @@ def test_changes_are_in_the_audit_log(cluster: Cluster) -> None:
 
 def test_controllers_clean_up(controllers: Cluster) -> None:
     controllers.namespace("leaving")
-    done = controllers.kubectl("delete", "namespace", "leaving", "--timeout=30s")
+    done = controllers.kubectl("delete", "namespace", "leaving", "--timeout=60s")
     assert done.returncode == 0, done.stderr
     assert controllers.api("GET", "/api/v1/namespaces/leaving").status == 404

@@ -22,7 +22,7 @@ from tests.kubernetes.firewall import served
 ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = ("mutation-firewall", "controller")
 HONOURED = "payments"
-WAIT_SECONDS = 30
+WAIT_SECONDS = 60
 
 
 def policy(name: str, when: str = "true", effect: str = "allow", **labels: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def world(cluster: Cluster, database_dsn: str, tmp_path: Path) -> Iterator[World
     done = cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s" / "crds"))
     assert done.returncode == 0, done.stderr
     for resource in RESOURCES:
-        cluster.kubectl("wait", f"crd/{resource.name}", "--for=condition=Established", "--timeout=30s")
+        cluster.kubectl("wait", f"crd/{resource.name}", "--for=condition=Established", "--timeout=60s")
     token = tmp_path / "token"
     token.write_text(cluster.service_account(*ACCOUNT))
     cluster.namespace(HONOURED)
@@ -169,7 +169,7 @@ def test_the_life_of_a_policy(world: World) -> None:
         world.cluster.apply(policy("two"))
         world.told("two", "InForce")
         world.told("one", "InForce")
-        waited = world.cluster.kubectl("wait", "mutationpolicies", "--all", "--for=condition=Ready", "--timeout=10s")
+        waited = world.cluster.kubectl("wait", "mutationpolicies", "--all", "--for=condition=Ready", "--timeout=60s")
         assert waited.returncode == 0, waited.stderr
         assert world.firewall.active_policy_set().digest == first.digest
 

@@ -21,7 +21,7 @@ def definitions(cluster: Cluster) -> None:
     done = cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s" / "crds"))
     assert done.returncode == 0, done.stderr
     for resource in RESOURCES:
-        waited = cluster.kubectl("wait", f"crd/{resource.name}", "--for=condition=Established", "--timeout=30s")
+        waited = cluster.kubectl("wait", f"crd/{resource.name}", "--for=condition=Established", "--timeout=60s")
         assert waited.returncode == 0, waited.stderr
         there = cluster.api("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{resource.name}").body
         found = [one for one in there["status"]["conditions"] if one["type"] == "NonStructuralSchema"]

@@ -37,7 +37,7 @@ def test_a_label_makes_an_agent_at_once_and_no_longer(cluster: Cluster, database
             return {one["type"] for one in found if one["id"].endswith(":bot")}
 
         def wait(expected: str) -> None:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while types() != {expected}:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

@@ -90,7 +90,7 @@ def both(
     for namespace in (NATIVE, ASKED):
         cluster.namespace(namespace)
     cluster.apply(definition())
-    established = cluster.kubectl("wait", "--for=condition=established", f"crd/{PARAMETERS}", "--timeout=30s")
+    established = cluster.kubectl("wait", "--for=condition=established", f"crd/{PARAMETERS}", "--timeout=60s")
     assert established.returncode == 0, established.stderr
     with both_judging(cluster, shared_database_dsn, tmp_path_factory.mktemp("published"), documents()):
         yield agent

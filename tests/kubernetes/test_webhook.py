@@ -15,7 +15,7 @@ from tests.kubernetes.cluster import Cluster, Result
 from tests.kubernetes.firewall import CHANGES, GUARD, STARTER, Firewall, served
 from tests.kubernetes.shop import AGENT, made, scaled
 
-NOTED_SECONDS = 10
+NOTED_SECONDS = 60
 ACTIONS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).parent / "actions.yaml")
 
 

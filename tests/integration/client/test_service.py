@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from app.client import AsyncFirewall, Decision, Effect, Firewall, ProblemError, ProblemKind
-from app.persistence.embedded import free_port
 from tests.integration.service.conftest import running
+from tests.ports import free_port
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "client.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -91,7 +91,7 @@ def test_connections_are_used_again_by_many_threads(service):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     assert len(set(found)) == len(found) == 160
 
 
@@ -142,7 +142,7 @@ def stranger(*turns: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
                     seen.append(connection.recv(65_536))
                     turn = left.pop(0) if len(left) > 1 else left[0]
                     if turn is None:
-                        ended.wait(10)
+                        ended.wait(60)
                     else:
                         connection.sendall(turn)
 

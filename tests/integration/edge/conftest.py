@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.persistence.embedded import free_port
+from tests.ports import free_port
 
 
 class RedisServer:
@@ -48,7 +48,7 @@ class RedisServer:
 
     def tell(self, *words: str) -> None:
         """Send one command that is answered with OK."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(" ".join(words).encode() + b"\r\n")
             assert connection.recv(64) == b"+OK\r\n"
 

@@ -16,8 +16,8 @@ import pytest
 from mcp.client.stdio import StdioServerParameters
 from ruamel.yaml import YAML
 
-from app.persistence.embedded import free_port
 from tests.integration.service.conftest import Running, running, serve
+from tests.ports import free_port
 
 __all__ = ["serve"]
 
@@ -63,7 +63,7 @@ class Bench:
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until somebody listens."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
             httpx.get(f"http://127.0.0.1:{port}/", timeout=1)
@@ -84,7 +84,7 @@ def started(command: list[str], environ: dict[str, str], port: int) -> Iterator[
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

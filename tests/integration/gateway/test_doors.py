@@ -20,10 +20,10 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from app.persistence.embedded import free_port
 from app.persistence.engine import parse_dsn
 from tests.integration.gateway.conftest import listening, started
 from tests.integration.gateway.test_gateway import facts_of, text_of
+from tests.ports import free_port
 
 INITIALIZE = {
     "jsonrpc": "2.0",
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(90)
 
 def post(url: str, **headers: str) -> int:
     accepted = {"Accept": "application/json, text/event-stream", **headers}
-    return httpx.post(url, json=INITIALIZE, headers=accepted, timeout=30).status_code
+    return httpx.post(url, json=INITIALIZE, headers=accepted, timeout=60).status_code
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ async def test_a_client_needs_the_token_and_it_goes_nowhere(served, tmp_path):
 def test_sessions_are_apart_and_none_is_invented(served):
     accepted = {"Accept": "application/json, text/event-stream", "MCP-Session-Id": "0" * 32}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "add", "arguments": {}}}
-    assert httpx.post(served.url, json=call, headers=accepted, timeout=30).status_code == 404
+    assert httpx.post(served.url, json=call, headers=accepted, timeout=60).status_code == 404
     del accepted["MCP-Session-Id"]
-    assert httpx.post(served.url, json=call, headers=accepted, timeout=30).status_code == 400
-    assert httpx.post(served.url, content=b"x" * 5_000_000, headers=accepted, timeout=30).status_code == 413
+    assert httpx.post(served.url, json=call, headers=accepted, timeout=60).status_code == 400
+    assert httpx.post(served.url, content=b"x" * 5_000_000, headers=accepted, timeout=60).status_code == 413
     assert served.reached() == []
 
 
@@ -101,7 +101,7 @@ def test_each_version_of_the_protocol_is_spoken(served, version):
         return json.loads(line.removeprefix("data: "))
 
     greeting = {**INITIALIZE, "params": {**INITIALIZE["params"], "protocolVersion": version}}  # type: ignore[dict-item]  # it is an object
-    with httpx.Client(headers=accepted, timeout=30) as client:
+    with httpx.Client(headers=accepted, timeout=60) as client:
         first = client.post(served.url, json=greeting)
         assert answer(first)["result"]["protocolVersion"] == version
         client.headers.update({"MCP-Session-Id": first.headers["mcp-session-id"], "MCP-Protocol-Version": version})

@@ -11,9 +11,9 @@ import pytest
 from mcp import Client
 from mcp.shared.subscriptions import ToolsListChanged
 
-from app.persistence.embedded import free_port
 from tests.integration.gateway.conftest import CORPUS, listening, started
 from tests.integration.gateway.test_gateway import ERAS, facts_of, text_of
+from tests.ports import free_port
 
 RAW = str(Path(__file__).parent / "raw.py")
 POLICY = """

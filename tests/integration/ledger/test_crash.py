@@ -135,7 +135,7 @@ async def test_a_stopped_backend_is_a_timeout_and_goes_on_later(state_directory,
             assert caught.value.kind is Kind.TIMEOUT
         finally:
             os.kill(backend, signal.SIGCONT)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while writer.waiting:
                 await asyncio.sleep(0.005)
         last = await writer.append(entry())

@@ -95,7 +95,7 @@ async def test_it_waits_for_the_slice_that_is_being_indexed(engine, entries, dat
     await transaction.start()
     await connection.execute("SELECT FROM ledger_search_progress FOR UPDATE")
     waiting = asyncio.create_task(erase(engine, entries[0]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             await asyncio.sleep(0.01)
     assert (await LedgerReader(engine).get(0)).state is RecordState.KEPT
@@ -147,7 +147,7 @@ async def test_a_caller_that_leaves_leaves_nothing_half_done(engine, entries, da
     await transaction.start()
     await connection.execute("SELECT FROM ledger_head FOR UPDATE")
     leaving = asyncio.create_task(erase(engine, entries[0]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             await asyncio.sleep(0.01)
     leaving.cancel()

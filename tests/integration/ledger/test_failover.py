@@ -34,7 +34,7 @@ async def writing(dsn, *, number=1, **options):
 
 
 async def until(condition):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.005)
 
@@ -74,7 +74,7 @@ async def test_a_connection_that_breaks_at_any_byte_costs_nothing_that_was_said(
     try:
         async with writing(through, number=2) as writers:
             for writer in writers:
-                assert await writer.wait_connected(within=30)
+                assert await writer.wait_connected(within=60)
             network.breaking = True
             async with asyncio.timeout(100):
                 await asyncio.gather(*(caller(writer) for writer in writers for _ in range(8)))

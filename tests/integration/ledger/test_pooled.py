@@ -128,25 +128,25 @@ async def test_a_statement_that_takes_too_long_is_given_up_and_cancelled(pooled_
     under_way = (
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND ltrim(query, E'\\n') LIKE 'WITH head%'"
     )
-    async with writing(pooled_dsn, deadline=0.2, statement_timeout=3600) as writer:
+    async with writing(pooled_dsn, deadline=1.0, statement_timeout=3600) as writer:
         await writer.append(entry())
         async with database.transaction():
             await database.execute("SELECT 1 FROM ledger_head FOR UPDATE")
             with pytest.raises(FirewallError) as caught:
                 await writer.append(entry())
             assert caught.value.kind in {Kind.TIMEOUT, Kind.UNAVAILABLE}
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await database.fetchval(under_way):
                     await database.execute("SELECT pg_stat_clear_snapshot()")
                     await asyncio.sleep(0.05)
 
 
 async def test_the_engine_works_and_its_timeouts_hold_in_each_transaction(pooled_dsn, reader, entry):
-    engine = create_engine(pooled_dsn, pooled=True, statement_timeout=0.2, lock_timeout=0.1)
+    engine = create_engine(pooled_dsn, pooled=True, statement_timeout=2.0, lock_timeout=1.0)
     try:
         for _ in range(3):
             async with engine.begin() as connection:
-                for name, value in (("statement_timeout", "200ms"), ("lock_timeout", "100ms")):
+                for name, value in (("statement_timeout", "2s"), ("lock_timeout", "1s")):
                     assert (await connection.execute(sa.text(f"SHOW {name}"))).scalar() == value
                 await append_within(connection, [entry(), entry()])
         assert (await reader.verify_gapless()).size == 6
@@ -158,7 +158,7 @@ async def test_the_engine_works_and_its_timeouts_hold_in_each_transaction(pooled
         assert await asyncio.gather(*(read() for _ in range(20))) == [7] * 20
         with pytest.raises(sa.exc.DBAPIError, match="statement timeout"):
             async with engine.begin() as connection:
-                await connection.execute(sa.text("SELECT pg_sleep(5)"))
+                await connection.execute(sa.text("SELECT pg_sleep(60)"))
     finally:
         await engine.dispose()
     # Nothing of it stays with a connection of the pool.

@@ -230,7 +230,7 @@ async def test_one_replica_works_and_the_others_do_not_wait(engine, append, conn
     async with connection.transaction():
         await connection.execute("SELECT FROM ledger_search_progress FOR UPDATE")
         indexer = Indexer(engine)
-        assert not await asyncio.wait_for(indexer.step(), 5)
+        assert not await asyncio.wait_for(indexer.step(), 60)
         assert indexer.lag == 1
     assert await indexer.step()
     assert not await indexer.step()
@@ -241,7 +241,7 @@ async def test_many_replicas_index_each_entry_once(engine, append):
     replicas = [Indexer(engine, slice_max=7, poll_seconds=0.01) for _ in range(3)]
     for one in replicas:
         await one.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await DecisionIndex(engine).page(Wanted(), limit=1)).indexed < 200:
             await asyncio.sleep(0.01)
     for one in replicas:
@@ -267,11 +267,11 @@ async def test_after_a_failure_less_is_tried_and_then_more(engine, append, conne
         await indexer.step()
     assert caught.value.kind is Kind.UNAVAILABLE
     await indexer.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not caplog.records:
             await asyncio.sleep(0.01)
     await connection.execute("ALTER TABLE away RENAME TO ledger_search")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await DecisionIndex(engine).page(Wanted(), limit=1)).indexed < 100:
             await asyncio.sleep(0.01)
     await indexer.stop()

@@ -19,7 +19,7 @@ async def writing(dsn, *, number=1, **options):
     writers = [LedgerWriter(dsn, **{"backoff": (0.0, 0.01), **options}) for _ in range(number)]
     for writer in writers:
         await writer.start()
-        assert await writer.wait_connected(within=30)
+        assert await writer.wait_connected(within=60)
     try:
         yield writers
     finally:
@@ -76,7 +76,7 @@ async def test_who_waited_for_the_head_gives_it_away_sooner(database_dsn, databa
         async with database.transaction():
             await database.execute("SELECT 1 FROM ledger_head FOR UPDATE")
             waiting = asyncio.create_task(writer.append(entry()))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     await asyncio.sleep(0.002)
         await waiting
@@ -85,11 +85,11 @@ async def test_who_waited_for_the_head_gives_it_away_sooner(database_dsn, databa
         async with database.transaction():
             await database.execute("SELECT 1 FROM ledger_head FOR UPDATE")
             first = asyncio.create_task(other.append(entry()))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                     await asyncio.sleep(0.002)
             second = asyncio.create_task(writer.append(entry()))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:
                     await asyncio.sleep(0.002)
         assert [await first, await second] == [4, 5]

@@ -65,7 +65,7 @@ async def test_a_killed_signer_leaves_no_contradiction(database_dsn, tmp_path, e
 
     async def progress(count: int) -> None:
         least = len(seen) + count
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(seen) < least:
                 await asyncio.sleep(0.001)
 

@@ -21,8 +21,9 @@ import pytest
 
 from app.errors import FirewallError, Kind
 from app.persistence import embedded, spawn
-from app.persistence.embedded import EmbeddedPostgres, Installation, find_installation, free_port
+from app.persistence.embedded import EmbeddedPostgres, Installation, find_installation
 from app.persistence.engine import parse_dsn
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 ROOT = os.geteuid() == 0
@@ -56,7 +57,7 @@ async def query(dsn, *statements):
         await connection.close()
 
 
-def until(condition, *, seconds=30.0):
+def until(condition, *, seconds=60.0):
     """Wait for what must come; the limit only ends a test that would fail anyway."""
     limit = time.monotonic() + seconds
     while not condition():

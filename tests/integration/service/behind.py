@@ -79,7 +79,7 @@ def send(port: int, method: str, target: str, *headers: str, body: bytes = b"", 
         lines.append(f"Host: {HOST}")
     if body:
         lines.append(f"Content-Length: {len(body)}")
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body + raw)
         response = HTTPResponse(connection, method=method)
         try:
@@ -91,12 +91,6 @@ def send(port: int, method: str, target: str, *headers: str, body: bytes = b"", 
         finally:
             response.close()
     return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -112,7 +106,7 @@ def backend() -> Iterator[int]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(20)
+        thread.join(60)
 
 
 @contextlib.contextmanager
@@ -133,7 +127,7 @@ def program(command: Sequence[str], *, folder: Path, ports: Sequence[int]) -> It
         subprocess.Popen(command, cwd=folder, stdout=written, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             for port in ports:
                 while True:
                     assert process.poll() is None, log.read_text()
@@ -145,7 +139,7 @@ def program(command: Sequence[str], *, folder: Path, ports: Sequence[int]) -> It
         finally:
             process.terminate()
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
 

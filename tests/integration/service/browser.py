@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
-SECONDS = 30.0
+SECONDS = 60.0
 OPTIONS = (
     "--headless",
     "--no-sandbox",  # the tests of CI run as root, and load pages of ours only

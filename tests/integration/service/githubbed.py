@@ -133,5 +133,5 @@ def github_running() -> Iterator[Github]:
         yield github
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
         server.server_close()

@@ -135,7 +135,7 @@ def ask(client, body):
     return answer.json()
 
 
-def wait_until(condition, *, seconds=10.0):
+def wait_until(condition, *, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

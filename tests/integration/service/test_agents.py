@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.persistence.embedded import free_port
 from tests.corpus.cases import load
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 

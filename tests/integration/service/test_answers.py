@@ -247,7 +247,7 @@ def published(checked: Checked) -> None:
     made = checked.ask("POST", "/v1/decisions", json=GOOD)
     one, proof, tile = "/v1/decisions/{id}", "/v1/ledger/entries/{index}/proof", "/ledger/tile/{path}"
     proved = f"/v1/ledger/entries/{made['ledger_index']}/proof"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "hashes" not in (told := ask("GET", proved, proof)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -307,7 +307,7 @@ def records(checked: Checked) -> None:
         "/v1/ledger/entries/{index}",
         "/v1/ledger/erasures",
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while ask("GET", f"{listing}?limit=1")["indexed"] <= made["ledger_index"]:
         assert time.monotonic() < deadline
         time.sleep(0.05)

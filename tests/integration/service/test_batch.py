@@ -183,7 +183,7 @@ async def test_nobody_waits_for_a_batch_whose_caller_is_gone(database_dsn):
     writer = LedgerWriter(wire.dsn, deadline=30)
     await writer.start()
     try:
-        assert await writer.wait_connected(within=10)
+        assert await writer.wait_connected(within=60)
         wire.fault = Fault.HANG
         first = asyncio.create_task(writer.append(make_entry()))
         await wire.struck.wait()

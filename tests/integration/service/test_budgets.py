@@ -410,7 +410,7 @@ async def test_a_killed_process_leaves_both_or_neither(database_dsn, database):
         # A last line that was cut off by the kill was not answered.
         answered |= set((first + rest).decode().split("\n")[:-1])
     # The server may still be at what the killed process sent last.
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 60
     while await database.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend'"

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.core.merkle import leaf_hash, root_of
 from app.core.notes import Checkpoint, Note, SignerKey, open_checkpoint
-from tests.integration.service.conftest import running
+from tests.integration.service.conftest import health, running
 
 ROOT = Path(__file__).resolve().parents[3]
 ALLOWED = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
@@ -37,7 +37,7 @@ def test_decisions_are_under_a_checkpoint_soon(request, database_dsn, key, tmp_p
     with running(database_dsn, **signing) as service, running(database_dsn, **signing) as other:
         with service.client() as client, other.client() as second:
             indexes = [one.post("/v1/decisions", json=ALLOWED).json()["ledger_index"] for one in (client, second) * 3]
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         with other.client(key=service.operator_key) as reader:
             while True:
                 content = reader.get("/ledger/checkpoint").content
@@ -46,11 +46,10 @@ def test_decisions_are_under_a_checkpoint_soon(request, database_dsn, key, tmp_p
                     break
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            health = reader.get("/health/detailed").json()["components"]["checkpoints"]
+            told = health(reader, "checkpoints", until="entries signed")
         entries = service.entries()
     assert (tmp_path / "guard").exists()
-    assert health["status"] == "healthy"
-    assert "entries signed" in health["detail"]
+    assert told["status"] == "healthy"
     leaves = [leaf_hash(receipt) for _, _, receipt in entries[: checkpoint.size]]
     assert (checkpoint.origin, checkpoint.root) == (ORIGIN, root_of(leaves))
     assert sum(b'"act":"introduce-ledger-key"' in receipt for _, _, receipt in entries) == 1
@@ -66,13 +65,11 @@ def test_a_service_whose_ledger_lost_entries_is_not_ready(database_dsn, key, tmp
     text = Checkpoint(ORIGIN, 1000, bytes(32)).text
     (tmp_path / "guard").write_bytes(Note(text, (key.sign(text),)).serialise())
     with running(database_dsn, **signing) as service, service.client(key=service.operator_key) as reader:
-        deadline = time.monotonic() + 15
-        while (ready := reader.get("/health/ready")).status_code == 200:
-            assert time.monotonic() < deadline
+        deadline = time.monotonic() + 60
+        while (ready := reader.get("/health/ready").json()).get("reasons") != ["checkpoints is unhealthy"]:
+            assert time.monotonic() < deadline, ready
             time.sleep(0.05)
-        assert ready.json()["reasons"] == ["checkpoints is unhealthy"]
-        detail = reader.get("/health/detailed").json()["components"]["checkpoints"]["detail"]
-        assert "1000 were signed, as the guard file says" in detail
+        detail = health(reader, "checkpoints", until="1000 were signed, as the guard file says")["detail"]
         assert "docs/ledger.md" in detail
 
 

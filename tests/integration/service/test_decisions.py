@@ -17,9 +17,9 @@ from app.bootstrap import create_app
 from app.cli.protocol import MAX_HEAD_BYTES
 from app.core import strict_json
 from app.ledger import receipt as receipts
-from app.persistence.embedded import free_port
 from app.settings import Settings
 from app.surfaces.native.routes import HotPath
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
@@ -72,7 +72,7 @@ def test_a_head_without_end_is_refused(service):
     """By the protocol that `mfw` serves with, not only by its own tests."""
     url = httpx.URL(service.url)
     # Hardly more than the limit: what the server has not read when it closes would take its answer away.
-    with socket.create_connection((url.host, url.port), timeout=30) as connection:
+    with socket.create_connection((url.host, url.port), timeout=60) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nX-Padding: " + b"x" * MAX_HEAD_BYTES)
         assert connection.makefile("rb").readline().split()[1] == b"431"
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.corpus.cases import load
-from tests.integration.service.behind import Answered, Reached, cut_off, free_port, send
+from tests.integration.service.behind import Answered, Reached, cut_off, send
 from tests.integration.service.enveloped import Firewall, envoy, token
+from tests.ports import free_port
 
 POLICY = """\
 apiVersion: mutationfirewall.io/v1

@@ -114,7 +114,7 @@ def asked(shared_database_dsn, keys):
             MFW_LIMITS__ADMIN_BURST="100000",
             MFW_LIMITS__READ_BURST="100000",
         ) as service,
-        httpx.Client(base_url=service.url, timeout=30) as client,
+        httpx.Client(base_url=service.url, timeout=60) as client,
     ):
         needed = documented()
 

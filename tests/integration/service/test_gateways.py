@@ -71,7 +71,7 @@ def ask(service, method, path, *, key=None, headers=(), subject="bot", **options
         del own["X-Mfw-Authorization"]
     if subject:
         own["X-Agent-Id"] = subject
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=60) as client:
         url = httpx.URL(service.url).copy_with(raw_path=(CHECK + path).encode())
         return client.request(method, url, headers=[*own.items(), *dict(headers).items()], **options)
 
@@ -140,7 +140,7 @@ def test_what_is_refused_leaves_nothing(firewall, method, path, options, status)
 
 def as_it_is(service, path):
     """The status of a path that clients would put right before they send it."""
-    connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)
     headers = {"X-Mfw-Authorization": f"Bearer {service.key}", "X-Agent-Id": "bot"}
     connection.request("GET", path, headers=headers)
     status = connection.getresponse().status

@@ -18,16 +18,11 @@ from app.surfaces.ext_authz.grpc.messages import (
 from tests.certificates import ClientAuthority, serving, write
 from tests.corpus.cases import load
 from tests.integration.service.test_gateways import MAPPING, POLICY, ask
+from tests.ports import free_port
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 HEALTH = "/grpc.health.v1.Health/Check"
 OK, DENIED, UNAVAILABLE = 0, 7, 14
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def asking(method="GET", path="/v1/orders/7", host="api.example.com", body=None, **headers):
@@ -195,7 +190,7 @@ def test_health(firewall):
     _, channel = firewall
     for service in ("", "envoy.service.auth.v3.Authorization"):
         call, content = unary(channel, HEALTH, HealthCheckRequest(service=service))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (status := HealthCheckResponse.FromString(call(content, timeout=10)).status) != 1:
             assert time.monotonic() < deadline, status
     call, content = unary(channel, HEALTH, HealthCheckRequest(service="other"))

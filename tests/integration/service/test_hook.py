@@ -94,7 +94,7 @@ def listening(answer):
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
 
 
 def saying(body, status="200 OK"):

@@ -92,7 +92,7 @@ class Mortal:
         assert self.answers.setdefault((route, key), answer.content) == answer.content
 
     def client(self, url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {self.key}"}, timeout=30)
+        return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
 
     def verify(self, keys: set[tuple[str, str]]) -> None:
         """As many entries as were asked for, without a gap, each where its answer says."""

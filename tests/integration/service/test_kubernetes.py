@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.persistence.embedded import free_port
 from app.surfaces.admission.models import EXAMPLE
 from tests.corpus.cases import load
 from tests.corpus.reviews import environment_of, review_for
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 VALIDATE = "/kubernetes/v1/validate"

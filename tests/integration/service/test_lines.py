@@ -66,7 +66,7 @@ def test_many_lines_in_any_pieces(service):
 
 def test_answers_come_before_the_last_line_is_sent(service):
     host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(
             f"POST {BATCH} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {service.key}\r\n"
             "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n".encode()

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.integration.service.behind import Reached, backend, cut_off, free_port, program, send
+from tests.integration.service.behind import Reached, backend, cut_off, program, send
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICY = """\

@@ -42,7 +42,7 @@ class Caller(threading.Thread):
                 self.refusals.append(answer)
 
 
-def wait_until(condition, *, seconds=30.0):
+def wait_until(condition, *, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -61,7 +61,7 @@ def starter():
     ]
 
 
-def wait_until(condition, *, seconds=10.0):
+def wait_until(condition, *, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -343,21 +343,19 @@ def test_two_replicas_follow_under_load_and_none_mixes_two_sets(serve, database_
         sets = [put(client, named(f"{letter}-1"), named(f"{letter}-2"))["digest"] for letter in "abcd"]
         policies = {digest: (f"{letter}-1", f"{letter}-2") for digest, letter in zip(sets, "abcd", strict=True)}
         activate(client, sets[0])
-        with serve(database_dsn, **DATABASE, MFW_POLICIES__POLL_SECONDS="60") as second:
+        # Told, then: it would ask by itself only after all of this.
+        with serve(database_dsn, **DATABASE, MFW_POLICIES__POLL_SECONDS="300") as second:
             askers = [Asker(first), Asker(second)]
             for asker in askers:
                 asker.start()
             try:
-                took = []
                 for digest in [*sets[1:], sets[0]]:
                     wait_until(lambda: askers[1].digest() is not None)
                     watcher = Watcher(second.client(key=second.operator_key), askers[1].digest())
                     watcher.start()
-                    began = time.monotonic()
                     activate(client, digest)
                     wait_until(lambda digest=digest: all(asker.digest() == digest for asker in askers))
-                    took.append(time.monotonic() - began)
-                    watcher.join(20)
+                    watcher.join(60)
                     assert watcher.answer is not None
                     watcher.client.close()
                     assert watcher.answer.json()["digest"] == digest
@@ -373,8 +371,6 @@ def test_two_replicas_follow_under_load_and_none_mixes_two_sets(serve, database_
         assert all(reasons == policies[digest] for digest, reasons in asker.seen)
         order = [digest for digest, _ in itertools.groupby(digest for digest, _ in asker.seen)]
         assert order == [*sets, sets[0]]
-    # By notification: the second replica's next poll is a minute away.
-    assert max(took) < 2, took
 
 
 def test_a_mounted_directory_is_followed(serve, database_dsn, tmp_path):
@@ -432,7 +428,7 @@ def test_two_administrators_at_once(serve, database_dsn):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert {answer.status_code for answer in answers} <= {200, 409, 503}
         won = [answer.json() for answer in answers if answer.status_code == 200]
         assert won

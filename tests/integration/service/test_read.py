@@ -75,7 +75,7 @@ def erase(service):
 def search(get):
     def ask(after=None, **filters):
         """Ask again until the index has caught up with what `after` says."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             answer = get("/v1/decisions", params=filters)
             assert answer.status_code == 200, answer.text

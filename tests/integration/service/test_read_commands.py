@@ -52,7 +52,7 @@ def mfw(service):
 @pytest.fixture
 def proved(mfw, made):
     """The arguments that prove an entry which is under a checkpoint by now."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (outcome := mfw("ledger", "proof", made["ledger_index"])).exit_code == ExitCode.TRY_AGAIN:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_told(mfw):
 
 
 def test_decisions_are_listed(mfw, made):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     arguments = ("decisions", "list", "--subject", "agent:deploy-bot", "--since", "1h", "--json")
     while made["id"] not in (found := mfw(*arguments).stdout):
         assert time.monotonic() < deadline

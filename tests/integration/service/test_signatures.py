@@ -212,7 +212,7 @@ def test_a_set_in_force_that_is_not_what_was_signed(serve, database_dsn):
         assert client.get("/v1/policy-sets/active").status_code == 404
 
 
-def wait_for(condition, *, seconds=10.0):
+def wait_for(condition, *, seconds=60.0):
     import time
 
     deadline = time.monotonic() + seconds

@@ -16,8 +16,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.corpus.cases import load
-from tests.integration.service.behind import Answered, Reached, backend, cut_off, free_port, program, send
+from tests.integration.service.behind import Answered, Reached, backend, cut_off, program, send
 from tests.integration.service.test_envoy import CORPUS, JSON, MAPPING, POLICY
+from tests.ports import free_port
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/integrations/traefik.md").read_text()
 TRAEFIK = Path(sys.executable).with_name("traefik")
@@ -77,7 +78,7 @@ def traefik(folder: Path, service: Any) -> Iterator[Mapping[str, int]]:
             *(f"--entrypoints.{name}.address=127.0.0.1:{port}" for name, port in ports.items()),
         ]
         with program(command, folder=folder, ports=list(ports.values())) as log:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             # It listens before it has read what is to be done there.
             while send(ports["web"], "GET", "/").status == 404:
                 assert time.monotonic() < deadline, log.read_text()

@@ -75,7 +75,7 @@ class Following:
 
     async def until_told(self) -> ServiceAccounts:
         await self.accounts.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.server.done.wait()
         await self.accounts.stop()
         assert self.server.closed

@@ -35,7 +35,7 @@ async def followed(lists: list[Any], watches: list[Any], **more: Any) -> tuple[F
     follower = Follower(server, resource, changed=changed, backoff=(0.001,), **more)
     assert not follower.known
     task = asyncio.create_task(follower.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await server.done.wait()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -451,7 +451,7 @@ class TestWatch:
         watch = Watch(feel, memory=lambda: 0.0)
         await watch.stop()
         watch.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await enough.wait()
         await watch.stop()
 

@@ -164,7 +164,7 @@ async def test_it_is_looked_at_by_itself_whatever_happens(
     monkeypatch.setattr(tls, "_digest", broken)
     write(tmp_path, serving())
     await watched.certificate.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await watched.waiting.wait()
     await watched.certificate.stop()
     assert watched.failures == 1

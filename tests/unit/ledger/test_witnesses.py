@@ -123,7 +123,7 @@ async def asking(world, addresses=(FIRST, SECOND), **options):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 

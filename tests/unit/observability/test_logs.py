@@ -35,7 +35,7 @@ class Sink:
         self.calls += 1
         self.entered.set()
         if self.gate is not None:
-            self.gate.wait(10)
+            self.gate.wait(60)
         self.data += data
 
     @property
@@ -287,7 +287,7 @@ def test_a_line_that_cannot_be_rendered_says_so(sink: Sink, logs: Logs) -> None:
 def test_a_thread_writes_without_being_asked(sink: Sink) -> None:
     logs = Logs(sink=sink)
     logs.write(event())
-    assert sink.entered.wait(10)
+    assert sink.entered.wait(60)
     logs.write(event())
     logs.stop()
     logs.stop()
@@ -299,7 +299,7 @@ def test_a_blocked_sink_loses_the_newest_and_says_how_many(sink: Sink) -> None:
     sink.gate = threading.Event()
     logs = Logs(sink=sink, max_pending=3, dropped=dropped.append)
     logs.write(event(number=0))
-    assert sink.entered.wait(10)
+    assert sink.entered.wait(60)
     for number in range(1, 9):
         logs.write(event(number=number))
     sink.gate.set()

@@ -96,7 +96,7 @@ async def test_a_switch_is_over_at_its_end_without_a_look():
 async def test_it_follows_and_says_what_comes_and_goes(caplog):
     held = Board((), (stored(),), ())
     await held.board.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(held.answers) > 1 or held.board.in_force():
             held.asked.clear()
             await held.asked.wait()

@@ -74,7 +74,7 @@ async def test_it_looks_again_and_again_until_it_is_stopped():
 
     upkeep = Upkeep(load, poll_seconds=0.001)
     await upkeep.start()
-    await asyncio.wait_for(looked.wait(), 5)
+    await asyncio.wait_for(looked.wait(), 60)
     await upkeep.stop()
     await upkeep.stop()
     assert count >= 3

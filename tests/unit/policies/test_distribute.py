@@ -122,7 +122,7 @@ async def test_it_follows_by_itself(tmp_path):
     try:
         digest = source.current().digest
         write(tmp_path, "b")
-        await source.wait_changed(digest, within=10)
+        await source.wait_changed(digest, within=60)
         assert [policy.name for policy in source.current().policies] == ["a", "b"]
         assert 0 <= source.age < 60
     finally:
@@ -134,7 +134,7 @@ async def test_waiting_ends_with_the_time(tmp_path):
     write(tmp_path, "a")
     source = DirectorySource(tmp_path)
     await source.wait_changed(source.current().digest, within=0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await source.wait_changed("another", within=600)
 
 
