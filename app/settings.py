@@ -959,6 +959,7 @@ class KubernetesSettings(_Section):
             description="principals, as globs of their ids, whose reviews are answered; without any those of "
             "everybody with the scope `decide`"
         ),
+        _Production("needed with a canary; no `*`"),
     ] = ()
     unsafe_unauthenticated: Annotated[
         bool,
@@ -1761,6 +1762,14 @@ def _kubernetes_rules(kubernetes: KubernetesSettings, *, production: bool) -> It
     key, url = kubernetes.canary.key, kubernetes.access.url
     if key is not None and (why := weakness(key.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)) is not None:
         yield SettingsProblem("MFW_KUBERNETES__CANARY__KEY", f"the key {why}", "make one: `openssl rand -hex 32`")
+    if production and key is not None and not (kubernetes.api_servers and all(map(_narrow, kubernetes.api_servers))):
+        # Whoever may ask for a review of the canary is told its proof, with which a webhook that is none of ours can
+        # deny in our place.
+        yield SettingsProblem(
+            "MFW_KUBERNETES__API_SERVERS",
+            "everybody with the scope `decide` could ask for the proof of the canary",
+            "name the principal of the API server's credential, such as `kube-apiserver`",
+        )
     if url is not None:
         parts = _split(url)
         if parts is None or parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
@@ -1768,6 +1777,11 @@ def _kubernetes_rules(kubernetes: KubernetesSettings, *, production: bool) -> It
             yield SettingsProblem(
                 "MFW_KUBERNETES__ACCESS__URL", "is no https URL", "write it as `https://10.0.0.1:6443`"
             )
+
+
+def _narrow(glob: str) -> bool:
+    """Whether a glob is not one for everything."""
+    return bool(glob.strip("*"))
 
 
 def _github_rules(github: GithubSettings, *, production: bool) -> Iterator[SettingsProblem]:

@@ -727,7 +727,17 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
             [_with(webhook=HOOK, tls={"source": "own"}, canary={"enabled": True})],
             "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed",
         ),
-        ([_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})], "set webhook.enabled"),
+        (
+            [_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})],
+            "settings.MFW_KUBERNETES__API_SERVERS is needed",
+        ),
+        (
+            [
+                _also_secret("MFW_KUBERNETES__CANARY__KEY"),
+                _with(settings={"MFW_KUBERNETES__API_SERVERS": "kube-apiserver"}, canary={"enabled": True}),
+            ],
+            "set webhook.enabled",
+        ),
         ([_with(controller={"enabled": True})], "set policies.source to database"),
         ([_with(policies={"source": "database"}, controller={"enabled": True})], "controller.apiKey is needed"),
         ([_with(**CONTROLLED, tls={"source": "secret"})], "controller.authority is needed for tls.source secret"),
@@ -745,7 +755,7 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 22
+    assert helpers.count("{{- fail ") == 23
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
 
 

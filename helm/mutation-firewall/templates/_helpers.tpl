@@ -146,6 +146,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.canary.enabled (not (hasKey $secrets "MFW_KUBERNETES__CANARY__KEY")) -}}
 {{- fail "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed for canary.enabled: `openssl rand -hex 32`" -}}
 {{- end -}}
+{{- if and .Values.canary.enabled (eq .Values.environment "production") (not (get .Values.settings "MFW_KUBERNETES__API_SERVERS")) -}}
+{{- fail "settings.MFW_KUBERNETES__API_SERVERS is needed for canary.enabled: the principal of the API server's credential, such as `kube-apiserver`" -}}
+{{- end -}}
 {{- if and .Values.canary.enabled (not .Values.webhook.enabled) -}}
 {{- fail "canary.enabled tries the webhook: set webhook.enabled" -}}
 {{- end -}}
