@@ -345,6 +345,18 @@ def test_migrations_off() -> None:
     assert not [name for name in named(render(MINIMAL, migrations={"enabled": False})) if name.startswith("Job/")]
 
 
+def test_what_the_release_before_cannot_live_with_is_left_for_later() -> None:
+    def job(**values: Any) -> tuple[str, list[str]]:
+        (found,) = [document for document in render(MINIMAL, **values) if document["kind"] == "Job"]
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        return found["metadata"]["name"], container["command"]
+
+    before, after = job(), job(migrations={"beforeRollout": False})
+    assert before[1] == ["python", "-m", "app.migrations.apply", "--before-rollout"]
+    assert after[1] == ["python", "-m", "app.migrations.apply"]
+    assert before[0] != after[0], "a Job that is done is not run again"
+
+
 def test_another_release_or_other_settings_migrate_in_another_job() -> None:
     def job(**values: Any) -> str:
         (found,) = [name for name in named(render(MINIMAL, **values)) if "migrate" in name]
