@@ -581,7 +581,7 @@ class TestController:
             namespace="default",
             account=self.NAME,
             lease=self.NAME,
-            exceptions=["payments"],
+            exceptions=["default"],
         )
         roles = [document for document in read(done.stdout) if document["kind"] == "Role"]
         for role in wanted:
