@@ -29,6 +29,7 @@ def pytest_runtest_makereport(
 
 
 TOGETHER = "tests/kubernetes"
+IMAGE = "tests/image"
 
 # A longer value is no name of a case; and what is made anew for each run, such as a key, is longer.
 ID_CHARS = 64
@@ -40,25 +41,27 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """A file stays with one worker, and so does all that needs an API server.
+    """A file stays with one worker, and so does all that needs an API server, or the image.
 
-    Files share what they start; an API server takes half a minute and half a gigabyte, once.
+    Files share what they start; an API server takes half a minute and half a gigabyte, once, and the image is built once.
     """
 
     def _assign_work_unit(self, node: Any) -> None:
-        """Give out what needs an API server when half of all is left.
+        """Give out what needs the image first, and what needs an API server when half of all is left.
 
-        It takes minutes on one worker, so at the end the others would wait for it; at the start it would wait for its
-        programs, which CI builds meanwhile.
+        Each takes minutes on one worker, so at the end the others would wait for it; at the start the API server would
+        wait for its programs, which CI builds meanwhile.
         """
         self._files = max(getattr(self, "_files", 0), len(self.workqueue))
+        if IMAGE in self.workqueue:
+            self.workqueue.move_to_end(IMAGE, last=False)
         if TOGETHER in self.workqueue and len(self.workqueue) <= self._files / 2:
             self.workqueue.move_to_end(TOGETHER, last=False)
         super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return TOGETHER if file.startswith(f"{TOGETHER}/") else file
+        return next((folder for folder in (TOGETHER, IMAGE) if file.startswith(f"{folder}/")), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
