@@ -156,7 +156,7 @@ def stranger(*turns: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def test_a_service_that_hangs_is_given_up():
-    with stranger(None) as (url, seen), Firewall(url, "k", timeout=0.2) as firewall:
+    with stranger(None) as (url, seen), Firewall(url, "k", timeout=1) as firewall:
         with pytest.raises(ProblemError) as caught:
             firewall.decide(MUTATION)
         assert caught.value.kind is ProblemKind.NO_ANSWER
