@@ -21,7 +21,7 @@ CALL = {
 }
 
 
-def hook(url, *options, call=CALL, key="", command=("-P", "-m", "app.client.hook"), timeout="60"):
+def hook(url, *options, call=CALL, key="", command=("-P", "-m", "app.client.hook"), timeout="50"):
     body = call if isinstance(call, bytes) else json.dumps(call).encode()
     return subprocess.run(
         [sys.executable, *command, "--url", url, "--timeout", timeout, *options],
@@ -155,7 +155,7 @@ ALLOWING = json.dumps(
 )
 def test_whatever_answers_there_and_is_no_firewall_blocks(answer, why):
     with listening(answer) as url:
-        ended = hook(url, timeout="1.5" if answer in {silent, dripping} else "60")
+        ended = hook(url, timeout="1.5" if answer in {silent, dripping} else "50")
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert why in ended.stderr, ended.stderr
 

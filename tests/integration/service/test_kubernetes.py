@@ -75,7 +75,7 @@ def firewall(tmp_path_factory, shared_database_dsn):
         yield started
 
 
-def post(firewall, tree: Any, query="timeout=10s", **options: Any) -> httpx.Response:
+def post(firewall, tree: Any, query="timeout=30s", **options: Any) -> httpx.Response:
     with firewall.client(**options) as client:
         answer: httpx.Response = client.post(f"{VALIDATE}?{query}", json=tree)
     return answer
