@@ -235,7 +235,7 @@ def test_one_leads_and_another_takes_over(world: World) -> None:
                 # Killed: nobody gives the lease up.
                 os.killpg(second.popen.pid, signal.SIGKILL)
                 world.cluster.apply(policy("four"))
-                until(lambda: world.in_force() == {"one", "two", "three", "four"}, seconds=40)
+                until(lambda: world.in_force() == {"one", "two", "three", "four"}, seconds=90)
 
 
 def test_a_set_that_the_set_in_force_denies(world: World) -> None:

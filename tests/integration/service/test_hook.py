@@ -195,4 +195,4 @@ def test_the_line_of_the_settings_blocks_whatever_becomes_of_the_process(program
     command = settings["hooks"]["PreToolUse"][0]["hooks"][0]["command"]
     assert command.startswith(sys.executable)
     line = f"sh -c '{program}'{command[command.index(' || ') :]}"
-    assert subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=False, timeout=30).returncode == 2
+    assert subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=False, timeout=60).returncode == 2
