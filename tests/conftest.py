@@ -29,6 +29,7 @@ def pytest_runtest_makereport(
 
 
 TOGETHER = "tests/kubernetes"
+IMAGE = "tests/image"
 # These start nothing.
 AT_ONCE = "tests/unit/"
 
@@ -42,15 +43,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def _quickness(scope: str) -> int:
-    if scope == TOGETHER:
+    if scope in {IMAGE, TOGETHER}:
         return 0
     return 2 if scope.startswith(AT_ONCE) else 1
 
 
 class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """A file stays with one worker, and so does all that needs an API server.
+    """A file stays with one worker, and so does all that needs an API server, or the image.
 
-    Files share what they start; an API server takes half a minute and half a gigabyte, once.
+    Files share what they start; an API server takes half a minute and half a gigabyte, once, and the image is built once.
     """
 
     _ordered = False
@@ -68,7 +69,7 @@ class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]  # it has no ty
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return TOGETHER if file.startswith(f"{TOGETHER}/") else file
+        return next((folder for folder in (TOGETHER, IMAGE) if file.startswith(f"{folder}/")), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:

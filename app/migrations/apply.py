@@ -14,9 +14,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Bring the database's schema forward to the newest revision, or to one that is named.\n"
         "Each migration is one transaction; two runs at the same time wait for one another; repeating is harmless.\n"
         "Take a backup first: `mfw backup create`.",
-        examples="  python -m app.migrations.apply\n  python -m app.migrations.apply --to 0001\n",
+        examples="  python -m app.migrations.apply\n  python -m app.migrations.apply --before-rollout\n"
+        "  python -m app.migrations.apply --to 0001\n",
     )
-    parser.add_argument(
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument(
+        "--before-rollout",
+        action="store_true",
+        help="leave `post` migrations for later: replicas of the release before still run",
+    )
+    end.add_argument(
         "--to", metavar="REVISION", default=schema.HEAD, help="stop at this revision (default: the newest)"
     )
     command_line.add_timeouts(parser, lock=schema.LOCK_TIMEOUT, statement=schema.STATEMENT_TIMEOUT)
@@ -25,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         partial(
             schema.apply,
             revision=given.to,
+            before_rollout=given.before_rollout,
             lock_timeout=given.lock_timeout,
             statement_timeout=given.statement_timeout,
         ),
