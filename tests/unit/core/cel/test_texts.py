@@ -1,11 +1,15 @@
 """Functions of texts, one by one: what they take, where they end, and that they are paid for."""
 
+import itertools
+
 import pytest
 
 from app.core.cel import texts
 from app.core.cel.values import BudgetError, CelError
 
 LONG = "ab" * 50_000
+# `true` is no number here, though it is one to Python.
+OTHERS: tuple[object, ...] = (None, True, 1.5, b"a", {})
 # Arguments of each that is paid for, all of the right kind; and what it gives.
 PAID = {
     texts.contains: (("abc", "bc"), True),
@@ -63,8 +67,7 @@ def test_what_it_gives(function):
 @pytest.mark.parametrize("function", PAID, ids=named)
 def test_an_argument_of_another_kind_is_no_overload(function):
     arguments, _ = PAID[function]
-    # `true` is no number here, though it is one to Python.
-    for position, wrong in ((at, value) for at in range(len(arguments)) for value in (None, True, 1.5, b"a", {})):
+    for position, wrong in itertools.product(range(len(arguments)), OTHERS):
         given = (*arguments[:position], wrong, *arguments[position + 1 :])
         with pytest.raises(CelError, match="no matching overload"):
             function(*given, [1000])
