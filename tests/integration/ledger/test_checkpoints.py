@@ -549,8 +549,10 @@ class TestRefused:
             ("UPDATE ledger_checkpoints SET root = sha256('other')", "says one thing, and its note another"),
             (
                 # Every capital letter is another one: a signature may well be without any one of them.
-                "UPDATE ledger_checkpoints SET note = convert_to(translate(convert_from(note, 'UTF8'),"
-                " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'BCDEFGHIJKLMNOPQRSTUVWXYZA'), 'UTF8')",
+                (
+                    "UPDATE ledger_checkpoints SET note = convert_to(translate(convert_from(note, 'UTF8'),"
+                    " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'BCDEFGHIJKLMNOPQRSTUVWXYZA'), 'UTF8')"
+                ),
                 "in the database",
             ),
             ("UPDATE ledger_checkpoints SET note = 'x'", "the newest checkpoint in the database is a note without"),
