@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 # Processes that run tests; 0 runs them in this one, as a debugger wants it.
 WORKERS ?= auto
 
-.PHONY: run test check lint lock bench image image-check sbom release-check clean help
+.PHONY: run test check lint lock bench kubernetes-check image image-check sbom release-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## what can be typed here
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
 run: $(VENV)/.run  ## start everything on this machine: database, migrations, key, policies, service
 	@exec $(BIN)/mfw dev
@@ -19,6 +19,9 @@ test: $(VENV)/.dev  ## the whole test suite on every core, on a real PostgreSQL 
 
 lint: $(VENV)/.dev  ## the rules of the house: ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+kubernetes-check: $(VENV)/.dev  ## docs/install.md told on a real API server of this machine: an agent is denied, then all of it is gone
+	@$(BIN)/python -m tests.kubernetes.check
 
 bench: $(VENV)/.dev  ## the figures of bench/README.md, measured side by side on this machine
 	@$(BIN)/python -m bench

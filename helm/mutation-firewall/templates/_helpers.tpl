@@ -54,6 +54,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-tls" (include "mfw.fullname" .)) .Values.tls.secretName -}}
 {{- end -}}
 
+{{/* Who reads metrics where the cluster is looked at: `operator` or `annotations`. */}}
+{{- define "mfw.detected" -}}
+{{- if .Values.metrics.detect -}}
+{{- ternary "operator" "annotations" (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
 {{- if or .Values.canary.enabled (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
