@@ -140,10 +140,7 @@ def pods(engine: Engine, image: str, dsn: str) -> Iterator[Pods]:
         else:
             (folder / name).chmod(0o444)
     folder.chmod(0o755)
-    http, metrics = free_port(), free_port()
     ports = {
-        "MFW_HTTP__PORT": str(http),
-        "MFW_METRICS__PORT": str(metrics),
         "MFW_HTTP__HOST": "127.0.0.1",
         "MFW_METRICS__HOST": "127.0.0.1",
         "MFW_HTTP__DRAIN_SECONDS": str(DRAIN_SECONDS),
@@ -170,39 +167,48 @@ def migrated(pods: Pods) -> "tuple[str, str]":
 
 
 @contextlib.contextmanager
-def serving(pods: Pods) -> Iterator[str]:
-    """The container of the Deployment, by its name; gone afterwards."""
-    name = f"firewall-{secrets.token_hex(4)}"
-    pods.engine.run("run", "--detach", "--name", name, "--health-interval", "1s", *pods.words("Deployment"))
-    try:
-        yield name
-    finally:
-        pods.engine.run("rm", "--force", "--volumes", name)
-
-
-@pytest.fixture(scope="module")
-def service(pods: Pods, migrated: "tuple[str, str]", dsn: str) -> Iterator[Container]:
-    """A service that is ready, and a key for it that a job made."""
-    assert migrated
+def serving(pods: Pods, dsn: str) -> Iterator[Container]:
+    """The container of the Deployment once it is ready, with a key that a job made; gone afterwards."""
     engine = pods.engine
-    words = pods.words("Deployment")
-    made = engine.run("run", "--rm", *words[:-1], "keys", "create", "agent", "--role", "agent").stdout
-    with serving(pods) as name:
+    name = f"firewall-{secrets.token_hex(4)}"
+    http, metrics = free_port(), free_port()
+    words = pods.words("Deployment", more={"MFW_HTTP__PORT": str(http), "MFW_METRICS__PORT": str(metrics)})
+    made = engine.run("run", "--rm", *words[:-1], "keys", "create", name, "--role", "agent").stdout
+    engine.run("run", "--detach", "--name", name, "--health-interval", "1s", *words)
+    try:
         container = Container(
             engine,
             pods.image,
             name,
-            f"http://127.0.0.1:{pods.ports['MFW_HTTP__PORT']}",
-            f"http://127.0.0.1:{pods.ports['MFW_METRICS__PORT']}",
+            f"http://127.0.0.1:{http}",
+            f"http://127.0.0.1:{metrics}",
             made.strip().splitlines()[-1],
             dsn,
         )
-        begun = time.monotonic()
+        deadline = time.monotonic() + WAIT_SECONDS
         with container.client() as client:
             while not ready(client):
                 assert container.state()["Running"], container.logs()
-                assert time.monotonic() - begun < WAIT_SECONDS, container.logs()
+                assert time.monotonic() < deadline, container.logs()
                 time.sleep(0.1)
+        yield container
+    finally:
+        engine.run("rm", "--force", "--volumes", name)
+
+
+@pytest.fixture(scope="module")
+def service(pods: Pods, migrated: "tuple[str, str]", dsn: str) -> Iterator[Container]:
+    """A service that tests share, so none of them stops it: they come in any order."""
+    assert migrated
+    with serving(pods, dsn) as container:
+        yield container
+
+
+@pytest.fixture
+def own_service(pods: Pods, migrated: "tuple[str, str]", dsn: str) -> Iterator[Container]:
+    """A service that a test may stop."""
+    assert migrated
+    with serving(pods, dsn) as container:
         yield container
 
 
@@ -287,8 +293,8 @@ def test_nothing_is_written_but_where_it_may_be(service):
     assert "Read-only" not in service.logs()
 
 
-def test_sigterm_under_load_loses_nothing_that_was_answered(service, figures):
-    """The last test of the file: the container is stopped here."""
+def test_sigterm_under_load_loses_nothing_that_was_answered(own_service, figures):
+    service = own_service
     body = (EXAMPLES / "allow-sql-update-by-id.json").read_bytes()
     answered: list[str] = []
     odd: list[str] = []
