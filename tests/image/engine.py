@@ -142,7 +142,10 @@ def _daemon() -> Iterator[Engine]:
             finally:
                 process.kill()
                 process.wait()
-                # The daemon's own mounts are gone; what a killed one left would hold the folder.
+                # The namespace of the machine's network stays mounted, and would hold the folder.
+                subprocess.run(
+                    ["umount", str(running / "exec" / "netns" / "default")], capture_output=True, check=False
+                )
                 shutil.rmtree(running, ignore_errors=True)
 
 
