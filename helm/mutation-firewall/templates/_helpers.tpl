@@ -213,6 +213,24 @@ capabilities: {drop: [ALL]}
 - {name: tmp, mountPath: /tmp}
 {{- end -}}
 
+{{/* With what an image is pulled, and where a pod may run: the same for every pod of the chart. */}}
+{{- define "mfw.placement" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{- range . }}
+  - {name: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* What the pods of jobs have in common; `.component`, `.url`. */}}
 {{- define "mfw.jobPod" -}}
 serviceAccountName: {{ include "mfw.serviceAccount" .root }}
@@ -220,20 +238,7 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 restartPolicy: Never
 securityContext: {{- include "mfw.podSecurity" .root | nindent 2 }}
-{{- with .root.Values.image.pullSecrets }}
-imagePullSecrets: {{- range . }}
-  - {name: {{ . | quote }}}
-{{- end }}
-{{- end }}
-{{- with .root.Values.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .root.Values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .root.Values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- include "mfw.placement" .root }}
 {{- end -}}
 
 {{/* The migration job, without its name, which is made of it. */}}
@@ -264,7 +269,8 @@ template:
       - name: migrate
         image: {{ .image | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        command: [python, -m, app.migrations.apply]
+        # The database may be on its way as well: a trial's own comes up beside this.
+        command: [python, -m, app.migrations.apply, --wait, "300"]
         env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.migrations.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
@@ -289,17 +295,7 @@ spec:
   enableServiceLinks: false
   restartPolicy: OnFailure
   securityContext: {{- include "mfw.podSecurity" .root | nindent 4 }}
-  {{- with .root.Values.image.pullSecrets }}
-  imagePullSecrets: {{- range . }}
-    - {name: {{ . | quote }}}
-  {{- end }}
-  {{- end }}
-  {{- with .root.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .root.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "mfw.placement" .root | indent 2 }}
   containers:
     - name: certificates
       image: {{ .image | quote }}
