@@ -968,7 +968,16 @@ class KubernetesSettings(_Section):
             description="principals, as globs of their ids, whose reviews are answered; without any those of "
             "everybody with the scope `decide`"
         ),
+        _Production("needed with a canary; no `*`"),
     ] = ()
+    unsafe_unauthenticated: Annotated[
+        bool,
+        _Production("refused"),
+        Field(
+            description="answer reviews that come without a credential, as of an API server that cannot be given one; "
+            "whoever reaches the port can then ask, and fill the ledger: for trials"
+        ),
+    ] = False
     timeout_seconds: Annotated[
         float,
         Field(
@@ -1521,7 +1530,7 @@ def _rules(settings: Settings) -> Iterator[SettingsProblem]:
     yield from _mask_rules(settings.ledger.mask_key)
     yield from _witness_rules(settings.ledger)
     yield from _limit_rules(settings.limits, production=production)
-    yield from _kubernetes_rules(settings.kubernetes)
+    yield from _kubernetes_rules(settings.kubernetes, production=production)
     yield from _github_rules(settings.github, production=production)
     yield from _ledger_rules(settings.ledger, production=production)
     yield from _error_rules(settings, production=production)
@@ -1739,7 +1748,13 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
         yield SettingsProblem(name, f"the password {why}", "generate one: `openssl rand -hex 24`")
 
 
-def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProblem]:
+def _kubernetes_rules(kubernetes: KubernetesSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if kubernetes.unsafe_unauthenticated and production:
+        yield SettingsProblem(
+            "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+            "is refused in production",
+            "unset it, and give the API server a key: docs/integrations/kubernetes.md",
+        )
     readers: tuple[tuple[str, Sequence[str], Callable[[str], object], str], ...] = (
         ("AGENTS", kubernetes.agents, agent_rule, "namespace=agents"),
         ("ENVIRONMENTS", kubernetes.environments, environment_rule, "*-staging=staging"),
@@ -1756,6 +1771,14 @@ def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProble
     key, url = kubernetes.canary.key, kubernetes.access.url
     if key is not None and (why := weakness(key.get_secret_value(), minimum=MASK_KEY_CHARACTERS_MIN)) is not None:
         yield SettingsProblem("MFW_KUBERNETES__CANARY__KEY", f"the key {why}", "make one: `openssl rand -hex 32`")
+    if production and key is not None and not (kubernetes.api_servers and all(map(_narrow, kubernetes.api_servers))):
+        # Whoever may ask for a review of the canary is told its proof, with which a webhook that is none of ours can
+        # deny in our place.
+        yield SettingsProblem(
+            "MFW_KUBERNETES__API_SERVERS",
+            "everybody with the scope `decide` could ask for the proof of the canary",
+            "name the principal of the API server's credential, such as `kube-apiserver`",
+        )
     if url is not None:
         parts = _split(url)
         if parts is None or parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
@@ -1763,6 +1786,11 @@ def _kubernetes_rules(kubernetes: KubernetesSettings) -> Iterator[SettingsProble
             yield SettingsProblem(
                 "MFW_KUBERNETES__ACCESS__URL", "is no https URL", "write it as `https://10.0.0.1:6443`"
             )
+
+
+def _narrow(glob: str) -> bool:
+    """Whether a glob is not one for everything."""
+    return bool(glob.strip("*"))
 
 
 def _github_rules(github: GithubSettings, *, production: bool) -> Iterator[SettingsProblem]:
@@ -2219,6 +2247,14 @@ def advice(settings: Settings) -> tuple[SettingsProblem, ...]:
     found: list[SettingsProblem] = []
     if settings.auth.unsafe_disabled:
         found.append(SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "anybody is answered", "unset it"))
+    if settings.kubernetes.unsafe_unauthenticated:
+        found.append(
+            SettingsProblem(
+                "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+                "reviews are answered whoever sends them",
+                "unset it, and give the API server a key: docs/integrations/kubernetes.md",
+            )
+        )
     url = settings.database.url
     parts = _database_parts(url.get_secret_value()) if url else None
     if parts is not None and parts.query.get("sslmode") == "require":

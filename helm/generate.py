@@ -1,7 +1,7 @@
 """Makes what the chart has in two places: `python helm/generate.py`.
 
 `values.schema.json` and the table in the chart's `README.md` come from `values.yaml` and the comments in it; `files/`
-is what `alerts/` has, for Helm reads nothing outside its folder.
+is what `alerts/` and `k8s/crds/` have, for Helm reads nothing outside its folder.
 """
 
 import json
@@ -68,6 +68,8 @@ _DIGEST: Final = _text("^(sha256:[0-9a-f]{64})?$")
 _KEY_OF_A_SECRET: Final = _closed(
     ["name", "key"], name=_text(r"^[a-z0-9][a-z0-9.-]*$"), key=_text(r"^[A-Za-z0-9._-]+$")
 )
+_KEY_OR_NONE: Final[Schema] = {"oneOf": [{"type": "object", "maxProperties": 0}, _KEY_OF_A_SECRET]}
+_FILES: Final = _free(additionalProperties=_text(), propertyNames={"pattern": r"^[A-Za-z0-9._-]+\.ya?ml$"})
 _QUANTITIES: Final = _free(additionalProperties={"type": ["string", "number"]})
 _RESOURCES: Final = _closed([], requests=_QUANTITIES, limits=_QUANTITIES)
 _OBJECTS: Final = _each(_free())
@@ -89,7 +91,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "settings": _free(additionalProperties=_text(), propertyNames=_VARIABLE),
     "secretSettings": _free(additionalProperties=_KEY_OF_A_SECRET, propertyNames=_VARIABLE),
     "policies.source": _either("starter", "files", "configMap", "database"),
-    "policies.files": _free(additionalProperties=_text(), propertyNames={"pattern": r"^[A-Za-z0-9._-]+\.ya?ml$"}),
+    "policies.files": _FILES,
     "autoscaling.minReplicas": _whole(1),
     "autoscaling.maxReplicas": _whole(1),
     "autoscaling.targetCPUUtilizationPercentage": _whole(1),
@@ -126,12 +128,16 @@ SHAPES: Final[Mapping[str, Schema]] = {
     ),
     "webhook.matchConditions": _each(_closed(["name", "expression"], name=_text(), expression=_text())),
     "webhook.exemptNamespaces": _each(_text(_NAME)),
+    "controller.apiKey": _KEY_OR_NONE,
+    "controller.authority": _KEY_OR_NONE,
+    "controller.exceptionNamespaces": _each(_text(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")),
+    "controller.also": _FILES,
     "networkPolicy.ingress": _OBJECTS,
     "networkPolicy.metrics": _OBJECTS,
     "networkPolicy.egress": _OBJECTS,
     "metrics.*.interval": _text(r"^[0-9]+(ms|s|m|h)$"),
     "metrics.*.labels": _TEXTS,
-    "migrations.databaseUrl": {"oneOf": [{"type": "object", "maxProperties": 0}, _KEY_OF_A_SECRET]},
+    "migrations.databaseUrl": _KEY_OR_NONE,
     "migrations.activeDeadlineSeconds": _whole(1),
     "*.schedule": _CRON,
     "backup.keepDays": _whole(1, 36_500),
@@ -225,6 +231,8 @@ def files() -> Iterator[tuple[Path, str]]:
     for kind in ("rules/*.yaml", "dashboards/*.json"):
         for source in sorted((ROOT / "alerts").glob(kind)):
             yield CHART / "files" / source.relative_to(ROOT / "alerts"), source.read_text()
+    for source in sorted((ROOT / "k8s" / "crds").glob("*.yaml")):
+        yield CHART / "files" / "crds" / source.name, source.read_text()
 
 
 def main() -> None:

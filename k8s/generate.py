@@ -16,11 +16,13 @@ from ruamel.yaml import YAML
 FOLDER: Final = Path(__file__).resolve().parent
 CHART: Final = FOLDER.parent / "helm" / "mutation-firewall"
 NAME: Final = "mutation-firewall"
-COMPONENTS: Final = ("backups", "database-policies", "monitoring", "webhook")
+COMPONENTS: Final = ("backups", "canary", "controller", "database-policies", "monitoring", "webhook")
+# Without which a component cannot be; they come before it.
+NEEDS: Final[Mapping[str, Sequence[str]]] = {"canary": ("webhook",), "controller": ("database-policies",)}
 OVERLAYS: Final[Mapping[str, Sequence[str]]] = {
     "dev": (),
     "staging": ("monitoring",),
-    "production": COMPONENTS,
+    "production": ("backups", "database-policies", "monitoring", "webhook", "canary", "controller"),
 }
 
 Object = dict[str, Any]
@@ -34,6 +36,8 @@ _KEYS: Final = {
     "volumeMounts": "mountPath",
 }
 _PORTS: Final = ("containerPort", "port")
+# What Helm is told to leave when a release goes.
+_KEPT: Final = ("PersistentVolumeClaim", "CustomResourceDefinition")
 _HELMS: Final = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 _DIGEST: Final = re.compile("-[0-9a-f]{6}$")
 
@@ -59,7 +63,7 @@ def normalised(text: str) -> dict[str, Object]:
         metadata = document["metadata"]
         if document["kind"] == "Job":
             metadata["name"] = _DIGEST.sub("", metadata["name"])
-        if document["kind"] == "PersistentVolumeClaim":
+        if document["kind"] in _KEPT:
             metadata.pop("annotations", None)
         _forget(document)
         found[f"{document['kind']}/{metadata['name']}"] = document
@@ -134,17 +138,20 @@ def files(helm: str = "helm") -> dict[Path, str]:
     steps = {}
     for name in COMPONENTS:
         there = FOLDER / "components" / name
-        steps[name] = rendered(base / "values.yaml", there / "values.yaml", helm=helm)
-        made |= _step(there, start, steps[name], "Component")
+        needed = [FOLDER / "components" / one / "values.yaml" for one in NEEDS.get(name, ())]
+        below = rendered(base / "values.yaml", *needed, helm=helm) if needed else start
+        steps[name] = below, rendered(base / "values.yaml", *needed, there / "values.yaml", helm=helm)
+        made |= _step(there, *steps[name], "Component")
     for name, components in OVERLAYS.items():
         there = FOLDER / "overlays" / name
         given = [base / "values.yaml", *(FOLDER / "components" / one / "values.yaml" for one in components)]
         # What two components do to one another is in neither of them: the overlay makes it good.
         before = dict(start)
         for component in components:
-            for what, document in steps[component].items():
-                changed = difference(start.get(what), document)
-                before[what] = merged(before[what], changed) if what in start else document
+            below, above = steps[component]
+            for what, document in above.items():
+                changed = difference(below.get(what), document)
+                before[what] = merged(before[what], changed) if what in below else document
         made |= _step(there, before, rendered(*given, there / "values.yaml", helm=helm), "Kustomization", components)
     return made
 

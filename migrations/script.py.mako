@@ -1,7 +1,8 @@
 """${message}.
 
 Say `pre` in the file's name when running code of the release before can live with it (it runs before the new code starts),
-`post` when only the new code can (it runs after the old code is gone).
+`post` when only the new code can (it runs after the old code is gone). A `post` migration has another line below:
+`needs: str = "..."`, the newest revision that a release has to know to work with what it makes.
 """
 
 import sqlalchemy as sa

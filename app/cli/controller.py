@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, cast
 from uuid import uuid4
@@ -20,10 +22,12 @@ from app.client import AsyncFirewall, ProblemError, ProblemKind
 from app.client.connection import address
 from app.cluster.api import ACCOUNT, KubernetesApi
 from app.controller.follow import Follower
-from app.controller.lease import Lease
+from app.controller.lease import DURATION_SECONDS, Lease
+from app.controller.metrics import ControllerMetrics
 from app.controller.reconcile import Reconciler
 from app.controller.rights import rights
 from app.controller.running import Controller, Pace
+from app.controller.serving import serving
 from app.core.types import JsonObject
 from app.observability.logs import Logs
 from app.policies.custom_resources import EXCEPTIONS, POLICIES
@@ -32,6 +36,7 @@ from app.policies.load import check_directory
 
 NAMESPACE: Final = "mutation-firewall"
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_log: Final = logging.getLogger("mfw.controller")
 _NO_POLICIES: Final = "an empty set is refused"
 _ACCOUNT: Final = re.compile(r"([a-z0-9-]{1,63})/([a-z0-9.-]{1,253})")
 
@@ -49,6 +54,8 @@ class Wanted:
     namespace: str | None
     lease: str
     pace: Pace
+    lease_seconds: int = DURATION_SECONDS
+    metrics: tuple[str, int] | None = None
 
 
 def run_controller(wanted: Wanted, *, access: tuple[str | None, Path | None, Path | None]) -> None:
@@ -66,15 +73,20 @@ def run_controller(wanted: Wanted, *, access: tuple[str | None, Path | None, Pat
 
     @contextlib.asynccontextmanager
     async def service() -> AsyncIterator[AsyncFirewall]:
-        # The key is read for each look: a Secret may have another one by now.
-        async with AsyncFirewall(wanted.url, _key(wanted), ca_file=wanted.ca_file) as firewall:
+        # Key and authority are read for each look: a Secret may have others by now.
+        async with _client(wanted) as firewall:
             yield firewall
 
     async def follow() -> None:
         async with KubernetesApi(reached) as api:
-            lease = Lease(api, namespace=namespace, name=wanted.lease, identity=identity)
+            lease = Lease(
+                api, namespace=namespace, name=wanted.lease, identity=identity, duration_seconds=wanted.lease_seconds
+            )
             reconciler = Reconciler(api, service=service, identity=identity, also=lambda: _documents(wanted.also))
-            controller = Controller(lease, reconciler, pace=wanted.pace)
+            controller = Controller(lease, reconciler, pace=wanted.pace, told=metrics.looked)
+            metrics.watch(
+                leads=lambda: controller.leads, ready=lambda: controller.ready, waiting=lambda: controller.waiting
+            )
             followers = [
                 Follower(api, POLICIES, changed=controller.changed),
                 *(
@@ -82,13 +94,21 @@ def run_controller(wanted: Wanted, *, access: tuple[str | None, Path | None, Pat
                     for one in dict.fromkeys(wanted.exceptions)
                 ),
             ]
-            running = asyncio.create_task(controller.run(followers))
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, running.cancel)
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            with contextlib.ExitStack() as served:
+                if wanted.metrics is not None:
+                    host, port = wanted.metrics
+                    bound = served.enter_context(
+                        serving(host, port, registry=metrics.registry, ready=lambda: controller.ready)
+                    )
+                    _log.info("metrics and health served", extra={"fields": {"host": host, "port": bound}})
+                running = asyncio.create_task(controller.run(followers))
+                loop = asyncio.get_running_loop()
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, running.cancel)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await running
 
+    metrics = ControllerMetrics(version=version("mutation-firewall"))
     logs = Logs()
     logs.install()
     try:
@@ -119,6 +139,17 @@ def _own_namespace(account: Path = ACCOUNT) -> str:
         return (account / "namespace").read_text().strip()
     except OSError:
         return NAMESPACE
+
+
+def _client(wanted: Wanted) -> AsyncFirewall:
+    try:
+        return AsyncFirewall(wanted.url, _key(wanted), ca_file=wanted.ca_file)
+    except OSError as error:
+        # ssl's errors are OSErrors: the file is not there, or is none of certificates.
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ProblemError(
+            ProblemKind.INVALID_REQUEST, f"the file of the authority cannot be read: {reason}", fix="look at --ca-file"
+        ) from None
 
 
 def _key(wanted: Wanted) -> str | None:

@@ -43,6 +43,14 @@ def controller(
         float,
         typer.Option(min=1, max=86_400, help="How often what is in force is looked at though nothing changed."),
     ] = 60.0,
+    lease_seconds: Annotated[
+        int, typer.Option(min=4, max=600, help="How long the Lease lasts when its holder is gone without a word.")
+    ] = 15,
+    metrics_host: Annotated[str, typer.Option(help="Address of metrics and health.")] = "127.0.0.1",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, help="Port of /metrics, /health/live and /health/ready (default: none)."),
+    ] = None,
     server: Annotated[str | None, typer.Option(help="https URL of the API server, outside of a pod.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="File of the token that is sent there.")] = None,
     server_ca_file: Annotated[Path | None, typer.Option(help="PEM file of its authority.")] = None,
@@ -66,7 +74,14 @@ def controller(
                 also=also,
                 namespace=namespace,
                 lease=lease,
-                pace=Pace(settle_seconds=settle_seconds, resync_seconds=resync_seconds),
+                pace=Pace(
+                    settle_seconds=settle_seconds,
+                    resync_seconds=resync_seconds,
+                    # Three times within what it lasts, and a little.
+                    renew_seconds=lease_seconds * 4 / 15,
+                ),
+                lease_seconds=lease_seconds,
+                metrics=None if metrics_port is None else (metrics_host, metrics_port),
             ),
             access=(server, token_file, server_ca_file),
         )

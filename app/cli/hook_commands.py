@@ -1,5 +1,6 @@
 """The commands `mfw hook ...`: asking before a tool of an agent is called."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,10 +36,13 @@ def hook_claude_code(
     Whatever goes wrong blocks the call: no answer, a late one, one that cannot be read. The settings that
     --print-settings writes run the same hook without this command, in a fraction of the time.
     """
+    from app.client.hook import BLOCK, guard, key_in, run
+
+    if not print_settings:
+        guard()
     from app.cli.state import key_file as development_key_file
     from app.cli.state import read_private, state_directory
     from app.client.connection import address, is_local
-    from app.client.hook import BlockedError, key_in, run
     from app.client.hook import print_settings as settings_of
     from app.client.problems import ProblemError
 
@@ -54,9 +58,12 @@ def hook_claude_code(
         return
     try:
         key = api_key or (key_in(str(key_file)) if key_file else None)
-    except BlockedError as error:
-        typer.echo(f"mutation firewall: {error}", err=True)
-        raise typer.Exit(2) from None
-    if key is None and development is not None:
-        key = read_private(development)
-    raise typer.Exit(run(url=url, api_key=key, timeout=timeout, ca_file=str(ca_file) if ca_file else None))
+        if key is None and development is not None:
+            key = read_private(development)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody allowed the call
+        try:
+            typer.echo(f"mutation firewall: {error}", err=True)
+        finally:
+            os._exit(BLOCK)
+    # INVARIANT: nothing runs behind the answer: what a clean-up ends with would be another code.
+    os._exit(run(url=url, api_key=key, timeout=timeout, ca_file=str(ca_file) if ca_file else None))

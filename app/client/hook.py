@@ -2,8 +2,9 @@
 
 It runs before each call of a tool, so it imports little: the standard library alone, and no TLS where none is needed.
 Claude Code goes on with a call where its hook fails, is late, or answers what it cannot read. So every way out of here
-but an allow ends with the exit code 2, which blocks, and the reason on standard error; and the settings that
-`print_settings` writes turn every other end of the process into a 2 as well.
+but an allow ends with the exit code 2, which blocks, and the reason on standard error. From `guard` on that holds for
+every signal that can be caught as well, whenever it comes; the settings that `print_settings` writes turn every other
+end of the process into a 2, those before it and SIGKILL too.
 """
 
 import http.client
@@ -33,6 +34,23 @@ INPUT_BYTES_MAX: Final = 16_777_216
 ANSWER_BYTES_MAX: Final = 1_048_576
 
 BLOCK: Final = 2
+
+# Whatever ends a process that does not care: where it is not caught the exit code is another.
+_ENDING: Final = (
+    "SIGTERM",
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGALRM",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGIO",
+    "SIGXCPU",
+    "SIGPWR",
+    "SIGBREAK",
+)
 
 
 class BlockedError(Exception):
@@ -130,6 +148,7 @@ def key_in(path: str) -> str:
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Take the few options that there are by hand: a parser of them would take longer than the question."""
+    guard()
     try:
         said = _options(list(sys.argv[1:] if arguments is None else arguments))
         timeout = _seconds(said.get("--timeout", ""))
@@ -172,19 +191,33 @@ def _connection(
     return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
 
-def _end_after(seconds: float) -> None:
-    """Block when the time is over, whatever is going on: a name that does not resolve, an answer byte by byte."""
-    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+def guard() -> None:
+    """From here on, block at every signal that can be caught."""
+    for name in _ENDING:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _ended)
+
+
+def _end_after(seconds: float) -> None:
+    """Block when the time is over, whatever is going on: a name that does not resolve, an answer byte by byte."""
+    guard()
     if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, _ended)
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _ended(number: int, _frame: object) -> NoReturn:
+    """End at once.
+
+    INVARIANT: no exception: it could come between a deny and the exit, and end the process with another code.
+    """
     late = hasattr(signal, "SIGALRM") and number == signal.SIGALRM
-    raise BlockedError("the firewall did not answer in time" if late else "the hook was ended before its answer")
+    words = "the firewall did not answer in time" if late else "the hook was ended before its answer"
+    try:
+        # Nobody may be reading, and the pipe be full.
+        os.set_blocking(2, False)
+        os.write(2, f"mutation firewall: {words}\n".encode())
+    finally:
+        os._exit(BLOCK)
 
 
 def _problem(body: bytes) -> str:

@@ -7,16 +7,18 @@ once: each question is an entry of the ledger.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from app.client import Activation, ActiveSet, PolicySet, ProblemError, ProblemKind
 from app.controller.build import Built, Fault, build
 from app.controller.objects import Item
-from app.controller.status import Force, Trouble, ready_of, statuses
+from app.controller.status import Force, State, Trouble, ready_of, state_of, statuses
 from app.core.types import JsonObject
 from app.errors import FirewallError
 from app.policies.custom_resources import GROUP
@@ -68,14 +70,51 @@ class Service(Protocol):
         """Put a stored set into force."""
 
 
+class Result(StrEnum):
+    """What a look led to, in one word."""
+
+    IN_FORCE = "in_force"
+    SET_REFUSED = "set_refused"  # an object, or a document beside the objects, has errors
+    DENIED = "denied"
+    HELD = "held"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
+    UNWRITTEN = "unwritten"  # the API server did not take every status
+    ERROR = "error"  # nobody foresaw it
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a look led to; `again` where the next one should not wait for a change."""
+    """What a look led to; `again` where the next one should not wait for a change.
+
+    `whole` is true where the service said what is in force and every status is written, whatever they say. `objects`
+    counts them by kind and state.
+    """
 
     digest: str | None
     in_force: str | None
     trouble: Trouble | None
     again: bool
+    whole: bool
+    written: bool = True
+    objects: Mapping[tuple[str, State], int] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Result:
+        """In one word; what the service said comes before what could not be written."""
+        if self.trouble is not None:
+            return _RESULTS[self.trouble.reason]
+        if not self.written:
+            return Result.UNWRITTEN
+        return Result.SET_REFUSED if self.digest is None else Result.IN_FORCE
+
+
+_RESULTS: Final = {
+    "ActivationDenied": Result.DENIED,
+    "ActivationHeld": Result.HELD,
+    "ActivationRefused": Result.REFUSED,
+    "ServiceUnavailable": Result.UNAVAILABLE,
+}
 
 
 class Reconciler:
@@ -119,8 +158,17 @@ class Reconciler:
             again = error.kind not in _FINAL
             if "decision" in error.members and force is not None and built.digest is not None:
                 self._refused = (built.digest, force.digest, trouble, self._monotonic())
-        written = await self._write(items, statuses(items, built, force, trouble, now=self._clock()))
-        return Outcome(built.digest, None if force is None else force.digest, trouble, again or not written)
+        wanted = statuses(items, built, force, trouble, now=self._clock())
+        written = await self._write(items, wanted)
+        return Outcome(
+            digest=built.digest,
+            in_force=None if force is None else force.digest,
+            trouble=trouble,
+            again=again or not written,
+            whole=force is not None and written,
+            written=written,
+            objects=Counter((item.resource.kind, state_of(wanted[item.uid])) for item in items),
+        )
 
     def _build(self, items: Sequence[Item]) -> Built:
         try:

@@ -26,8 +26,9 @@ def rights(*, name: str, namespace: str, account: str, lease: str, exceptions: S
             {**leases, "verbs": ["create"]},
             {**leases, "resourceNames": [lease], "verbs": ["get", "update"]},
         ],
-        EVENTS_NAMESPACE: [],
     }
+    # It may be the same one.
+    of_namespaces.setdefault(EVENTS_NAMESPACE, [])
     for one in dict.fromkeys(exceptions):
         of_namespaces.setdefault(one, []).extend(_follows(EXCEPTIONS))
     for one, rules in of_namespaces.items():

@@ -35,7 +35,7 @@ class Pace:
 
 
 class Controller:
-    """Followers, a lease, a reconciler. `told` is called after every look that was done."""
+    """Followers, a lease, a reconciler. `told` is called after every look, with None where nobody foresaw its end."""
 
     def __init__(
         self,
@@ -43,17 +43,34 @@ class Controller:
         reconciler: Reconciler,
         *,
         pace: Pace,
-        told: Callable[[Outcome], None] = lambda _: None,
+        told: Callable[[Outcome | None], None] = lambda _: None,
     ) -> None:
         self._lease = lease
         self._reconciler = reconciler
         self._pace = pace
         self._told = told
         self._news = asyncio.Event()
+        self._changes = 0
         self._followers: Sequence[Follower] = ()
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is this one that looks."""
+        return self._lease.held
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could lead: it has read every list whole. One that waits for its turn is ready as well."""
+        return bool(self._followers) and all(follower.known for follower in self._followers)
+
+    @property
+    def waiting(self) -> int:
+        """How many changes no look has seen yet; none for one that does not lead."""
+        return self._changes if self.leads else 0
 
     def changed(self) -> None:
         """Have it look soon."""
+        self._changes += 1
         self._news.set()
 
     async def run(self, followers: Sequence[Follower]) -> None:
@@ -93,13 +110,27 @@ class Controller:
             await self._settled()
             pause = self._pace.resync_seconds
             # INVARIANT: a look sees all objects or does not take place: a part of them would be another policy set.
-            if not self._lease.held or not all(follower.known for follower in self._followers):
+            if not self.leads:
+                # Whoever leads later looks at everything.
+                self._changes = 0
                 continue
-            outcome = await self._reconciler.look(self._items())
+            if not self.ready:
+                continue
+            seen = self._changes
+            outcome = await self._looked()
+            self._changes -= seen
             self._told(outcome)
-            failures = failures + 1 if outcome.again else 0
-            if outcome.again:
+            again = outcome is None or outcome.again
+            failures = failures + 1 if again else 0
+            if again:
                 pause = self._pace.backoff[min(failures, len(self._pace.backoff)) - 1]
+
+    async def _looked(self) -> Outcome | None:
+        try:
+            return await self._reconciler.look(self._items())
+        except Exception:  # noqa: BLE001 - INVARIANT: no object, and no answer, ends the controller
+            _log.exception("objects not looked at")
+            return None
 
     def _items(self) -> list[Item]:
         return [item for follower in self._followers for item in follower.items]

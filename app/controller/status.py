@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 from app.controller.build import Built
@@ -13,6 +14,15 @@ from app.policies.custom_resources import ERRORS_MAX, TEXT_MAX_CHARS
 READY: Final = "Ready"
 ACCEPTED: Final = "Accepted"
 ACTIVE: Final = "Active"
+
+
+class State(StrEnum):
+    """What the conditions of one object say, in one word."""
+
+    ACTIVE = "active"
+    NOT_ACTIVE = "not_active"
+    NOT_ACCEPTED = "not_accepted"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,14 @@ def statuses(
     """Give the status of each object by its uid. `force` is None where nobody could say what is in force."""
     why = built.why(items)
     return {item.uid: _status(item, built, force, trouble, why=why, now=now) for item in items}
+
+
+def state_of(status: Mapping[str, Any]) -> State:
+    """Give it in one word."""
+    told = {one["type"]: one["status"] for one in status["conditions"]}
+    if told[ACCEPTED] != "True":
+        return State.NOT_ACCEPTED
+    return {"True": State.ACTIVE, "False": State.NOT_ACTIVE}.get(told[ACTIVE], State.UNKNOWN)
 
 
 def ready_of(status: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,11 +1,12 @@
 """Mutations that are asked about in one request, and what it means that they stand or fall together. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from app.core.decide import FIREWALL
-from app.core.types import Effect, Mutation, Reason, Verdict
+from app.core.obligations import unmet
+from app.core.types import Effect, Mutation, Obligation, Reason, Verdict
 from app.errors import FirewallError
 
 # The rule of ours that denies what would have been allowed alone.
@@ -23,12 +24,20 @@ class Batch(NamedTuple):
     """What is asked, in order; an error stands where a mutation could not be read.
 
     With `until` the batch ends behind the first that is allowed (True), or that is not (False), and the rest is not
-    decided. It goes with the mode `EACH` alone.
+    decided. It goes with the mode `EACH` alone. `fulfilled` has, by position, the keys of the obligations that whoever
+    carries a mutation out will meet; None where that is not asked here, and an allow is one whatever it asks for.
     """
 
     items: Sequence[Mutation | FirewallError]
     mode: BatchMode = BatchMode.EACH
     until: bool | None = None
+    fulfilled: Sequence[Collection[str]] | None = None
+
+    def lets(self, position: int, effect: Effect, obligations: Iterable[Obligation]) -> bool:
+        """Tell whether the answer at a position lets its mutation happen."""
+        if effect is not Effect.ALLOW:
+            return False
+        return self.fulfilled is None or not unmet(obligations, self.fulfilled[position])
 
 
 def all_or_none(verdicts: Mapping[int, Verdict], *, barring: Iterable[int]) -> Mapping[int, Verdict]:

@@ -16,10 +16,16 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Bring the database's schema forward to the newest revision, or to one that is named.\n"
         "Each migration is one transaction; two runs at the same time wait for one another; repeating is harmless.\n"
         "Take a backup first: `mfw backup create`.",
-        examples="  python -m app.migrations.apply\n  python -m app.migrations.apply --to 0001\n"
-        "  python -m app.migrations.apply --wait 300\n",
+        examples="  python -m app.migrations.apply\n  python -m app.migrations.apply --before-rollout --wait 300\n"
+        "  python -m app.migrations.apply --to 0001\n",
     )
-    parser.add_argument(
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument(
+        "--before-rollout",
+        action="store_true",
+        help="leave `post` migrations for later: replicas of the release before still run",
+    )
+    end.add_argument(
         "--to", metavar="REVISION", default=schema.HEAD, help="stop at this revision (default: the newest)"
     )
     parser.add_argument(
@@ -41,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _apply,
             wait=given.wait,
             revision=given.to,
+            before_rollout=given.before_rollout,
             lock_timeout=given.lock_timeout,
             statement_timeout=given.statement_timeout,
         ),
@@ -49,10 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _apply(
-    dsn: str, *, wait: float, revision: str, lock_timeout: float, statement_timeout: float
+    dsn: str,
+    *,
+    wait: float,
+    revision: str,
+    before_rollout: bool,
+    lock_timeout: float,
+    statement_timeout: float,
 ) -> schema.Status:
     await waiting.wait(partial(schema.status, dsn), within=wait, told=_say)
-    return await schema.apply(dsn, revision=revision, lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+    return await schema.apply(
+        dsn,
+        revision=revision,
+        before_rollout=before_rollout,
+        lock_timeout=lock_timeout,
+        statement_timeout=statement_timeout,
+    )
 
 
 def _say(reason: str) -> None:

@@ -108,10 +108,14 @@ def say(status: Status) -> None:
     lines = [f"schema: {status.current or 'none'} (newest {status.newest})"]
     if status.pending:
         lines.append(f"pending: {', '.join(status.pending)}")
-    if status.served:
+    if status.later and status.served:
+        lines.append("a later release made it; the service starts on this schema")
+    elif status.served:
         lines.append(f"the service starts on this schema (it takes {status.minimum} to {status.maximum})")
     else:
         lines.append(f"the service does not start on this schema (it takes {status.minimum} to {status.maximum})")
-    if status.pending:
+    if status.pending and status.served:
+        lines.append("next, when no replica of a release before runs any more: python -m app.migrations.apply")
+    elif status.pending:
         lines.append("next: python -m app.migrations.apply")
     sys.stdout.write("\n".join(lines) + "\n")

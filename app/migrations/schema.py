@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -14,6 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import FirewallError, Kind
+from app.migrations.phases import Migration, Phase, read_migrations
 from app.persistence.engine import (
     CLIENT_GRACE,
     DATABASE_ERRORS,
@@ -24,7 +24,7 @@ from app.persistence.engine import (
     translate,
 )
 from app.persistence.partitions import make_ahead
-from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION, current
+from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION, Standing, judge, standing
 
 FOLDER = Path(__file__).resolve().parents[2] / "migrations"
 BASE = "base"
@@ -43,35 +43,56 @@ ADVISORY_LOCK = 0x6D66_7720_6D69_6772
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a database stands; `current` is None where no migration was applied yet, `pending` is in order."""
+    """Where a database stands; `current` is None where no migration was applied yet, `pending` is in order.
+
+    `needs` is what a later release wrote down: the revision that a release has to know to work with this schema.
+    """
 
     current: str | None
     newest: str
     minimum: str
     maximum: str
     pending: tuple[str, ...]
+    needs: str | None = None
+
+    @property
+    def later(self) -> bool:
+        """Whether a later release made this schema."""
+        return self.current is not None and self.current > self.newest
 
     @property
     def served(self) -> bool:
         """Whether this release starts on this database."""
-        return self.current is not None and self.minimum <= self.current <= self.maximum
+        try:
+            judge(Standing(self.current, self.needs), minimum=self.minimum, maximum=self.maximum)
+        except FirewallError:
+            return False
+        return True
 
 
 async def apply(
     dsn: str,
     *,
     revision: str = HEAD,
+    before_rollout: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
     statement_timeout: float = STATEMENT_TIMEOUT,
     queue_timeout: float = QUEUE_TIMEOUT,
 ) -> Status:
     """Bring the database forward to `revision`, by default the newest, with partitions made ahead. Timeouts in seconds.
 
-    Safe to repeat and to run twice at the same time. Raises FirewallError: TIMEOUT when a lock was not to be had,
-    SCHEMA_MISMATCH when the database is ahead of this release, UNAVAILABLE when it cannot be reached.
+    `before_rollout` leaves a `post` migration and what comes after it for later, since the release before may still
+    run; an empty database is nobody's. A database that a later release brought further, and that says that this release
+    works with it, is left as it is. Safe to repeat and to run twice at the same time. Raises FirewallError: TIMEOUT
+    when a lock was not to be had, SCHEMA_MISMATCH when the database is ahead of this release or would stay behind it,
+    UNAVAILABLE when it cannot be reached.
     """
-    mover = partial(command.upgrade, revision=_known(revision))
-    moved = await _move(dsn, mover, lock_timeout, statement_timeout, queue_timeout)
+    known = _known(revision)
+
+    def forward(found: str | None) -> str:
+        return _before_rollout(found) if before_rollout else known
+
+    moved = await _move(dsn, command.upgrade, forward, lock_timeout, statement_timeout, queue_timeout)
     if moved.served:
         await make_ahead(dsn, lock_timeout=lock_timeout, statement_timeout=statement_timeout)
     return moved
@@ -90,8 +111,13 @@ async def rollback(
     Raises FirewallError: CONFLICT when that would drop the ledger, MALFORMED when there is no such revision before the
     current one; otherwise as `apply`.
     """
-    mover = partial(command.downgrade, revision=_known(revision))
-    return await _move(dsn, mover, lock_timeout, statement_timeout, queue_timeout, down_to=revision)
+    known = _known(revision)
+
+    def back(found: str | None) -> str:
+        _refuse_back(found, down_to=known)
+        return known
+
+    return await _move(dsn, command.downgrade, back, lock_timeout, statement_timeout, queue_timeout)
 
 
 async def status(dsn: str) -> Status:
@@ -99,7 +125,7 @@ async def status(dsn: str) -> Status:
     engine = create_engine(dsn)
     try:
         async with engine.connect() as connection:
-            return _status(await current(connection))
+            return _status(await standing(connection))
     except DATABASE_ERRORS as error:
         raise translate(error) from error
     finally:
@@ -120,10 +146,13 @@ def _config() -> Config:
     return config
 
 
+def migrations() -> tuple[Migration, ...]:
+    """Every migration there is, oldest first."""
+    return read_migrations(ScriptDirectory.from_config(_config()))
+
+
 def _revisions() -> tuple[str, ...]:
-    """Every revision there is, oldest first."""
-    script = ScriptDirectory.from_config(_config())
-    return tuple(found.revision for found in script.walk_revisions())[::-1]
+    return tuple(found.revision for found in migrations())
 
 
 def _known(revision: str) -> str:
@@ -137,10 +166,32 @@ def _known(revision: str) -> str:
     return revision
 
 
-def _status(found: str | None) -> Status:
-    revisions = _revisions()
+def _before_rollout(found: str | None) -> str:
+    """The last revision before the first pending `post` migration. Raises where this release needs more than that."""
+    if found is None:
+        return HEAD
+    reached = found
+    for one in migrations():
+        if one.revision <= found:
+            continue
+        if one.phase is Phase.POST:
+            if reached < MINIMUM_REVISION:
+                raise FirewallError(
+                    Kind.SCHEMA_MISMATCH,
+                    f"the `post` migration `{one.revision}` of a release before this one is still to be applied",
+                    fix=f"when no replica of a release that does not know `{one.needs}` runs any more, run "
+                    f"`python -m app.migrations.apply --to {one.revision}`, then the same command again",
+                )
+            break
+        reached = one.revision
+    return reached
+
+
+def _status(at: Standing) -> Status:
+    revisions, found = _revisions(), at.revision
     return Status(
         current=found,
+        needs=at.needs,
         newest=revisions[-1],
         minimum=MINIMUM_REVISION,
         maximum=MAXIMUM_REVISION,
@@ -150,24 +201,26 @@ def _status(found: str | None) -> Status:
 
 async def _move(
     dsn: str,
-    mover: Callable[[Config], None],
+    mover: Callable[[Config, str], None],
+    target: Callable[[str | None], str],
     lock_timeout: float,
     statement_timeout: float,
     queue_timeout: float,
-    *,
-    down_to: str | None = None,
 ) -> Status:
+    """Move to the revision that `target` makes of the one that was found."""
     engine = create_engine(dsn, statement_timeout=max(statement_timeout, queue_timeout + CLIENT_GRACE))
     try:
         async with engine.connect() as connection:
             await _queue(connection, queue_timeout)
             await _settings(connection, lock_timeout=lock_timeout, statement_timeout=statement_timeout)
-            found = await current(connection)
+            found = await standing(connection)
             await connection.commit()
-            _refuse(found, down_to=down_to)
-            await connection.run_sync(_run, mover)
+            if mover is command.upgrade and (status := _status(found)).later and status.served:
+                return status
+            _refuse_unknown(found.revision)
+            await connection.run_sync(_run, mover, target(found.revision))
             await connection.commit()
-            return _status(await current(connection))
+            return _status(await standing(connection))
     except DATABASE_ERRORS as error:
         raise _explain(error) from error
     except CommandError as error:
@@ -203,7 +256,7 @@ async def _queue(connection: AsyncConnection, queue_timeout: float) -> None:
     await connection.commit()
 
 
-def _refuse(found: str | None, *, down_to: str | None) -> None:
+def _refuse_unknown(found: str | None) -> None:
     revisions = _revisions()
     if found is not None and found not in revisions:
         raise FirewallError(
@@ -211,7 +264,10 @@ def _refuse(found: str | None, *, down_to: str | None) -> None:
             f"the database is at revision `{found}`, which this release does not know",
             fix=f"use the release that made it; this one knows {', '.join(f'`{one}`' for one in revisions)}",
         )
-    if down_to is None or down_to == found:
+
+
+def _refuse_back(found: str | None, *, down_to: str) -> None:
+    if down_to == found:
         return
     if found is None or (down_to != BASE and down_to > found):
         raise FirewallError(
@@ -221,10 +277,10 @@ def _refuse(found: str | None, *, down_to: str | None) -> None:
         )
 
 
-def _run(connection: sa.Connection, mover: Callable[[Config], None]) -> None:
+def _run(connection: sa.Connection, mover: Callable[[Config, str], None], revision: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    mover(config)
+    mover(config, revision)
 
 
 def _explain(error: BaseException) -> FirewallError:

@@ -121,12 +121,12 @@ async def create_before_migration(dsn: str, directory: Path, *, clock: Clock, ke
     engine = create_engine(dsn, pool_size=1)
     try:
         found = await revision.read(engine)
-        if found is None:
+        if found.revision is None:
             return None
-        if found < OLDEST_REVISION:
+        if found.revision < OLDEST_REVISION:
             raise FirewallError(
                 Kind.SCHEMA_MISMATCH,
-                f"the database is at revision `{found}`, and backups are made from `{OLDEST_REVISION}` on",
+                f"the database is at revision `{found.revision}`, and backups are made from `{OLDEST_REVISION}` on",
                 fix="keep a copy with `pg_dump`, then run `python -m app.migrations.apply`",
             )
         revision.judge(found, minimum=OLDEST_REVISION)

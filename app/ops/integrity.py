@@ -108,7 +108,7 @@ async def run(
     try:
         try:
             async with engine.connect() as connection:
-                found = await revision.current(connection)
+                found = await revision.standing(connection)
         except DATABASE_ERRORS as error:
             raise translate(error) from error
         try:

@@ -19,9 +19,9 @@ from app.ops.backup import Manifest, check_dump, ledger_state, manifest_of
 from app.ops.findings import Finding
 from app.ops.integrity import Progress, Wanted, run
 from app.ops.programs import find_program, must, told
-from app.persistence.engine import DATABASE_ERRORS, connect, parse_dsn, translate
+from app.persistence import revision
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, parse_dsn, translate
 from app.persistence.partitions import make_ahead
-from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION
 
 # Tables, views and sequences outside the schemas of the server itself.
 _CONTENT: Final = """
@@ -83,7 +83,7 @@ async def restore(dsn: str, directory: Path, name: str, *, progress: Progress | 
             environment=environment,
             what="the backup could not be restored",
         )
-    if not MINIMUM_REVISION <= manifest.revision <= MAXIMUM_REVISION:
+    if not await _known(dsn):
         # Of another release: its schema is brought forward first.
         return Restored(manifest, (), (), checked=False)
     await make_ahead(dsn)  # (4)
@@ -122,6 +122,20 @@ async def verify(directory: Path, name: str, *, server: str | None, progress: Pr
         ) from error
     except DATABASE_ERRORS as error:
         raise translate(error) from error
+
+
+async def _known(dsn: str) -> bool:
+    """Whether this release works with the schema that was restored."""
+    engine = create_engine(dsn, pool_size=1)
+    try:
+        await revision.check(engine)
+    except FirewallError as error:
+        if error.kind is not Kind.SCHEMA_MISMATCH:
+            raise
+        return False
+    finally:
+        await engine.dispose()
+    return True
 
 
 async def _compare(dsn: str, manifest: Manifest) -> tuple[str, ...]:

@@ -385,3 +385,15 @@ idempotency_keys = Table(
     CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint"),
     Index("idempotency_keys_expires_at_idx", "expires_at"),
 )
+
+# What a release has to know to work with the schema at each revision: the newest row is for releases that do not know
+# it (app/persistence/revision.py). Migrations write it (migrations/env.py).
+schema_revisions = Table(
+    "schema_revisions",
+    metadata,
+    Column("revision", Text, primary_key=True),
+    Column("needs", Text, nullable=False),
+    Column("applied_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    CheckConstraint("revision ~ '^[0-9]{4}$'", name="revision"),
+    CheckConstraint("needs ~ '^[0-9]{4}$' AND needs <= revision", name="needs"),
+)

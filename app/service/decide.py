@@ -376,13 +376,14 @@ class DecisionService:
             else:
                 verdict = together.verdicts[position] = made.verdicts[position]
                 together.asked[position] = made.asked[position]
-                ends, known = (verdict.effect is Effect.ALLOW) is until, not verdict.uncounted
+                lets = batch.lets(position, verdict.effect, verdict.obligations)
+                ends, known = lets is until, not verdict.uncounted
             if known and not ends and position < len(batch.items) - 1:
                 continue
             recorded = await self._record(together) if together.asked else together.errors
             for settled in sorted(recorded):
                 outcome = outcomes[settled] = recorded[settled]
-                if _allows(outcome) is until:
+                if _lets(batch, settled, outcome) is until:
                     return outcomes
             together = _Round({}, {}, {})
         return outcomes
@@ -568,8 +569,8 @@ def _refuse_denied(admitted: Iterable["_Admitted"], now: datetime) -> None:
             )
 
 
-def _allows(outcome: Outcome) -> bool:
-    return not isinstance(outcome, FirewallError) and outcome.effect is Effect.ALLOW
+def _lets(batch: Batch, position: int, outcome: Outcome) -> bool:
+    return not isinstance(outcome, FirewallError) and batch.lets(position, outcome.effect, outcome.obligations)
 
 
 def _decision(asked: "_Asked", verdict: Verdict, entry: SealedEntry, index: int) -> Decision:

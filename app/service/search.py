@@ -4,7 +4,7 @@ Nothing is decided here and nothing is recorded: what is found is asked about ag
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -13,6 +13,7 @@ from typing import Final
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet, EntityPattern
 from app.core.normalise import normalise
+from app.core.obligations import unmet
 from app.core.principal import Principal, require_subject
 from app.core.switches import Switch
 from app.core.types import Effect, JsonObject, Mutation
@@ -44,7 +45,8 @@ class Entities:
 class Search:
     """What is looked for, for what. `given` has the parties; of the one that is looked for the type and properties.
 
-    A page begins behind the name `after` and has `limit` results at most. `fingerprint` names the search.
+    A page begins behind the name `after` and has `limit` results at most. `fingerprint` names the search. What is
+    allowed under obligations is found where the keys of all of them are among `fulfilled`.
     """
 
     wanted: Wanted
@@ -52,6 +54,7 @@ class Search:
     change: JsonObject
     context: JsonObject
     limit: int
+    fulfilled: Collection[str] = ()
     after: str | None = None
     fingerprint: str = ""
 
@@ -104,7 +107,8 @@ class SearchService:
         mutation = Mutation(parties["subject"], parties["action"], parties["resource"], search.change, search.context)
         switches = self.switches(mutation.subject["id"], now)
         # A budget that nobody counts denies: what is found is allowed whatever has been used.
-        return decide(policy_set, normalise(mutation), now, switches=switches).effect is Effect.ALLOW
+        verdict = decide(policy_set, normalise(mutation), now, switches=switches)
+        return verdict.effect is Effect.ALLOW and not unmet(verdict.obligations, search.fulfilled)
 
     def _behind(self, search: Search, policy_set: CompiledPolicySet) -> Iterator[tuple[str, JsonObject]]:
         """The candidates of a page and all pages after it, each with its name, in the order of names."""

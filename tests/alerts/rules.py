@@ -1,5 +1,6 @@
 """The files of `alerts/`, and promtool, which reads them as Prometheus does."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -9,6 +10,9 @@ from typing import Any, Final
 
 import pytest
 from ruamel.yaml import YAML
+
+from app.controller.metrics import ControllerMetrics
+from app.observability.metrics import Metrics
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDER: Final = ROOT / "alerts"
@@ -48,6 +52,16 @@ def metrics_in(expression: str) -> set[str]:
     """The names of metrics that an expression reads."""
     bare = _STRINGS.sub(" ", re.sub(r"\{(?:\"[^\"]*\"|[^}\"])*\}", " ", expression))
     return {name for name in _METRIC.findall(bare) if name not in _WORDS and not re.fullmatch(r"\d+[smhdwy]", name)}
+
+
+@functools.cache
+def exposed() -> frozenset[str]:
+    """The names of all samples of a service, and of a controller."""
+    service = Metrics(version="0")
+    service.know_components(["database"], statuses=["healthy"])
+    service.show_policy_set("sha256:0", policies=0, rules=0)
+    registries = (service.registry, ControllerMetrics(version="0").registry)
+    return frozenset(sample.name for one in registries for family in one.collect() for sample in family.samples)
 
 
 def run(program: str, *arguments: str) -> str:

@@ -91,6 +91,8 @@ def _receivers(text: str) -> str:
         (["DatabaseConnectionDown", "NoReplicaReady", "LedgerAppendFailing", "KillSwitchOn"], {"NoReplicaReady", "LedgerAppendFailing"}),
         (["MigrationFailed", "MigrationMismatch", "DataIntegrityIssue"], {"MigrationMismatch"}),
         (["PodOOMKilled", "HighMemoryUsage"], {"HighMemoryUsage"}),
+        (["NoReplicaReady", "ControllerSyncFailing", "PoliciesNotInForce"], {"ControllerSyncFailing", "PoliciesNotInForce"}),
+        (["ControllerNotLeading", "PoliciesNotInForce", "PolicySetRefused"], {"PoliciesNotInForce"}),
         (["LedgerAppendFailing", "CheckpointRefused"], set()),
     ],
 )  # fmt: skip

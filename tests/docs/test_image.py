@@ -25,7 +25,7 @@ def stages():
     return found
 
 
-BUILD, FINAL = stages()
+BASE, BUILD, FINAL = stages()
 
 
 def every(stage, word):
@@ -55,6 +55,9 @@ def test_the_health_check_asks_liveness_and_is_a_list():
 
 def test_nothing_is_built_or_installed_in_the_final_stage():
     assert every(FINAL, "RUN") == []
+    # What the base has too much is taken away before.
+    (away,) = every(BASE, "RUN")
+    assert away.startswith("rm -rf ")
     assert every(FINAL, "ADD") == []
     assert all(copy.startswith("--from=build ") for copy in every(FINAL, "COPY"))
     text = (ROOT / "Dockerfile").read_text()
@@ -79,12 +82,12 @@ def test_the_embedded_database_stays_out():
 
 def test_labels():
     (labels,) = every(FINAL, "LABEL")
-    for name in ("title", "description", "licenses", "version", "revision", "created"):
+    for name in ("title", "description", "licenses", "version", "revision", "created", "base.name"):
         assert f"org.opencontainers.image.{name}=" in labels
 
 
-def test_both_stages_have_one_base_that_can_be_pinned():
-    assert [rest.split()[0] for word, rest in instructions() if word == "FROM"] == ["${PYTHON}", "${PYTHON}"]
+def test_all_stages_have_one_base_that_can_be_pinned():
+    assert [rest.split()[0] for word, rest in instructions() if word == "FROM"] == ["${PYTHON}", "${PYTHON}", "base"]
     (default,) = [rest for word, rest in instructions() if word == "ARG" and rest.startswith("PYTHON=")]
     assert re.fullmatch(r"PYTHON=python:3\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", default)
 

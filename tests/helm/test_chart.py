@@ -11,8 +11,10 @@ import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
+from app.controller.rights import rights
 from app.core.admission.callers import agent_rule
 from app.migrations import apply
+from app.policies.custom_resources import RESOURCES
 from app.policies.load import load_directory
 from app.policies.webhook import Webhook, webhook_configuration
 from app.settings import Settings
@@ -114,6 +116,8 @@ def test_no_secret_is_in_it(file: Path) -> None:
                 assert name.endswith("_FILE") or name not in SECRET, f"{pod.of}: {name}"
 
 
+# Whose objects are no part of the firewall: something that an agent may change.
+TRIAL: Final = "firewall-trial"
 SECRET: Final = re.findall(r'"(MFW_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text().partition("is secret")[0])
 
 
@@ -126,7 +130,8 @@ def test_what_selects_finds_its_own_and_nothing_else(file: Path) -> None:
         return {pod.of for pod in made if selector.items() <= pod.labels.items()}
 
     for document in objects:
-        if document["metadata"]["name"].endswith("-extra"):
+        metadata = document["metadata"]
+        if metadata["name"].endswith("-extra") or TRIAL in {metadata["name"], metadata.get("namespace")}:
             continue
         assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
         spec = document.get("spec", {})
@@ -136,7 +141,7 @@ def test_what_selects_finds_its_own_and_nothing_else(file: Path) -> None:
                 assert found(mine) == {f"{document['kind']}/{document['metadata']['name']}"}
                 assert "helm.sh/chart" not in mine
             case "PodDisruptionBudget" | "PodMonitor":
-                assert found(spec["selector"]["matchLabels"]) == {f"Deployment/{RELEASE}"}
+                assert found(spec["selector"]["matchLabels"]) == {f"Deployment/{document['metadata']['name']}"}
             case "Service":
                 stateful = spec["selector"]["app.kubernetes.io/component"] == "postgresql"
                 assert found(spec["selector"]) == (
@@ -190,7 +195,7 @@ def test_every_name_that_is_used_is_there(file: Path) -> None:
             assert f"{ref['kind']}/{ref['name']}" in there
             for subject in document["subjects"]:
                 assert f"ServiceAccount/{subject['name']}" in there
-                assert subject["namespace"] == NAMESPACE
+                assert subject["namespace"] == (TRIAL if document["metadata"].get("namespace") == TRIAL else NAMESPACE)
 
 
 def test_two_releases_share_no_name() -> None:
@@ -256,6 +261,21 @@ def _container(objects: list[Object]) -> Object:
     return found
 
 
+CONTROLLED: Final[dict[str, Any]] = {
+    "policies": {"source": "database"},
+    "controller": {"enabled": True, "apiKey": {"name": "a", "key": "b"}},
+}
+DEFINITIONS: Final = {f"CustomResourceDefinition/{resource.name}" for resource in RESOURCES}
+OF_THE_CONTROLLER: Final = {
+    *DEFINITIONS,
+    *(f"{kind}/{RELEASE}-controller" for kind in ("Deployment", "ServiceAccount", "NetworkPolicy")),
+    f"PodDisruptionBudget/{RELEASE}-controller",
+    *(
+        f"{kind}/{NAMESPACE}-{RELEASE}-controller"
+        for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+    ),
+}
+
 # What a toggle takes away, or adds, by itself.
 TOGGLES: Final[list[tuple[dict[str, Any], set[str], set[str]]]] = [
     ({"autoscaling": {"enabled": False}}, set(), {f"HorizontalPodAutoscaler/{RELEASE}"}),
@@ -293,6 +313,24 @@ TOGGLES: Final[list[tuple[dict[str, Any], set[str], set[str]]]] = [
     ({"tls": {"source": "secret"}}, set(), set()),
     ({"policies": {"source": "files", "files": {"a.yaml": "b"}}}, {f"ConfigMap/{RELEASE}-policies"}, set()),
     ({"policies": {"source": "database"}}, set(), set()),
+    (CONTROLLED, OF_THE_CONTROLLER, set()),
+    (
+        {**CONTROLLED, "controller": {**CONTROLLED["controller"], "definitions": False, "also": {"a.yaml": "b"}}},
+        (OF_THE_CONTROLLER | {f"ConfigMap/{RELEASE}-controller"}) - DEFINITIONS,
+        set(),
+    ),
+    (
+        {**CONTROLLED, "metrics": {"serviceMonitor": {"enabled": True}}, "podDisruptionBudget": {"enabled": False}},
+        (OF_THE_CONTROLLER | {f"ServiceMonitor/{RELEASE}", f"PodMonitor/{RELEASE}-controller"})
+        - {f"PodDisruptionBudget/{RELEASE}-controller"},
+        {f"PodDisruptionBudget/{RELEASE}"},
+    ),
+    (
+        {**CONTROLLED, "metrics": {"podMonitor": {"enabled": True}}, "networkPolicy": {"enabled": False}},
+        (OF_THE_CONTROLLER | {f"PodMonitor/{RELEASE}", f"PodMonitor/{RELEASE}-controller"})
+        - {f"NetworkPolicy/{RELEASE}-controller"},
+        {f"NetworkPolicy/{RELEASE}"},
+    ),
 ]
 
 
@@ -309,6 +347,18 @@ def test_each_toggle(values: dict[str, Any], more: set[str], less: set[str]) -> 
 
 def test_migrations_off() -> None:
     assert not [name for name in named(render(MINIMAL, migrations={"enabled": False})) if name.startswith("Job/")]
+
+
+def test_what_the_release_before_cannot_live_with_is_left_for_later() -> None:
+    def job(**values: Any) -> tuple[str, list[str]]:
+        (found,) = [document for document in render(MINIMAL, **values) if document["kind"] == "Job"]
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        return found["metadata"]["name"], container["command"]
+
+    before, after = job(), job(migrations={"beforeRollout": False})
+    assert before[1] == ["python", "-m", "app.migrations.apply", "--before-rollout"]
+    assert after[1] == ["python", "-m", "app.migrations.apply"]
+    assert before[0] != after[0], "a Job that is done is not run again"
 
 
 def test_another_release_or_other_settings_migrate_in_another_job() -> None:
@@ -432,6 +482,7 @@ class TestValues:
         }
         assert {re.sub("-[0-9a-f]{6}$", "", name) for name in having} == {
             f"Deployment/{RELEASE}",
+            f"Deployment/{RELEASE}-controller",
             f"Job/{RELEASE}-cleanup",
             f"Job/{RELEASE}-certificates",
             f"CronJob/{RELEASE}-certificates",
@@ -608,6 +659,131 @@ class TestWebhook:
         assert rendered["webhooks"] == wanted["webhooks"]
 
 
+class TestController:
+    """What the controller may do, whom it reaches, and what it brings."""
+
+    FILE: Final = CHART / "ci" / "controller-values.yaml"
+    NAME: Final = f"{RELEASE}-controller"
+
+    @pytest.mark.parametrize("exceptions", [[], ["payments"], ["payments", "default", "shop", NAMESPACE, "payments"]])
+    def test_its_rights_are_those_of_the_command(self, exceptions: list[str]) -> None:
+        """`mfw kubernetes controller-rights`, object by object and rule by rule."""
+        objects = render(self.FILE, controller={"exceptionNamespaces": exceptions})
+        wanted = rights(
+            name=f"{NAMESPACE}-{self.NAME}",
+            namespace=NAMESPACE,
+            account=self.NAME,
+            lease=self.NAME,
+            exceptions=exceptions,
+        )
+        bound = {
+            (document["kind"], document["metadata"].get("namespace"))
+            for document in objects
+            for subject in document.get("subjects", ())
+            if subject["name"] == self.NAME
+        }
+        assert bound == {(one["kind"], one["metadata"].get("namespace")) for one in wanted if "subjects" in one}
+        for one_ in wanted:
+            (found,) = [
+                document
+                for document in objects
+                if (document["kind"], document["metadata"]["name"], document["metadata"].get("namespace"))
+                == (one_["kind"], one_["metadata"]["name"], one_["metadata"].get("namespace"))
+            ]
+            assert found.get("rules") == one_.get("rules")
+            assert found.get("roleRef") == one_.get("roleRef")
+            assert found.get("subjects") == one_.get("subjects")
+            assert one_["metadata"]["labels"].items() <= found["metadata"]["labels"].items()
+
+    def test_a_release_in_the_namespace_of_events(self) -> None:
+        done = helm("template", RELEASE, str(CHART), "-n", "default", "-f", str(self.FILE))
+        wanted = rights(
+            name=f"default-{self.NAME}",
+            namespace="default",
+            account=self.NAME,
+            lease=self.NAME,
+            exceptions=["default"],
+        )
+        roles = [document for document in read(done.stdout) if document["kind"] == "Role"]
+        for role in wanted:
+            if role["kind"] == "Role":
+                assert role["rules"] in [found["rules"] for found in roles]
+
+    def test_the_definitions_are_those_that_the_command_writes_and_stay(self) -> None:
+        objects = example(self.FILE)
+        for resource in RESOURCES:
+            found = one(objects, "CustomResourceDefinition", resource.name)
+            file = ROOT / "k8s" / "crds" / f"{resource.plural}.yaml"
+            (wanted,) = read(file.read_text())
+            assert found["spec"] == wanted["spec"]
+            assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+            assert wanted["metadata"]["labels"].items() <= found["metadata"]["labels"].items()
+
+    def test_whom_it_reaches(self) -> None:
+        """DNS, the service and the API server; and the service lets it in whomever else it lets in."""
+        objects = render(self.FILE, networkPolicy={"ingress": [{"namespaceSelector": {}}]})
+        spec = one(objects, "NetworkPolicy", self.NAME)["spec"]
+        assert [rule["ports"][0]["port"] for rule in spec["egress"]] == [53, "https", 443]
+        (service,) = spec["egress"][1]["to"]
+        labels = service["podSelector"]["matchLabels"]
+        assert labels.items() <= one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+        assert [rule["ports"][0]["port"] for rule in spec["ingress"]] == ["metrics"]
+        own = one(objects, "Deployment", self.NAME)["spec"]["template"]["metadata"]["labels"]
+        mine = one(objects, "NetworkPolicy")["spec"]
+        assert own["app.kubernetes.io/component"] in mine["podSelector"]["matchExpressions"][0]["values"]
+        allowed = [peer["podSelector"]["matchLabels"] for peer in mine["ingress"][0]["from"] if "podSelector" in peer]
+        assert [peer.items() <= own.items() for peer in allowed] == [True]
+        plain = render(MINIMAL, **CONTROLLED)
+        egress = one(plain, "NetworkPolicy", self.NAME)["spec"]["egress"]
+        assert [rule["ports"][0]["port"] for rule in egress] == [53, "http", 443]
+
+    def test_a_rollout_and_a_node_that_goes(self) -> None:
+        spec = one(example(self.FILE), "Deployment", self.NAME)["spec"]
+        assert spec["replicas"] == 2
+        assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+        pod = spec["template"]["spec"]
+        assert {one["topologyKey"] for one in pod["topologySpreadConstraints"]} == {
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        }
+        (container,) = pod["containers"]
+        paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+        assert paths == {"startup": "/health/live", "liveness": "/health/live", "readiness": "/health/ready"}
+        budget = one(example(self.FILE), "PodDisruptionBudget", self.NAME)["spec"]
+        assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+        everything = one(example(EVERYTHING), "Deployment", self.NAME)["spec"]["template"]["spec"]
+        assert everything["priorityClassName"] == "system-cluster-critical"
+        assert everything["imagePullSecrets"] == [{"name": "registry"}]
+
+    def test_none_is_a_number_of_replicas(self) -> None:
+        objects = render(self.FILE, controller={"replicas": 0})
+        assert one(objects, "Deployment", self.NAME)["spec"]["replicas"] == 0
+
+    @pytest.mark.parametrize(
+        ("values", "wanted"),
+        [
+            ({}, {"key": ("mutation-firewall-controller", "api-key"), "authority": (f"{RELEASE}-tls", "ca.crt")}),
+            (
+                {"tls": {"source": "secret"}, "controller": {"authority": {"name": "authority", "key": "a.pem"}}},
+                {"key": ("mutation-firewall-controller", "api-key"), "authority": ("authority", "a.pem")},
+            ),
+            ({"tls": {"source": "none"}}, {"key": ("mutation-firewall-controller", "api-key")}),
+        ],
+        ids=["own", "given", "none"],
+    )
+    def test_what_it_reads_of_secrets(self, values: dict[str, Any], wanted: dict[str, tuple[str, str]]) -> None:
+        """One key of each, and never the key of the certificate."""
+        pod = one(render(self.FILE, **values), "Deployment", self.NAME)["spec"]["template"]["spec"]
+        found = {
+            volume["name"]: (volume["secret"]["secretName"], volume["secret"]["items"][0]["key"])
+            for volume in pod["volumes"]
+            if "secret" in volume and len(volume["secret"]["items"]) == 1
+        }
+        assert found == wanted
+        assert sum("secret" in volume for volume in pod["volumes"]) == len(wanted)
+        assert not [volume for volume in pod["volumes"] if "projected" in volume]
+
+
 class TestMonitoring:
     """What Prometheus and Grafana get is what `alerts/` has."""
 
@@ -684,7 +860,21 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
             [_with(webhook=HOOK, tls={"source": "own"}, canary={"enabled": True})],
             "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed",
         ),
-        ([_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})], "set webhook.enabled"),
+        (
+            [_also_secret("MFW_KUBERNETES__CANARY__KEY"), _with(canary={"enabled": True})],
+            "settings.MFW_KUBERNETES__API_SERVERS is needed",
+        ),
+        (
+            [
+                _also_secret("MFW_KUBERNETES__CANARY__KEY"),
+                _with(settings={"MFW_KUBERNETES__API_SERVERS": "kube-apiserver"}, canary={"enabled": True}),
+            ],
+            "set webhook.enabled",
+        ),
+        ([_with(controller={"enabled": True})], "set policies.source to database"),
+        ([_with(policies={"source": "database"}, controller={"enabled": True})], "controller.apiKey is needed"),
+        ([_with(**CONTROLLED, tls={"source": "secret"})], "controller.authority is needed for tls.source secret"),
+        ([_with(**CONTROLLED, settings={"MFW_TLS__CLIENT_CERTIFICATES": "required"})], "shows no certificate"),
         ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -698,5 +888,30 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 18
+    assert helpers.count("{{- fail ") == 23
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
+
+
+class TestDetection:
+    """`metrics.detect` makes what the cluster can have."""
+
+    def test_without_the_operator_the_pods_are_annotated(self) -> None:
+        objects = render(MINIMAL, metrics={"detect": True}, podAnnotations={"prometheus.io/port": "1", "a": "b"})
+        annotated = one(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        # What somebody says goes before what is found.
+        ours = {"prometheus.io/scrape": "true", "prometheus.io/path": "/metrics"}
+        assert annotated == {**ours, "prometheus.io/port": "1", "a": "b"}
+        assert not {name for name in named(objects) if name.startswith(("ServiceMonitor", "PrometheusRule"))}
+
+    def test_with_the_operator_its_kinds_are_made(self) -> None:
+        done = helm(
+            *("template", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(MINIMAL), "--set", "metrics.detect=true"),
+            *("--api-versions", "monitoring.coreos.com/v1"),
+        )
+        assert done.returncode == 0, done.stderr
+        objects = read(done.stdout)
+        assert {f"ServiceMonitor/{RELEASE}", f"PrometheusRule/{RELEASE}"} <= named(objects)
+        assert "annotations" not in one(objects, "Deployment")["spec"]["template"]["metadata"]
+
+    def test_it_is_not_looked_for_unless_asked(self) -> None:
+        assert "annotations" not in one(example(MINIMAL), "Deployment")["spec"]["template"]["metadata"]

@@ -64,6 +64,10 @@ def test_the_schema_takes_the_defaults_and_is_closed() -> None:
         ({"migrations": {"databaseUrl": {"name": "a"}}}, "/migrations/databaseUrl"),
         ({"podDisruptionBudget": {"maxUnavailable": "half"}}, "/podDisruptionBudget/maxUnavailable"),
         ({"backup": {"keepDays": 0}}, "/backup/keepDays"),
+        ({"controller": {"apiKey": "mfw_0"}}, "/controller/apiKey"),
+        ({"controller": {"authority": {"key": "ca.crt"}}}, "/controller/authority"),
+        ({"controller": {"exceptionNamespaces": ["*"]}}, "/controller/exceptionNamespaces"),
+        ({"controller": {"also": {"../a.yaml": ""}}}, "../a.yaml"),
     ],
     ids=str,
 )

@@ -11,12 +11,29 @@ from typing import Final
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typer.testing import CliRunner
 
+from app.cli import app
+from app.cli.controller import Wanted, _documents
 from app.core.notes import SignerKey
 from app.ops.backup import backups
 from app.settings import Environment, Settings
 from tests.certificates import serving, write
-from tests.helm.chart import CHART, EXAMPLES, QUICKSTART, RELEASE, ROOT, Object, Pod, env, example, one, pods, render
+from tests.helm.chart import (
+    CHART,
+    EXAMPLES,
+    NAMESPACE,
+    QUICKSTART,
+    RELEASE,
+    ROOT,
+    Object,
+    Pod,
+    env,
+    example,
+    one,
+    pods,
+    render,
+)
 
 SECRETS: Final = "/run/secrets/"
 BACKUPS: Final = "/backups"
@@ -88,7 +105,7 @@ def test_jobs_run_as_the_chart_writes_them(empty_database_dsn: str, tmp_path: Pa
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"{_command(container)}: {done.stdout}{done.stderr}"
@@ -102,3 +119,39 @@ def test_jobs_run_as_the_chart_writes_them(empty_database_dsn: str, tmp_path: Pa
     assert len(list(backups(tmp_path / "backups"))) == 1
     for name in ("partitions", "integrity", "backup", "archive"):
         run(_job(objects, name)[1])
+
+
+@pytest.mark.parametrize("source", ["own", "none"])
+def test_the_controller_understands_its_arguments(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is told, as the command itself reads it; its documents are those of the values."""
+    file = CHART / "ci" / "controller-values.yaml"
+    objects = render(file, tls={"source": source})
+    (container,) = one(objects, "Deployment", f"{RELEASE}-controller")["spec"]["template"]["spec"]["containers"]
+    told = _told(monkeypatch, _command(container)[1:])
+    wanted = {port["name"]: port["port"] for port in one(objects, "Service")["spec"]["ports"]}
+    where = f"{RELEASE}.{NAMESPACE}.svc"
+    secure = source == "own"
+    assert told.url == (f"https://{where}:{wanted['https']}" if secure else f"http://{where}:{wanted['http']}")
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert told.key_file is not None
+    assert str(told.key_file.parent) in mounts
+    assert (told.ca_file is not None and str(told.ca_file.parent) in mounts) is secure
+    assert (told.namespace, told.lease, list(told.exceptions)) == (NAMESPACE, f"{RELEASE}-controller", ["default"])
+    assert told.metrics == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert str(told.also) in mounts
+    assert told.api_key is None
+    for name, text in one(objects, "ConfigMap", f"{RELEASE}-controller")["data"].items():
+        (tmp_path / name).write_text(text)
+    assert [document["kind"] for document in _documents(tmp_path)] == ["RecordMask"]
+
+
+def _told(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Wanted:
+    """What the command makes of its arguments, without doing it."""
+    found: list[Wanted] = []
+    monkeypatch.setattr("app.cli.controller.run_controller", lambda wanted, **_: found.append(wanted))
+    monkeypatch.delenv("MFW_API_KEY", raising=False)
+    monkeypatch.delenv("MFW_URL", raising=False)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    (told,) = found
+    return told

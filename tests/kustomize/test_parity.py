@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from k8s.generate import COMPONENTS, FOLDER, OVERLAYS, Object, files, normalised, present, rendered
+from k8s.generate import COMPONENTS, FOLDER, NEEDS, OVERLAYS, Object, files, normalised, present, rendered
 from tests.helm.chart import program
 from tests.kubernetes.cluster import NotHereError, programs
 
@@ -66,16 +66,19 @@ def test_parity_with_the_chart(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_each_component_alone(name: str, tmp_path: Path) -> None:
-    """On the base, without the others: each is one feature."""
+    """On the base, with no more of the others than it cannot be without: each is one feature."""
+    components = [*NEEDS.get(name, ()), name]
     folder = FOLDER / "overlays" / f".test-{tmp_path.name}"
     folder.mkdir()
     try:
-        (folder / "kustomization.yaml").write_text(f"resources: [../../base]\ncomponents: [../../components/{name}]\n")
+        listed = "".join(f"  - ../../components/{one}\n" for one in components)
+        (folder / "kustomization.yaml").write_text(f"resources: [../../base]\ncomponents:\n{listed}")
         found = kustomized(folder)
     finally:
         (folder / "kustomization.yaml").unlink(missing_ok=True)
         folder.rmdir()
-    wanted = rendered(BASE / "values.yaml", FOLDER / "components" / name / "values.yaml", helm=str(program()))
+    values = [FOLDER / "components" / one / "values.yaml" for one in components]
+    wanted = rendered(BASE / "values.yaml", *values, helm=str(program()))
     assert sorted_lists(found) == sorted_lists(wanted)
 
 
@@ -87,4 +90,4 @@ def test_production_is_valid(minor: str) -> None:
             kubernetes_validate.validate(document, minor, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
             unknown.add(document["kind"])
-    assert unknown == {"ServiceMonitor", "PrometheusRule"}
+    assert unknown == {"ServiceMonitor", "PodMonitor", "PrometheusRule"}

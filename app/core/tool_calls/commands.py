@@ -7,23 +7,26 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from app.core.tool_calls import containers, databases, files, git, infrastructure
-from app.core.tool_calls.effects import Effect, command_effect, on_file, path_of
+from app.core.tool_calls.effects import Effect, command_effect, leads_straight, on_file, path_of
 from app.core.tool_calls.parts import Risk, riskier
 from app.core.tool_calls.programs import (
     DESTROYERS,
     DESTROYING_SUBCOMMANDS,
     INLINE_CODE,
     INTERPRETERS,
+    NAMING_OPTIONS,
     OTHER_SHELLS,
     OWN_WORDS,
     READERS,
     READING_SUBCOMMANDS,
+    RUN_ANOTHER,
     RUNNERS,
     SHELLS,
     USUAL_FOLDERS,
     WRAPPERS,
     Wrapper,
     has_word,
+    names_program,
     only_reads,
     only_shows,
     steers,
@@ -61,13 +64,18 @@ _SED_READS: Final = re.compile(
 
 
 class Around(NamedTuple):
-    """What surrounds a command: where it runs, what it is wrapped in, how deep."""
+    """What surrounds a command: where it runs, what it is wrapped in, how deep.
+
+    `home` is the folder that the agent works in; `lost` means that the command runs in another, nobody knows which.
+    """
 
     cwd: str | None
+    home: str
     depth: int = 0
     wrappers: tuple[str, ...] = ()
     variables: tuple[Assignment, ...] = ()
     least: Risk = Risk.READS
+    lost: bool = False
 
     def said(self) -> Mapping[str, Any]:
         """What of it the change of a command says."""
@@ -79,13 +87,17 @@ class Around(NamedTuple):
         return said
 
 
-def script_effects(text: str, *, cwd: str | None, depth: int = 0) -> Iterator[Effect]:
-    """Give everything that a text would do if a shell ran it; what cannot be read is one effect of unknown risk."""
-    if depth > MAX_NESTING:
+def script_effects(text: str, *, cwd: str | None, inside: Around | None = None) -> Iterator[Effect]:
+    """Give everything that a text would do if a shell ran it; what cannot be read is one effect of unknown risk.
+
+    `inside` is what surrounds a text that is run by another.
+    """
+    around = _at(cwd) if inside is None else inside._replace(depth=inside.depth + 1, wrappers=(), variables=())
+    if around.depth > MAX_NESTING:
         yield _unreadable(text, f"more than {MAX_NESTING} shells in one another")
         return
     try:
-        effects = _effects(read_script(text), cwd=cwd, depth=depth)
+        effects = _effects(read_script(text), around._replace(cwd=cwd, least=Risk.READS))
     except UnreadableError as error:
         effects = [_unreadable(text, str(error))]
     yield from effects
@@ -97,24 +109,29 @@ def _unreadable(text: str, reason: str) -> Effect:
 
 def words_effects(words: tuple[Word, ...], *, cwd: str | None) -> Iterator[Effect]:
     """Give what a command would do that no shell reads: a list of arguments."""
-    yield from command_effects(Command(words, (), None, ""), Around(cwd))
+    yield from command_effects(Command(words, (), None, ""), _at(cwd))
 
 
-def _effects(script: Script, *, cwd: str | None, depth: int) -> list[Effect]:
-    cwd = _folder(script, cwd)
+def _at(cwd: str | None) -> Around:
+    """What surrounds the first command of a call."""
+    return Around(cwd, path_of(cwd, None) if cwd else ".")
+
+
+def _effects(script: Script, around: Around) -> list[Effect]:
+    around = _moved(script, around)
     found: list[Effect] = []
     for assignment in script.assignments:
         if steers(assignment.name):
             value = {"name": assignment.name, "value": assignment.value.text}
             found.append(Effect("set", Risk.UNKNOWN, "shell/Variable", assignment.name, {"after": value}))
     for command in script.commands:
-        found.extend(command_effects(command, Around(cwd, depth)))
+        found.extend(command_effects(command, around))
     for redirection in script.redirections:
-        found.extend(_redirected(redirection, cwd))
+        found.extend(_redirected(redirection, around.cwd))
     return found
 
 
-def _folder(script: Script, cwd: str | None) -> str | None:
+def _moved(script: Script, around: Around) -> Around:
     """Where a script runs: after `cd FOLDER && ...` there, after any other move nobody knows."""
     moves = [
         at
@@ -122,10 +139,13 @@ def _folder(script: Script, cwd: str | None) -> str | None:
         if any(word.text in _MOVES for word in one.words) or (one.words and one.words[0].text in _SOURCES)
     ]
     if not moves:
-        return cwd
+        return around
     words = script.commands[0].words
     known = moves == [0] and script.chained and len(words) == 2 and words[0].text == "cd" and words[1].plain
-    return path_of(words[1].text, cwd) if known and not words[1].text.startswith("-") else None
+    if not known or words[1].text.startswith("-"):
+        return around._replace(cwd=None, lost=True)
+    folder = words[1].text
+    return around._replace(cwd=path_of(folder, around.cwd), lost=around.lost or not leads_straight(folder))
 
 
 def _redirected(redirection: Redirection, cwd: str | None) -> Iterator[Effect]:
@@ -195,9 +215,9 @@ def _wrapped(
         risk = Risk.READS if name in {"env", "exec", "command", "builtin", "time"} else Risk.UNKNOWN
         yield command_effect(name, words, riskier((risk, least)), said=around.said())
         return
-    inner = Around(around.cwd, around.depth, (*around.wrappers, name), tuple(variables), least)
+    inner = around._replace(wrappers=(*around.wrappers, name), variables=tuple(variables), least=least)
     if any(word.static and word.text in {"-C", "--chdir", "-D"} for word in words[: len(words) - len(rest)]):
-        inner = inner._replace(cwd=None)
+        inner = inner._replace(cwd=None, lost=True)
     yield from command_effects(command._replace(words=rest, assignments=()), inner)
 
 
@@ -236,7 +256,9 @@ def _is_option(text: str, wrapper: Wrapper) -> bool:
 def _ordinary(program: str, words: tuple[Word, ...], around: Around) -> Iterator[Effect]:
     """A program that is known by its name at most."""
     said = around.said()
-    if program in READERS:
+    if program in RUN_ANOTHER or (program in NAMING_OPTIONS and names_program(program, words)):
+        risk = Risk.UNKNOWN
+    elif program in READERS:
         risk = Risk.READS if only_reads(READERS[program], words) else Risk.RUNS
         if risk is Risk.RUNS and any(not word.static for word in words):
             risk = Risk.UNKNOWN
@@ -258,8 +280,6 @@ def _ordinary(program: str, words: tuple[Word, ...], around: Around) -> Iterator
         risk = Risk.DESTROYS
     elif program in {"source", "."}:
         risk = Risk.RUNS if words and not _is_stream(words[0]) else Risk.UNKNOWN
-    elif program in {"alias", "enable", "complete", "bind", "shopt", "hash", "ssh", "parallel", "coproc", "fc", "at"}:
-        risk = Risk.UNKNOWN
     else:
         risk = Risk.RUNS
     yield command_effect(program, words, risk, said=said)
@@ -358,7 +378,7 @@ def _is_stream(word: Word) -> bool:
 def _code(text: str, around: Around, name: str) -> Iterator[Effect]:
     """Code that is given as a text: what it does, wrapped in what runs it."""
     least = around.least
-    for effect in script_effects(text, cwd=around.cwd, depth=around.depth + 1):
+    for effect in script_effects(text, cwd=around.cwd, inside=around):
         change = effect.change
         if effect.of == "shell/Command":
             change = {
@@ -426,7 +446,7 @@ def _find(program: str, words: tuple[Word, ...], command: Command, around: Aroun
         elif text in _FIND_RUNS:
             end = next((i for i in range(at + 1, len(words)) if words[i].text in {";", "+"}), len(words))
             run = tuple(_HERE if "{}" in word.text else word for word in words[at + 1 : end])
-            inner = around._replace(wrappers=(*around.wrappers, program), cwd=None)
+            inner = around._replace(wrappers=(*around.wrappers, program), cwd=None, lost=True)
             yield from command_effects(Command(run, (), None, command.source), inner)
             at = end
         at += 1
@@ -437,7 +457,15 @@ def _awk(program: str, words: tuple[Word, ...], _command: Command, around: Aroun
     rest = list(words)
     while rest and rest[0].plain and re.match(r"-[Fv]", rest[0].text):
         del rest[: 2 if len(rest[0].text) == 2 else 1]
-    reads = bool(rest) and rest[0].static and not rest[0].text.startswith("-") and _AWK_READS.match(rest[0].text)
+    # To gawk a file of the name `/inet/tcp/0/HOST/PORT` is a connection.
+    connects = any("/inet" in word.text for word in rest)
+    reads = (
+        bool(rest)
+        and rest[0].static
+        and not connects
+        and not rest[0].text.startswith("-")
+        and _AWK_READS.match(rest[0].text)
+    )
     yield command_effect(program, words, Risk.READS if reads else Risk.UNKNOWN, said=around.said())
 
 
@@ -489,6 +517,16 @@ def _with(reads: Callable[..., Iterator[Effect]]) -> _Reader:
     return read
 
 
+def _there(reads: Callable[..., Iterator[Effect]]) -> _Reader:
+    """A reader of command lines that mean what the folder says in which they run."""
+
+    def read(program: str, words: tuple[Word, ...], _command: Command, around: Around) -> Iterator[Effect]:
+        home = None if around.lost else around.home
+        return reads(program, words, cwd=around.cwd, home=home, said=around.said())
+
+    return read
+
+
 _SPECIAL: Final[Mapping[str, _Reader]] = {
     **dict.fromkeys(SHELLS, _shell),
     "eval": _eval,
@@ -505,10 +543,10 @@ _SPECIAL: Final[Mapping[str, _Reader]] = {
     "sed": _sed,
     "gsed": _sed,
     **dict.fromkeys(files.PROGRAMS, _with(files.effects)),
-    "git": _with(git.effects),
+    "git": _there(git.effects),
     "kubectl": _with(containers.kubectl),
     "oc": _with(containers.kubectl),
     "helm": _with(containers.helm),
-    **dict.fromkeys(("terraform", "tofu", "terragrunt"), _with(infrastructure.terraform)),
+    **dict.fromkeys(("terraform", "tofu", "terragrunt"), _there(infrastructure.terraform)),
     **dict.fromkeys(databases.CLIENTS, _with(databases.effects)),
 }

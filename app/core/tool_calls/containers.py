@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from app.core.tool_calls.effects import Effect, command_effect, nothing_differs, path_of
+from app.core.tool_calls.effects import Effect, at_least, command_effect, nothing_differs, path_of
 from app.core.tool_calls.parts import Risk
 from app.core.tool_calls.words import Word, set_of
 from app.core.types import JsonObject
@@ -35,7 +35,7 @@ _FLAGS: Final = set_of("""
 _STEERS: Final = set_of(
     """
     --kubeconfig --server -s --as --as-group --as-uid --token --cache-dir --insecure-skip-tls-verify
-    --certificate-authority --client-key --client-certificate --tls-server-name --profile
+    --certificate-authority --client-key --client-certificate --tls-server-name --profile --user --cluster
     """
 )
 _READS: Final = set_of(
@@ -65,6 +65,7 @@ _FOLLOWING: Final = frozenset({"-f", "-p"})
 _ACTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("scale", "label", "annotate", "set", "taint", "cordon", "uncordon", "rollout"), "patch"),
     **dict.fromkeys(("edit", "replace"), "update"),
+    "certificate": "approval",
     **dict.fromkeys(("run", "expose", "autoscale", "create"), "create"),
 }
 # Subcommands with a word of their own before the object.
@@ -118,6 +119,7 @@ _NAMES: Final = """
     rbac.authorization.k8s.io v1 ClusterRoleBinding clusterrolebindings clusterrolebinding
     autoscaling v2 HorizontalPodAutoscaler horizontalpodautoscalers horizontalpodautoscaler hpa
     policy v1 PodDisruptionBudget poddisruptionbudgets poddisruptionbudget pdb
+    certificates.k8s.io v1 CertificateSigningRequest certificatesigningrequests certificatesigningrequest csr
     storage.k8s.io v1 StorageClass storageclasses storageclass sc
     apiextensions.k8s.io v1 CustomResourceDefinition customresourcedefinitions customresourcedefinition crd crds
     admissionregistration.k8s.io v1 ValidatingWebhookConfiguration validatingwebhookconfigurations
@@ -142,7 +144,7 @@ _KINDS: Final = _kinds()
 _VERSION: Final = re.compile(r"v[0-9]+(?:(?:alpha|beta)[0-9]+)?")
 _CLUSTER_WIDE: Final = set_of("""
     Namespace Node PersistentVolume ClusterRole ClusterRoleBinding StorageClass CustomResourceDefinition
-    ValidatingWebhookConfiguration MutatingWebhookConfiguration ValidatingAdmissionPolicy
+    ValidatingWebhookConfiguration MutatingWebhookConfiguration ValidatingAdmissionPolicy CertificateSigningRequest
     """)
 
 
@@ -226,10 +228,13 @@ def kubectl(
     )
     if verb in _READS or word in _READING_WORDS.get(verb, frozenset()):
         # What a file names, a secret too, is shown; a path of the API can be any.
-        known = not (line.options.keys() & _STEERS or "--raw" in line.options or "://" in "".join(operands))
-        shows = verb in {"get", "describe"} and bool(line.files)
-        writes = verb == "kustomize" and ("-o" in line.options or "--output" in line.options)
-        risk = Risk.READS if known and not shows and not writes else Risk.UNKNOWN
+        known = not (line.options.keys() & _STEERS or "--raw" in line.options)
+        known = known and not any("://" in one for one in (*operands, *line.files))
+        shown = line.options.get("-o", line.options.get("--output")) or ""
+        shows = (verb in {"get", "describe"} and bool(line.files)) or "file" in shown
+        # A folder of a kustomization names others, and they repositories of anybody.
+        shows = shows or verb == "kustomize" or "-k" in line.options or "--kustomize" in line.options
+        risk = Risk.READS if known and not shows else Risk.UNKNOWN
     elif destroys:
         risk = Risk.DESTROYS
     elif verb in _CONNECTS:
@@ -239,6 +244,8 @@ def kubectl(
     else:
         # A plugin, or `config set-cluster`: the line does not say what is reached.
         risk = Risk.UNKNOWN
+    if line.options.keys() & _STEERS:
+        risk = at_least(risk, Risk.UNKNOWN)
     about = {
         name.strip("-"): value
         for name in ("--context", "--cluster", "--server", "--kubeconfig", "--as", "--user")
@@ -257,7 +264,12 @@ def kubectl(
             yield Effect(action, risk, MANIFEST, path, {"after": after}, about, told)
         return
     if verb == "create" and word:
+        # A token is a part of the account that it is for.
+        if word == "token":
+            word, action = "serviceaccount", "token"
         operands = [word, *operands]
+    elif verb == "certificate":
+        operands = ["csr", *operands]
     objects = list(_objects(verb, word, operands))
     if not objects:
         change = nothing_differs({}) if risk is Risk.READS else {"after": after}
@@ -374,7 +386,7 @@ def helm(
         return
     verb, *operands = [word.text for word in line.operands]
     if verb in _HELM_READS:
-        steered = bool(line.options.keys() & _HELM_STEERS)
+        steered = bool(line.options.keys() & _HELM_STEERS) or any("://" in one for one in operands)
         yield command_effect(program, words, Risk.UNKNOWN if steered else Risk.READS, said=said)
         return
     if verb not in _HELM_CHANGES | _HELM_DESTROYS:
@@ -382,6 +394,9 @@ def helm(
         yield command_effect(program, words, Risk.UNKNOWN if verb == "plugin" else Risk.RUNS, said=said)
         return
     destroys = verb in _HELM_DESTROYS or "--force" in line.options
+    risk = Risk.DESTROYS if destroys else Risk.CHANGES
+    if line.options.keys() & _HELM_STEERS - {"--repo"}:
+        risk = at_least(risk, Risk.UNKNOWN)
     namespace = line.options.get("-n", line.options.get("--namespace"))
     names = operands if verb in _HELM_DESTROYS else operands[:1]
     if "-g" in line.options or "--generate-name" in line.options:
@@ -390,7 +405,7 @@ def helm(
     for name in names or ["*"]:
         yield Effect(
             "uninstall" if verb in _HELM_DESTROYS else verb,
-            Risk.DESTROYS if destroys else Risk.CHANGES,
+            risk,
             RELEASE,
             "/".join(part for part in (namespace, name) if part),
             {"after": {"arguments": [word.text for word in words], **said}},

@@ -1,5 +1,6 @@
 """Command lines of database clients, and tools that are given SQL: statements that the SQL normaliser reads."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -125,10 +126,11 @@ def effects(
 
 
 def _commands(text: str, client: Client) -> bool:
-    lines = [line.lstrip() for line in text.splitlines()]
+    # What stands behind a statement is looked at anew by some clients.
+    lines = [line.lstrip() for line in re.split(r"[\n\r;]", text)]
     if client.dialect in {"sqlite", "duckdb"}:
         return any(line.startswith((".", "#")) for line in lines)
-    return "\\" in text or any(line.lower().startswith(("system", "source", "tee", "pager")) for line in lines)
+    return "\\" in text or any(line.lower().startswith(("system", "source", "tee", "pager", "edit")) for line in lines)
 
 
 def statement_effect(text: str, *, dialect: str, database: str, program: str) -> Effect:

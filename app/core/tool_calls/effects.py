@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from app.core.tool_calls.parts import Part, Risk
+from app.core.tool_calls.parts import Part, Risk, riskier
 from app.core.tool_calls.words import Word
 from app.core.types import JsonObject
 
@@ -66,6 +66,27 @@ def path_of(written: str, cwd: str | None) -> str:
     if cwd is None:
         return posixpath.normpath(written) if written else written
     return posixpath.normpath(posixpath.join(path_of(cwd, None), written))
+
+
+def is_around(folder: str, home: str) -> bool:
+    """Whether a folder is the one that an agent works in, or holds it: what programs find there they find anyway."""
+    return folder == home or home.startswith(folder.rstrip("/") + "/")
+
+
+def is_within(folder: str, home: str) -> bool:
+    """Whether a folder is the one that an agent works in, or lies in it."""
+    return folder == home or folder.startswith(home.rstrip("/") + "/")
+
+
+def leads_straight(written: str) -> bool:
+    """Whether a path leads where its words say: behind a link, `..` is another folder."""
+    names = [name for name in written.split("/") if name not in ("", ".")]
+    return ".." not in names[next((at for at, name in enumerate(names) if name != ".."), len(names)) :]
+
+
+def at_least(risk: Risk, least: Risk) -> Risk:
+    """A risk that cannot be lower than another; what destroys says more than that nothing is known."""
+    return risk if risk is Risk.DESTROYS else riskier((risk, least))
 
 
 def on_file(

@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from app.core.tool_calls.effects import Effect, command_effect, path_of
+from app.core.tool_calls.effects import Effect, at_least, command_effect, is_around, leads_straight, path_of
 from app.core.tool_calls.parts import Risk
 from app.core.tool_calls.words import Word, set_of
 
 REPOSITORY: Final = "git/Repository"
 BRANCH: Final = "git/Branch"
 
-_GLOBAL_FLAGS: Final = frozenset({"--no-pager", "-P", "--no-optional-locks", "--literal-pathspecs", "--bare"})
+_GLOBAL_FLAGS: Final = frozenset({"--no-pager", "-P", "--no-optional-locks", "--literal-pathspecs"})
 # Subcommands that read, and options of these that write a file or run a program.
 _READS: Final = set_of("""
     status log diff show rev-parse rev-list describe ls-files ls-tree ls-remote blame annotate shortlog grep cat-file
@@ -31,6 +31,23 @@ _WRITING: Final = (
 _PROGRAMS: Final = ("--upload-pack", "--receive-pack", "--template", "--config", "--strategy", "--extcmd")
 _TALKS: Final = frozenset({"fetch", "pull", "push", "clone", "ls-remote", "remote", "submodule", "archive"})
 _MERGES: Final = frozenset({"merge", "pull", "rebase"})
+# What asks another repository. A name is one that somebody gave it here; an address may be anybody's, and takes what
+# stands in it there.
+_ASKS: Final = frozenset({"ls-remote", "fetch", "pull"})
+# Their options without a value of its own: behind others nobody knows which word names the repository.
+_ASKING_FLAGS: Final = set_of("""
+    --all --tags -t --no-tags -n --prune -p -P --prune-tags -f --force -v --verbose -q --quiet --dry-run --unshallow -a
+    --append --rebase --no-rebase -r --ff-only --ff --no-ff --progress --heads -h --refs --exit-code --symref --atomic
+    -k --keep --autostash --no-autostash -4 -6 --no-commit --commit -s --squash --stat --edit -e --no-edit
+    """)
+_ADDRESS: Final = re.compile(r"[:/\\~]|^[.]")
+# Options that make a repository which is one without `.git`, or of what somebody wrote; and that open another program.
+_MAKES: Final[Mapping[str, tuple[str, ...]]] = {
+    "init": ("--bare", "--separate-git-dir", "--template"),
+    "clone": ("-c", "-u", "--bare", "--mirror", "--separate-git-dir"),
+    "help": ("-w", "-i", "-m", "--web", "--info", "--man"),
+}
+_RUNS_WORDS: Final[Mapping[str, frozenset[str]]] = {"submodule": frozenset({"foreach"}), "bisect": frozenset({"run"})}
 _HELPER: Final = re.compile(r"[A-Za-z0-9+.-]+::")
 _CHANGES: Final = set_of("""
     add commit merge rebase pull fetch clone init mv cherry-pick revert am apply stash tag branch switch checkout notes
@@ -83,15 +100,19 @@ _PUSH_VALUES: Final = frozenset({"-o", "--push-option", "--repo", "--receive-pac
 
 
 def effects(
-    program: str, words: tuple[Word, ...], *, cwd: str | None, stdin: str | None, said: Mapping[str, Any]
+    program: str, words: tuple[Word, ...], *, cwd: str | None, home: str | None, said: Mapping[str, Any]
 ) -> Iterator[Effect]:
-    """Give what a command line of git does; one that sets configuration on the way may do anything."""
-    del stdin
-    folder, at = cwd, 0
+    """Give what a command line of git does; one that sets configuration on the way may do anything.
+
+    A repository says itself which programs git runs in it, by its configuration (`core.fsmonitor`) and its hooks. Any
+    folder with the right files in it is one, so one that is neither `home` nor around it may be of the agent's making.
+    """
+    folder, at, strange = cwd, 0, home is None
     while at < len(words) and words[at].plain and words[at].text.startswith("-"):
         text = words[at].text
         if text == "-C" and at + 1 < len(words) and words[at + 1].plain:
             folder = path_of(words[at + 1].text, folder)
+            strange = strange or not leads_straight(words[at + 1].text)
             at += 2
         elif text in _GLOBAL_FLAGS:
             at += 1
@@ -107,10 +128,13 @@ def effects(
         return
     verb, rest = words[at].text, words[at + 1 :]
     repository = folder or "."
+    strange = strange or not is_around(repository, home or "")
+    least = Risk.UNKNOWN if strange else Risk.READS
     if verb == "push":
-        yield from _push(rest, repository, said)
+        for effect in _push(rest, repository, said):
+            yield effect._replace(risk=at_least(effect.risk, least))
         return
-    risk = Risk.UNKNOWN if _runs(verb, rest) else _risk(verb, rest)
+    risk = Risk.UNKNOWN if _runs(verb, rest) else at_least(_risk(verb, rest), least)
     after: dict[str, Any] = {"arguments": [word.text for word in rest], **said}
     yield Effect(verb, risk, REPOSITORY, repository, {"after": after}, {}, {"program": program})
 
@@ -120,12 +144,27 @@ def _runs(verb: str, rest: tuple[Word, ...]) -> bool:
     texts = [word.text for word in rest if word.static]
     if verb in _TALKS and any(_HELPER.match(text) for text in texts):
         return True
+    if verb in _ASKS and _ADDRESS.search(" ".join(_places(texts))):
+        return True
+    if verb == "remote" and texts[:1] == ["show"] and any(_ADDRESS.search(text) for text in texts[1:]):
+        return True
+    if verb == "mv" and any(".git" in text.lower().split("/") for text in texts):
+        return True
+    if _loses(texts, _MAKES.get(verb, ())) or set(texts) & _RUNS_WORDS.get(verb, frozenset()):
+        return True
     if verb in _MERGES and _loses(texts, ("-s",)):
         return True
     return any(
         len(text) > 2 and text.startswith("--") and any(one.startswith(text.partition("=")[0]) for one in _PROGRAMS)
         for text in texts
     )
+
+
+def _places(texts: list[str]) -> list[str]:
+    """The words that may name another repository: the first that is no option, or all where it may be any."""
+    operands = [text for text in texts if not text.startswith("-")]
+    flags = [text for text in texts if text.startswith("-") and "=" not in text]
+    return operands[:1] if _ASKING_FLAGS.issuperset(flags) else operands
 
 
 def _risk(verb: str, rest: tuple[Word, ...]) -> Risk:

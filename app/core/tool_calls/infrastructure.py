@@ -3,7 +3,16 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from app.core.tool_calls.effects import Effect, command_effect, on_file, path_of
+from app.core.tool_calls.effects import (
+    Effect,
+    at_least,
+    command_effect,
+    is_around,
+    is_within,
+    leads_straight,
+    on_file,
+    path_of,
+)
 from app.core.tool_calls.parts import Risk, riskier
 from app.core.tool_calls.words import Word, set_of
 
@@ -32,6 +41,8 @@ _READING_WORDS: Final[Mapping[str, frozenset[str]]] = {
     "fmt": frozenset({"-check"}),
 }
 
+# They read, by the providers that lie in the folder.
+_ASKS_PROVIDERS: Final = frozenset({"validate", "show", "graph"})
 # Options of `init` that copy a state elsewhere, bring code with them, or say where both come from.
 _MOVES: Final = set_of("migrate-state force-copy from-module plugin-dir backend-config")
 # Options with a file that is written.
@@ -44,19 +55,25 @@ def _beyond(program: str, verb: str, options: list[str]) -> Risk:
     if program == "terragrunt" or (verb == "init" and names & _MOVES):
         # Its configuration runs commands before and after every one of these.
         return Risk.UNKNOWN
+    if verb in _ASKS_PROVIDERS or (verb in {"providers", "state"} and options[:1] in (["schema"], ["show"])):
+        return Risk.RUNS
     if verb == "get" or (verb == "providers" and options[:1] in (["mirror"], ["lock"])):
         return Risk.CHANGES
     return Risk.READS
 
 
 def terraform(
-    program: str, words: tuple[Word, ...], *, cwd: str | None, stdin: str | None, said: Mapping[str, Any]
+    program: str, words: tuple[Word, ...], *, cwd: str | None, home: str | None, said: Mapping[str, Any]
 ) -> Iterator[Effect]:
-    """Give what a command line does to the workspace in its folder; what would change, only a plan says."""
-    del stdin
-    folder, rest = cwd, list(words)
+    """Give what a command line does to the workspace in its folder; what would change, only a plan says.
+
+    A folder has the providers that are run in it, so one outside of `home` may run anything.
+    """
+    folder, rest, strange = cwd, list(words), home is None
     while rest and rest[0].plain and rest[0].text.startswith("-chdir="):
-        folder = path_of(rest.pop(0).text.removeprefix("-chdir="), cwd)
+        written = rest.pop(0).text.removeprefix("-chdir=")
+        folder, strange = path_of(written, cwd), strange or not leads_straight(written)
+    strange = strange or not (is_within(folder or ".", home or "") or is_around(folder or ".", home or ""))
     if not rest or not rest[0].plain:
         yield command_effect(program, words, Risk.UNKNOWN if rest else Risk.READS, said=said)
         return
@@ -74,8 +91,8 @@ def terraform(
         risk = Risk.DESTROYS
     if risk is not Risk.DESTROYS:
         risk = riskier((risk, _beyond(program, verb, options)))
-    if any(not word.static for word in rest) and risk is not Risk.DESTROYS:
-        risk = Risk.UNKNOWN
+    if strange or any(not word.static for word in rest):
+        risk = at_least(risk, Risk.UNKNOWN)
     after: dict[str, Any] = {"arguments": [verb, *options], **said}
     if any(option.lstrip("-").startswith("auto-approve") for option in options):
         after["auto_approve"] = True

@@ -121,7 +121,7 @@ DESTROYERS: Final = set_of(
 _STEERING: Final = re.compile(
     r"""
     PATH|IFS|ENV|SHELL|SHELLOPTS|BASHOPTS|PS[0-4]|CDPATH|GLOBIGNORE|HOME|EDITOR|VISUAL|PAGER|BROWSER|MANPAGER|TMPDIR
-    |EXECIGNORE|FPATH|FIGNORE|POSIXLY_CORRECT|GCONV_PATH|LOCPATH|NLSPATH|TERMINFO.*|KUBECONFIG|DOCKER_.*|CC|CXX|LD|AR|MAKEFLAGS
+    |EXECIGNORE|FPATH|FIGNORE|POSIXLY_CORRECT|GCONV_PATH|LOCPATH|NLSPATH|TERMINFO.*|KUBECONFIG|KUBERC|DOCKER_.*|CC|CXX|LD|AR|MAKEFLAGS
     |(?:LD|DYLD|BASH|GIT|SSH|PERL5?|RUBY|NPM_CONFIG|PIP|UV|CARGO|RUSTC?|GO|JAVA|JDK|MAVEN|GRADLE|HELM|TF|PG|MYSQL|LESS|ZDOTDIR)(?:_?\w*)
     |PYTHON(?:PATH|STARTUP|HOME|INSPECT|EXECUTABLE|BREAKPOINT|WARNINGS|USERBASE)|NODE_(?:OPTIONS|PATH|EXTRA_CA_CERTS)
     |(?:XDG|KUBECTL|KUBE|PYTEST|RIPGREP|JQ|MAKE|NODE|VIRTUAL_ENV|OPENSSL|SSL|CURL|WGET|DPKG|APT|AWS_CONFIG|CLOUDSDK)(?:_\w+)
@@ -149,6 +149,45 @@ INLINE_CODE: Final = set_of("-c -e -E -r -p -pe -ne -le -n --eval --print --exec
 SHELLS: Final = set_of("sh bash dash ash rbash")
 # Of another language: their code is not read here.
 OTHER_SHELLS: Final = set_of("zsh ksh mksh fish csh tcsh pwsh powershell powershell.exe cmd cmd.exe elvish nu xonsh")
+
+
+# What runs another program that is not looked for here, or changes what names mean.
+RUN_ANOTHER: Final = set_of(
+    """
+    alias enable complete bind shopt hash ssh parallel coproc fc at batch strace ltrace script flock setarch nsenter
+    unshare chroot su runuser entr setpriv taskset chrt cpulimit firejail bwrap systemd-run start-stop-daemon
+    dbus-run-session faketime fakeroot proot valgrind perf rlwrap tmux screen mosh sshpass pkexec run-parts
+    inotifywait hyperfine
+    """
+)
+# Options that name a program to run, by program; of those with one dash each may stand among others of its kind.
+NAMING_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("tar", "gtar", "bsdtar"),
+        (
+            "-I",
+            "-F",
+            "--to-command",
+            "--use-compress-program",
+            "--checkpoint-action",
+            "--info-script",
+            "--new-volume-script",
+            "--rsh-command",
+            "--rmt-command",
+        ),
+    ),
+    "rsync": ("-e", "--rsh", "--rsync-path"),
+    "scp": ("-S", "-o", "-F", "-D", "-J"),
+    "sftp": ("-S", "-o", "-F", "-D", "-J", "-s"),
+    "zip": ("-TT", "--unzip-command"),
+    "man": ("-P", "-H", "-X", "-C", "--pager", "--html", "--gxditview", "--config-file", "--preprocessor"),
+    "sort": ("--compress-program",),
+    "rg": ("--pre", "--hostname-bin"),
+    "split": ("--filter",),
+    "cpio": ("--rsh-command", "--rmt-command"),
+    "mail": ("-S",),
+    "gdb": ("-ex", "-x", "--command", "--eval-command", "--args"),
+}
 
 
 class Wrapper(NamedTuple):
@@ -257,6 +296,24 @@ def only_shows(program: str, words: Sequence[Word]) -> bool:
     return known is None or all(
         word.static and (not word.text.startswith("-") or word.text.partition("=")[0] in known) for word in words
     )
+
+
+def names_program(program: str, words: Sequence[Word]) -> bool:
+    """Whether an option names a program, which is then run."""
+    options = NAMING_OPTIONS[program]
+    for at, word in enumerate(words):
+        text, name = word.text, word.text.partition("=")[0]
+        if text == "--":
+            return False
+        # `tar xIf`: the letters of its first word are options as well.
+        if at == 0 and program.endswith("tar") and not text.startswith("-"):
+            text = f"-{text}"
+        if name.startswith("--"):
+            if len(name) > 2 and any(one.startswith(name) for one in options):
+                return True
+        elif text.startswith("-") and any(one[1:] in text[1:] for one in options if not one.startswith("--")):
+            return True
+    return False
 
 
 def has_word(words: Sequence[Word], wanted: frozenset[str]) -> bool:

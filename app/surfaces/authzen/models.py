@@ -34,7 +34,9 @@ class Action(_Wire):
 
 
 class EvaluationIn(_Wire):
-    """Section 6.1. `context.change` says what would be different, with the members that `/v1/decisions` has."""
+    """Section 6.1. `context.change` says what would be different, with the members that `/v1/decisions` has;
+    `context.fulfils` lists the keys of the obligations that the enforcement point meets.
+    """
 
     subject: Entity
     action: Action
@@ -59,11 +61,11 @@ class EvaluationsIn(_Wire):
 class EvaluationOut(BaseModel):
     """Section 5.5."""
 
-    decision: bool = Field(description="true for allow; false for deny and hold")
+    decision: bool = Field(description="true for an allow of which `context.fulfils` names all obligations")
     context: _Object = Field(
         default_factory=dict,
         description="`effect`, `reasons`, `evaluation_id` and the other members of a decision; `access_request` for a "
-        "hold; `error` for what could not be decided",
+        "hold; `unmet` for an allow under obligations that nobody meets; `error` for what could not be decided",
     )
 
 

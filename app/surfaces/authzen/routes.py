@@ -1,6 +1,6 @@
 """OpenID AuthZEN Authorization API 1.0: `/access/v1/...` and its metadata."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 import orjson
@@ -27,11 +27,11 @@ from app.surfaces.answering import JSON, Answer, Delegated, in_time, too_late
 from app.surfaces.authzen import models
 from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS, SEARCH, metadata_of
 from app.surfaces.authzen.wire import (
+    evaluation_of,
     evaluation_to_wire,
     evaluations_of,
     evaluations_to_wire,
     found_to_wire,
-    mutation_of,
     placed,
     search_of,
 )
@@ -101,7 +101,11 @@ class _Asked:
 class EvaluationExchange(_Asked):
     """One evaluation, in the words of `service/decide.py`."""
 
-    __slots__ = ()
+    __slots__ = ("_fulfilled",)
+
+    def __init__(self, endpoint: "_Endpoint", scope: Scope, receive: Receive) -> None:
+        super().__init__(endpoint, scope, receive)
+        self._fulfilled: Collection[str] = ()
 
     async def limit(self, principal: Principal) -> None:
         """Step 3."""
@@ -110,21 +114,23 @@ class EvaluationExchange(_Asked):
 
     def parse(self, body: bytes) -> Mutation:
         """Step 4."""
-        return mutation_of(strict_json.parse(body).tree)
+        mutation, self._fulfilled = evaluation_of(strict_json.parse(body).tree)
+        return mutation
 
     def render(self, decision: Decision) -> bytes:
         """Step 10."""
-        return evaluation_to_wire(decision)
+        return evaluation_to_wire(decision, self._fulfilled)
 
 
 class EvaluationsExchange(_Asked):
     """Many evaluations, in the words of `service/decide.py`."""
 
-    __slots__ = ("_claims", "_single", "_taken")
+    __slots__ = ("_claims", "_fulfilled", "_single", "_taken")
 
     def __init__(self, endpoint: "_Endpoint", scope: Scope, receive: Receive) -> None:
         super().__init__(endpoint, scope, receive)
         self._claims = False
+        self._fulfilled: Sequence[Collection[str]] = ()
         self._single = False
         self._taken = 0
 
@@ -159,16 +165,17 @@ class EvaluationsExchange(_Asked):
                 pointer="/options/evaluations_semantic",
                 fix="leave out `Idempotency-Key`, or send `execute_all`",
             )
+        self._fulfilled = batch.fulfilled or ()
         return batch
 
     def render(self, outcomes: Sequence[Outcome]) -> bytes:
         """Step 10."""
         if not self._single:
-            return evaluations_to_wire(outcomes)
+            return evaluations_to_wire(outcomes, self._fulfilled)
         (outcome,) = outcomes
         if isinstance(outcome, FirewallError):
             raise outcome
-        return evaluation_to_wire(outcome)
+        return evaluation_to_wire(outcome, self._fulfilled[0])
 
 
 class _Endpoint:
@@ -320,7 +327,10 @@ def authzen_router(endpoints: AuthzenEndpoints) -> APIRouter:
         openapi_extra=ONCE | json_body(models.EvaluationIn, models.EXAMPLE_EVALUATION),
     )
     async def evaluation(_request: Request) -> Response:
-        """Allow is `true`; deny and hold are `false`. Recorded before it is answered, as every decision."""
+        """Allow is `true`; deny, hold, and an allow under obligations that `context.fulfils` does not name are `false`.
+
+        Recorded before it is answered, as every decision.
+        """
         return Delegated(endpoints.evaluation)
 
     @router.post(

@@ -2,19 +2,24 @@
 
 A request there has no word for what would be different. `context.change` is ours for it, with the members that the
 native surface has; without it the change is not known, and what reads it fails.
+
+Nor has it one for what else an enforcement point can do. Section 5.5 lets it go on upon a `true` whose context it does
+not understand, so that a `true` must not depend on its context: an allow under obligations is one for who said in
+`context.fulfils` that they meet all of them.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from app.core import strict_json
 from app.core.batch import Batch
 from app.core.canonical import canonical
+from app.core.obligations import unmet
 from app.core.types import Effect, Json, JsonObject, Mutation
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision, Outcome
@@ -27,6 +32,9 @@ from app.surfaces.problems import status_and_title
 MAX_EVALUATIONS: Final = 1000
 # The member of the context that says what would be different.
 CHANGE: Final = "change"
+# The member of the context that says which obligations its sender meets, by their keys.
+FULFILS: Final = "fulfils"
+MAX_FULFILS: Final = 64
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1000
@@ -51,20 +59,28 @@ _UNTIL: Final = {
 }
 
 
-def mutation_of(tree: Json) -> Mutation:
+class Evaluation(NamedTuple):
+    """What is asked, and the keys of the obligations that whoever asks meets."""
+
+    mutation: Mutation
+    fulfilled: frozenset[str]
+
+
+def evaluation_of(tree: Json) -> Evaluation:
     """Make a mutation of an evaluation; members that nobody knows are passed over, as section 5 has it.
 
     Raises FirewallError(MALFORMED) with the pointer of the member at fault. Does not check: the members of the change.
     """
     tree = _asking(tree, MISSING)
-    context, change = _context(tree)
-    return Mutation(
+    context, change, fulfilled = _context(tree)
+    mutation = Mutation(
         subject=entity(tree["subject"], "subject", lenient=True),
         action=action(tree["action"], lenient=True),
         resource=entity(tree["resource"], "resource", lenient=True),
         change=change,
         context=context,
     )
+    return Evaluation(mutation, fulfilled)
 
 
 def _asking(tree: Json, needed: Iterable[str]) -> JsonObject:
@@ -76,8 +92,8 @@ def _asking(tree: Json, needed: Iterable[str]) -> JsonObject:
     return tree
 
 
-def _context(tree: JsonObject) -> tuple[JsonObject, JsonObject]:
-    """The context, and what would be different."""
+def _context(tree: JsonObject) -> tuple[JsonObject, JsonObject, frozenset[str]]:
+    """The context, what would be different, and which obligations are met."""
     context = tree.get("context", {})
     if not isinstance(context, dict):
         refuse("`context` is not an object", "/context", fix="send an object, or leave it out")
@@ -88,14 +104,32 @@ def _context(tree: JsonObject) -> tuple[JsonObject, JsonObject]:
             f"/context/{CHANGE}",
             fix="say what would be different, by `before`, `after`, `patch`, `diff`, `statement` or `manifest`",
         )
-    return {name: value for name, value in context.items() if name != CHANGE}, change
+    rest = {name: value for name, value in context.items() if name not in (CHANGE, FULFILS)}
+    return rest, change, _fulfilled(context)
+
+
+def _fulfilled(context: JsonObject) -> frozenset[str]:
+    keys = context.get(FULFILS, [])
+    if not isinstance(keys, list) or not all(isinstance(one, str) for one in keys):
+        refuse(
+            f"`context.{FULFILS}` is not a list of texts",
+            f"/context/{FULFILS}",
+            fix="send the keys of the obligations that you meet, such as `audit/ticket`, or leave it out",
+        )
+    if len(keys) > MAX_FULFILS:
+        refuse(
+            f"`context.{FULFILS}` has {len(keys)} keys, and {MAX_FULFILS} are the most",
+            f"/context/{FULFILS}",
+            fix="send the keys of the obligations that your policies have",
+        )
+    return frozenset(keys)
 
 
 def search_of(tree: Json, wanted: Wanted) -> Search:
     """Make a search of a request (sections 8.4 to 8.6). Raises FirewallError(MALFORMED)."""
     needed = [name for name in MISSING if name != Wanted.ACTION or wanted is not Wanted.ACTION]
     tree = _asking(tree, needed)
-    context, change = _context(tree)
+    context, change, fulfilled = _context(tree)
     given: dict[str, JsonObject] = {}
     for name in needed:
         if name == wanted:
@@ -114,7 +148,16 @@ def search_of(tree: Json, wanted: Wanted) -> Search:
     asked = {**tree, "page": {name: value for name, value in page.items() if name != "token"}}
     fingerprint = sha256(wanted.encode() + canonical(asked)).hexdigest()[:32]
     after = _after(page, fingerprint) if page.get("token") else None
-    return Search(wanted, given, change, context, limit=min(limit, PAGE_MAX), after=after, fingerprint=fingerprint)
+    return Search(
+        wanted,
+        given,
+        change,
+        context,
+        limit=min(limit, PAGE_MAX),
+        fulfilled=fulfilled,
+        after=after,
+        fingerprint=fingerprint,
+    )
 
 
 def _object(tree: JsonObject, name: str) -> JsonObject:
@@ -161,7 +204,7 @@ def evaluations_of(tree: Json) -> tuple[Batch, bool]:
         refuse("`evaluations` is not a list", "/evaluations", fix='send `{"evaluations": [...]}`')
     until = _UNTIL[_semantic(tree)]
     if not listed:
-        return Batch([mutation_of(tree)]), True
+        return _batch([evaluation_of(tree)], until=None), True
     if len(listed) > MAX_EVALUATIONS:
         raise FirewallError(
             Kind.TOO_LARGE,
@@ -170,7 +213,13 @@ def evaluations_of(tree: Json) -> tuple[Batch, bool]:
             fix="send several requests",
         )
     defaults: JsonObject = {name: tree[name] for name in _DEFAULTS if name in tree}
-    return Batch([_or_error(one, defaults) for one in listed], until=until), False
+    return _batch([_or_error(one, defaults) for one in listed], until=until), False
+
+
+def _batch(asked: Sequence[Evaluation | FirewallError], *, until: bool | None) -> Batch:
+    items = [one if isinstance(one, FirewallError) else one.mutation for one in asked]
+    fulfilled = [frozenset[str]() if isinstance(one, FirewallError) else one.fulfilled for one in asked]
+    return Batch(items, until=until, fulfilled=fulfilled)
 
 
 def _semantic(tree: JsonObject) -> Semantic:
@@ -188,26 +237,30 @@ def _semantic(tree: JsonObject) -> Semantic:
     return Semantic(said)
 
 
-def _or_error(one: Json, defaults: JsonObject) -> Mutation | FirewallError:
+def _or_error(one: Json, defaults: JsonObject) -> Evaluation | FirewallError:
     try:
-        return mutation_of({**defaults, **one} if isinstance(one, dict) else one)
+        return evaluation_of({**defaults, **one} if isinstance(one, dict) else one)
     except FirewallError as error:
         return error
 
 
-def evaluation_to_wire(decision: Decision) -> bytes:
-    """Write the answer to one evaluation."""
-    return orjson.dumps(_evaluation(decision))
+def evaluation_to_wire(decision: Decision, fulfilled: Collection[str]) -> bytes:
+    """Write the answer to one evaluation of somebody who meets the obligations with the keys `fulfilled`."""
+    return orjson.dumps(_evaluation(decision, fulfilled))
 
 
-def evaluations_to_wire(outcomes: Sequence[Outcome]) -> bytes:
-    """Write the answers to many, in their order; what could not be decided is a no with its error (section 7.2.1)."""
-    return orjson.dumps({"evaluations": [_outcome(one, at) for at, one in enumerate(outcomes)]})
+def evaluations_to_wire(outcomes: Sequence[Outcome], fulfilled: Sequence[Collection[str]]) -> bytes:
+    """Write the answers to many, in their order; what could not be decided is a no with its error (section 7.2.1).
+
+    `fulfilled` is as long as what was asked, which may be longer than what was answered.
+    """
+    answers = [_outcome(one, at, fulfilled[at]) for at, one in enumerate(outcomes)]
+    return orjson.dumps({"evaluations": answers})
 
 
-def _outcome(outcome: Outcome, position: int) -> JsonObject:
+def _outcome(outcome: Outcome, position: int, fulfilled: Collection[str]) -> JsonObject:
     if not isinstance(outcome, FirewallError):
-        return _evaluation(outcome)
+        return _evaluation(outcome, fulfilled)
     status, _ = status_and_title(outcome.kind)
     error = {
         "status": status,
@@ -223,8 +276,10 @@ def placed(pointer: str | None) -> str:
     return f"/context{place}" if place == f"/{CHANGE}" or place.startswith(f"/{CHANGE}/") else place
 
 
-def _evaluation(decision: Decision) -> JsonObject:
-    """Section 5.5: yes or no. Only an allow is a yes; why, and the place in the ledger, stand in the context."""
+def _evaluation(decision: Decision, fulfilled: Collection[str]) -> JsonObject:
+    """Section 5.5: yes or no. Only an allow whose obligations are met is a yes; the context says why, and where in the
+    ledger it stands.
+    """
     members = decision_members(decision)
     context: JsonObject = {
         "evaluation_id": members.pop("id"),
@@ -241,4 +296,10 @@ def _evaluation(decision: Decision) -> JsonObject:
             "template": f"{deciding.policy}/{deciding.rule}",
             "reason": "approval_required",
         }
-    return {"decision": decision.effect is Effect.ALLOW, "context": context}
+    left = unmet(decision.obligations, fulfilled)
+    if left:
+        named = ", ".join(f"`{one.key}` of `{one.policy}/{one.rule}`" for one in left)
+        context["reason"] = f"allowed under obligations that nobody said they meet: {named}"
+        context["unmet"] = sorted({one.key for one in left})
+        context["fix"] = f"meet them, and say so in `context.{FULFILS}`"
+    return {"decision": decision.effect is Effect.ALLOW and not left, "context": context}

@@ -54,9 +54,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-tls" (include "mfw.fullname" .)) .Values.tls.secretName -}}
 {{- end -}}
 
+{{/* Who reads metrics where the cluster is looked at: `operator` or `annotations`. */}}
+{{- define "mfw.detected" -}}
+{{- if .Values.metrics.detect -}}
+{{- ternary "operator" "annotations" (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
 {{- if or .Values.canary.enabled (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Of the controller: its account, its Lease, and whatever else is in the namespace of the release. */}}
+{{- define "mfw.controller" -}}
+{{- printf "%s-controller" (include "mfw.fullname" .) -}}
+{{- end -}}
+
+{{/* Where the authority of the service's certificate is. */}}
+{{- define "mfw.authority" -}}
+{{- if .Values.controller.authority -}}
+{{- toYaml .Values.controller.authority -}}
+{{- else -}}
+{{- toYaml (dict "name" (include "mfw.tlsSecret" .) "key" "ca.crt") -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The secret settings, with the one that the chart's own PostgreSQL makes. */}}
@@ -125,8 +146,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.canary.enabled (not (hasKey $secrets "MFW_KUBERNETES__CANARY__KEY")) -}}
 {{- fail "secretSettings.MFW_KUBERNETES__CANARY__KEY is needed for canary.enabled: `openssl rand -hex 32`" -}}
 {{- end -}}
+{{- if and .Values.canary.enabled (eq .Values.environment "production") (not (get .Values.settings "MFW_KUBERNETES__API_SERVERS")) -}}
+{{- fail "settings.MFW_KUBERNETES__API_SERVERS is needed for canary.enabled: the principal of the API server's credential, such as `kube-apiserver`" -}}
+{{- end -}}
 {{- if and .Values.canary.enabled (not .Values.webhook.enabled) -}}
 {{- fail "canary.enabled tries the webhook: set webhook.enabled" -}}
+{{- end -}}
+{{- if and .Values.controller.enabled (ne .Values.policies.source "database") -}}
+{{- fail "controller.enabled activates policy sets: set policies.source to database" -}}
+{{- end -}}
+{{- if and .Values.controller.enabled (not .Values.controller.apiKey) -}}
+{{- fail "controller.apiKey is needed: {name: SECRET, key: KEY} with what `mfw keys create controller --role admin` prints" -}}
+{{- end -}}
+{{- if and .Values.controller.enabled (eq .Values.tls.source "secret") (not .Values.controller.authority) -}}
+{{- fail "controller.authority is needed for tls.source secret: {name: SECRET, key: KEY} with the PEM of the authority that made the certificate" -}}
+{{- end -}}
+{{- if and .Values.controller.enabled (eq "required" (default "" .Values.settings.MFW_TLS__CLIENT_CERTIFICATES)) -}}
+{{- fail "controller.enabled shows no certificate: leave settings.MFW_TLS__CLIENT_CERTIFICATES out, or run `mfw controller` elsewhere" -}}
 {{- end -}}
 {{- if and .Values.archive.enabled (not .Values.backup.enabled) -}}
 {{- fail "archive.enabled needs backup.enabled: archives lie on the volume of the backups" -}}
@@ -270,7 +306,7 @@ template:
         image: {{ .image | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
         # The database may be on its way as well: a trial's own comes up beside this.
-        command: [python, -m, app.migrations.apply, --wait, "300"]
+        command: [python, -m, app.migrations.apply, --wait, "300"{{ if .root.Values.migrations.beforeRollout }}, --before-rollout{{ end }}]
         env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.migrations.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}

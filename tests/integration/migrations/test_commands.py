@@ -23,11 +23,11 @@ def test_forward_back_and_what_is_said(dsn, capsys):
     assert apply.main([*url, "--to", "0001"]) == 3
     capsys.readouterr()
     assert apply.main(url) == 0
-    assert "schema: 0011 (newest 0011)" in capsys.readouterr().out
+    assert "schema: 0012 (newest 0012)" in capsys.readouterr().out
     assert status.main(url) == 0
     assert "the service starts on this schema" in capsys.readouterr().out
     assert rollback.main(["0001", *url]) == 3
-    assert "pending: 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011" in capsys.readouterr().out
+    assert "pending: 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012" in capsys.readouterr().out
     assert rollback.main(["base", *url]) == 1
     assert "the ledger is never dropped" in capsys.readouterr().err
     assert rollback.main(["nonsense", *url]) == 2

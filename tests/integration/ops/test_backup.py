@@ -172,11 +172,25 @@ async def test_a_dump_that_was_altered_or_lost_is_told(made, directory, empty_da
     assert "missing" in (await refused(verify(directory, "latest", server=None))).detail
 
 
-async def test_a_backup_of_another_release_is_restored_and_not_looked_into(made, directory, empty_database_dsn):
-    file = directory / f"{made.name}.json"
-    file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"revision": "0001"}))
-    restored = await restore(empty_database_dsn, directory, "latest")
+async def test_a_backup_of_an_earlier_release_is_restored_and_not_looked_into(
+    server_dsn, empty_database_dsn, directory
+):
+    await schema.apply(empty_database_dsn, revision=module.OLDEST_REVISION)
+    await create_before_migration(empty_database_dsn, directory, clock=clock)
+    restored = await verify(directory, "latest", server=server_dsn)
     assert (restored.checked, restored.whole) == (False, False)
+
+
+async def test_a_backup_of_a_later_release_is_looked_into_as_far_as_this_one_works_with_it(
+    server_dsn, database_dsn, directory
+):
+    connection = await asyncpg.connect(database_dsn)
+    await connection.execute("INSERT INTO schema_revisions VALUES ('9998', $1)", revision.MAXIMUM_REVISION)
+    await connection.execute("UPDATE alembic_version SET version_num = '9998'")
+    await connection.close()
+    assert (await create(database_dsn, directory, clock=clock)).manifest.revision == "9998"
+    restored = await verify(directory, "latest", server=server_dsn)
+    assert (restored.checked, restored.whole) == (True, True)
 
 
 async def test_what_cannot_be_dumped_leaves_nothing(mixed_dsn, directory, monkeypatch):

@@ -24,7 +24,7 @@ metadata: {name: documents}
 spec:
   match:
     subjects: [{type: user, id: alice}, {type: user}]
-    actions: [read, edit]
+    actions: [read, edit, print]
     resources: [{type: document}]
   rules:
     - {name: readers, effect: allow, when: "action.name == 'read'"}
@@ -36,6 +36,10 @@ spec:
       when: "action.name == 'edit' && subject.properties.?role.orValue('') == 'sre'"
       message: ask the owner
       approval: {anyOf: [{group: owners}]}
+    - name: watched
+      effect: allow
+      when: "action.name == 'print'"
+      obligations: [{key: print/watermark, value: draft}, {key: audit/ticket, value: 7}]
     - {name: secret, effect: deny, when: "resource.id == 'secret'", message: nobody}
   budgets: [{name: few, limit: 1, window: 1h, per: subject, effect: deny, when: "resource.id == 'rare'", message: once an hour}]
 """
@@ -162,6 +166,45 @@ def test_the_three_semantics_and_what_they_record(firewall, semantic, items, ans
     assert evaluations(firewall, *items, semantic=semantic, **ask()) == (answers, recorded)
 
 
+BOTH: dict[str, Any] = {"context": {"fulfils": ["audit/ticket", "print/watermark"]}}
+
+
+@pytest.mark.parametrize(
+    ("context", "yes"),
+    [
+        ({}, False),
+        ({"fulfils": []}, False),
+        ({"fulfils": ["audit/ticket"]}, False),
+        ({"fulfils": ["*"]}, False),
+        (BOTH["context"], True),
+    ],
+)
+@pytest.mark.parametrize("path", ["evaluation", "evaluations"])
+def test_a_yes_does_not_depend_on_a_context_that_nobody_reads(firewall, context, yes, path):
+    answer = evaluate(firewall, {**ask("print"), "context": context}, path).json()
+    assert answer["decision"] is yes
+    assert (answer["context"]["effect"], "unmet" in answer["context"]) == ("allow", not yes)
+    # It is recorded as what the policies said; the door is where it ends.
+    _, _, receipt = firewall.entries()[answer["context"]["ledger_index"]]
+    assert json.loads(receipt)["decision"] == "allow"
+    assert [one["key"] for one in answer["context"]["obligations"]] == ["print/watermark", "audit/ticket"]
+
+
+def test_what_is_allowed_under_obligations_ends_a_batch_as_what_it_is_answered(firewall):
+    printed = {"action": {"name": "print"}}
+    assert evaluations(firewall, printed, YES, NO, semantic="permit_on_first_permit", **ask()) == ([False, True], 2)
+    assert evaluations(firewall, YES, printed, YES, semantic="deny_on_first_deny", **ask()) == ([True, False], 2)
+    assert evaluations(firewall, {**printed, **BOTH}, YES, semantic="permit_on_first_permit", **ask()) == ([True], 1)
+    assert evaluations(firewall, {**printed, **BOTH}, printed, **ask()) == ([True, False], 2)
+    # And what nobody counted yet does not go past it.
+    rare = {"resource": {"type": "document", "id": "rare"}}
+    top = ask(subject="dora")
+    assert evaluations(firewall, printed | rare, printed | rare, YES, semantic="deny_on_first_deny", **top) == (
+        [False],
+        1,
+    )
+
+
 def test_budgets_are_counted_in_turn(firewall):
     rare = {"resource": {"type": "document", "id": "rare"}}
     top = ask(subject="carol")
@@ -231,6 +274,10 @@ def test_searches_find_what_would_be_allowed(firewall):
     for kind in ("resource", "subject"):
         assert results(firewall, kind, {**ask(), kind: {"type": "unheard"}}) == []
     before = len(firewall.entries())
+    # Somebody would have to meet what is asked for as well.
+    assert results(firewall, "action", {**ask(), **BOTH}) == [("print",), ("read",)]
+    assert results(firewall, "resource", ask("print")) == []
+    assert results(firewall, "resource", {**ask("print"), **BOTH}) == [("document", "a"), ("document", "b")]
     # Somebody would have to agree.
     assert results(firewall, "resource", ask("edit", role="sre")) == []
     assert len(firewall.entries()) == before

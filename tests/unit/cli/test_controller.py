@@ -7,8 +7,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.cli.controller import Wanted, _documents, _key, _own_namespace
+from app.cli.controller import Wanted, _client, _documents, _key, _own_namespace
 from app.client import ProblemError
+from app.controller.rights import rights
 from app.controller.running import Pace
 from app.policies.diagnostics import PolicyErrors
 
@@ -49,6 +50,16 @@ def test_the_key_is_read_each_time(tmp_path: Path) -> None:
     assert _key(wanted(file)) == "one"
 
 
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_an_authority_that_cannot_be_read_is_said(text: str | None, tmp_path: Path) -> None:
+    """Each look tries again: a Secret may come later."""
+    file = tmp_path / "ca.crt"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ProblemError, match="the file of the authority cannot be read"):
+        _client(Wanted("https://a", "given", None, file, (), None, None, "lease", Pace()))
+
+
 def test_the_namespace_is_that_of_the_pod(tmp_path: Path) -> None:
     assert _own_namespace(tmp_path) == "mutation-firewall"
     (tmp_path / "namespace").write_text("firewall\n")
@@ -75,6 +86,12 @@ def test_rights_are_those_of_the_namespaces_that_are_named() -> None:
         "default": [*exceptions, ("events", "create")],
         "payments": [*exceptions, ("events", "create")],
     }
+
+
+def test_it_may_run_in_the_namespace_of_events() -> None:
+    made = rights(name="a", namespace="default", account="b", lease="c", exceptions=())
+    (role,) = [one for one in made if one["kind"] == "Role"]
+    assert [rule["resources"] for rule in role["rules"]] == [["leases"], ["leases"], ["events"]]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from app.client import hook
 from app.client.hook import BLOCK, BlockedError, ask, main, print_settings, read_answer, run
 
+ROOT = Path(__file__).resolve().parents[3]
 ALLOW = {
     "hookSpecificOutput": {
         "hookEventName": "PreToolUse",
@@ -23,6 +26,7 @@ def answered(**changes):
 @pytest.fixture(autouse=True)
 def no_alarm(monkeypatch):
     monkeypatch.setattr(hook, "_end_after", lambda seconds: None)
+    monkeypatch.setattr(hook, "guard", lambda: None)
 
 
 @pytest.fixture
@@ -180,3 +184,58 @@ def test_the_settings_block_whatever_the_hook_ends_with():
         "/usr/bin/python3 -I -m app.client.hook --url 'http://a b' --timeout 10 --key-file /k || exit 2"
     )
     assert command["timeout"] > hook.MAX_TIMEOUT
+
+
+# Every line of the hook that runs between the guard and the exit is the last one of some process. `deny` is what a firewall said, so
+# no end of it may be another than 2; after an allow 0 is what it is without any signal.
+_KILLED = """
+import os, signal, sys
+from app.client import hook
+
+told, at_signal = sys.argv[1], getattr(signal, sys.argv[2])
+answer = {"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": told, "permissionDecisionReason": "x"}}
+hook.ask = lambda *_args, **_kwargs: (told, answer)
+silence = os.open(os.devnull, os.O_RDWR)
+
+
+def ends(line):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for one in (0, 1, 2):
+        os.dup2(silence, one)
+    seen = 0
+
+    def trace(frame, event, _argument):
+        nonlocal seen
+        if frame.f_code.co_filename != hook.__file__:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                os.kill(os.getpid(), at_signal)
+        return trace
+
+    hook.guard()
+    sys.settrace(trace)
+    code = hook.main(["--url", "http://127.0.0.1:1"], {})
+    sys.settrace(None)
+    # The signal came, or the last line is behind us: 77 ends the search.
+    os._exit(code if seen >= line else 77)
+
+
+found, line = set(), 0
+while (code := ends(line := line + 1)) != 77:
+    found.add(code)
+print(line, *sorted(found))
+"""
+
+
+@pytest.mark.parametrize(("told", "sent"), [("deny", "SIGTERM"), ("deny", "SIGALRM"), ("allow", "SIGTERM")])
+def test_a_hook_that_is_killed_at_any_line_blocks(told, sent):
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLED, told, sent], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    lines, *codes = ended.stdout.split()
+    assert int(lines) > 30
+    assert codes == ["2"]

@@ -8,8 +8,8 @@ import pytest
 
 from app.client import ActiveSet, ProblemError, ProblemKind
 from app.controller.objects import Item
-from app.controller.reconcile import Reconciler
-from app.controller.status import ready_of
+from app.controller.reconcile import Reconciler, Result
+from app.controller.status import State, ready_of
 from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
 from app.policies.custom_resources import POLICIES
@@ -105,6 +105,8 @@ async def test_a_set_comes_into_force_once() -> None:
 
     assert world.service.asked == ["active", "publish", "activate"]
     assert (outcome.digest, outcome.trouble, outcome.again) == (outcome.in_force, None, False)
+    assert (outcome.whole, outcome.result) == (True, Result.IN_FORCE)
+    assert outcome.objects == {("MutationPolicy", State.ACTIVE): 1}
     (patch, event) = world.server.written
     assert patch[:2] == ("PATCH", "/apis/mutationfirewall.io/v1/mutationpolicies/one/status")
     assert patch[2]["metadata"] == {"uid": "uid-one"}
@@ -134,7 +136,9 @@ async def test_a_refused_set_asks_for_nothing() -> None:
     outcome = await world.reconciler.look(items)
 
     assert world.service.asked == ["active"]
-    assert (outcome.digest, outcome.again) == (None, False)
+    assert (outcome.digest, outcome.again, outcome.whole) == (None, False, True)
+    assert outcome.result is Result.SET_REFUSED
+    assert outcome.objects == {("MutationPolicy", State.NOT_ACTIVE): 1, ("PolicyException", State.NOT_ACCEPTED): 1}
     assert [event["regarding"].get("namespace") for method, _, event in world.server.written if method == "POST"] == [
         None,
         "a",
@@ -179,7 +183,9 @@ async def test_a_service_that_is_away() -> None:
     world.service.problems["active"] = problem(ProblemKind.UNREACHABLE)
     outcome = await world.reconciler.look([policy("one")])
 
-    assert (outcome.in_force, outcome.again) == (None, True)
+    assert (outcome.in_force, outcome.again, outcome.whole) == (None, True, False)
+    assert outcome.result is Result.UNAVAILABLE
+    assert outcome.objects == {("MutationPolicy", State.UNKNOWN): 1}
     assert ready_of(world.server.written[0][2]["status"])[:2] == ("Unknown", "ServiceUnavailable")
 
 
@@ -211,7 +217,8 @@ async def test_what_belongs_to_every_set() -> None:
 async def test_what_cannot_be_written_is_tried_again() -> None:
     world = World()
     world.server.fails = ("PATCH",)
-    assert (await world.reconciler.look([policy("one")])).again
+    outcome = await world.reconciler.look([policy("one")])
+    assert (outcome.again, outcome.whole, outcome.result) == (True, False, Result.UNWRITTEN)
     assert world.server.written == []
     world.server.fails = ("POST",)
     # An event that is lost is lost.

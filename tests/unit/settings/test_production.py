@@ -26,6 +26,7 @@ JWT = {
 }
 SECRET = "MFW_AUTH__JWT__SECRET"
 GITHUB = {"MFW_GITHUB__WEBHOOK_SECRET": "q3ZBv8nTyX1kLw7RfD5sGh2JmC9pKe4A", "MFW_GITHUB__TOKEN": "github_pat_x"}
+CANARY = {"MFW_KUBERNETES__CANARY__KEY": "7f3c9a1e5b8d2046c7e1f09a3b6d8e25a4c07f19"}
 HMAC = JWT | {"MFW_AUTH__JWT__ALGORITHMS": "HS256"}
 
 
@@ -89,6 +90,11 @@ TABLE = [
     Unsafe("errors that nobody looks at", {"MFW_ERROR_TRACKING": ""}, "MFW_ERROR_TRACKING"),
     # Issue and design: authentication off, embedded database, debug.
     Unsafe("authentication off", {"MFW_AUTH__UNSAFE_DISABLED": "true"}, "MFW_AUTH__UNSAFE_DISABLED"),
+    Unsafe(
+        "reviews of anybody",
+        {"MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED": "true"},
+        "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+    ),
     Unsafe("nobody could sign in", {"MFW_AUTH__API_KEYS__ENABLED": "false"}, "MFW_AUTH__API_KEYS__ENABLED"),
     Unsafe(
         "a bootstrap key that anybody can work out",
@@ -118,6 +124,12 @@ TABLE = [
         "a GitHub that is called without TLS",
         GITHUB | {"MFW_GITHUB__API_URL": "http://github.example.com/api/v3"},
         "MFW_GITHUB__API_URL",
+    ),
+    Unsafe("a canary whose proof everybody may ask for", CANARY, "MFW_KUBERNETES__API_SERVERS"),
+    Unsafe(
+        "a canary whose proof is for API servers, and everybody is one",
+        CANARY | {"MFW_KUBERNETES__API_SERVERS": "kube-apiserver,**"},
+        "MFW_KUBERNETES__API_SERVERS",
     ),
     Unsafe("debug", {"MFW_DEBUG": "true"}, "MFW_DEBUG"),
     Unsafe("the embedded database", {"MFW_DATABASE__EMBEDDED": "true"}, "MFW_DATABASE__EMBEDDED"),

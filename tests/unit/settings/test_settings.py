@@ -538,6 +538,12 @@ class TestAuth:
         settings = Settings.load(DEVELOPMENT | {"MFW_AUTH__UNSAFE_DISABLED": "true"})
         assert [hint.variable for hint in advice(settings)] == ["MFW_AUTH__UNSAFE_DISABLED"]
 
+    def test_reviews_of_anybody_are_refused_in_production_only(self):
+        given = {"MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED": "1"}
+        assert details(GOOD | given) == {"MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED": "is refused in production"}
+        settings = Settings.load(DEVELOPMENT | given)
+        assert [hint.variable for hint in advice(settings)] == list(given)
+
     def test_some_way_to_sign_in_is_needed(self):
         assert details(GOOD | {"MFW_AUTH__API_KEYS__ENABLED": "false"}) == {
             "MFW_AUTH__API_KEYS__ENABLED": "nobody could sign in"

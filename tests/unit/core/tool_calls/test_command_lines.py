@@ -125,6 +125,26 @@ def test_what_is_too_long_too_deep_or_too_much_is_unknown():
         read_script("a;" * 8000)
 
 
+@pytest.mark.parametrize(
+    "line", ["git -C made status", "cd made && git status", "git --git-dir=made --work-tree=. status"]
+)
+def test_a_repository_runs_what_it_names_and_is_not_only_read(line, tmp_path):
+    """The trick itself, with git; without it nobody would know that the line has to be refused."""
+    (tmp_path / "made").mkdir()
+    for name in ("objects", "refs"):
+        (tmp_path / "made" / name).mkdir()
+    (tmp_path / "made" / "HEAD").write_text("ref: refs/heads/main\n")
+    (tmp_path / "made" / "config").write_text(
+        "[core]\n\trepositoryformatversion = 0\n\tbare = false\n\tworktree = .\n"
+        f"\tfsmonitor = \"touch '{tmp_path}/ran'; false\"\n"
+    )
+    clean = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, env=clean, capture_output=True, check=False)
+    assert (tmp_path / "ran").exists()
+    call = read_tool_call("Bash", {"command": line}, cwd=str(tmp_path))
+    assert call.risk is Risk.UNKNOWN
+
+
 def quoted(text):
     return "'" + text.replace("'", "'\\''") + "'"
 
@@ -185,7 +205,7 @@ def test_what_bash_runs_is_what_was_read(line):
             cwd=folder,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=10,
+            timeout=60,
             check=False,
         ).stderr
     for piece in ran.split(b"RAN\0")[1:]:

@@ -6,19 +6,20 @@ from typing import Any
 import orjson
 import pytest
 
-from app.core.types import Effect, Reason
+from app.core.types import Effect, Obligation, Reason
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision
 from app.service.search import Found, Wanted
 from app.surfaces.authzen.wire import (
     MAX_EVALUATIONS,
+    MAX_FULFILS,
     PAGE_DEFAULT,
     PAGE_MAX,
+    evaluation_of,
     evaluation_to_wire,
     evaluations_of,
     evaluations_to_wire,
     found_to_wire,
-    mutation_of,
     search_of,
 )
 
@@ -37,11 +38,12 @@ def changed(**members: Any) -> dict[str, Any]:
 
 
 def test_unknown_members_are_passed_over_and_the_change_leaves_the_context():
-    mutation = mutation_of(GOOD)
+    mutation, fulfilled = evaluation_of(GOOD)
+    assert fulfilled == frozenset()
     assert mutation.subject == {"type": "user", "id": "alice", "properties": {"role": "sre"}}
     assert mutation.action == {"name": "read", "properties": {}}
     assert (mutation.change, mutation.context) == ({"after": 1}, {"time": "now"})
-    assert mutation_of(changed(context=...)).change == {}
+    assert evaluation_of(changed(context=...)).mutation.change == {}
 
 
 @pytest.mark.parametrize(
@@ -62,11 +64,16 @@ def test_unknown_members_are_passed_over_and_the_change_leaves_the_context():
         (changed(action=7), "/action"),
         (changed(context=[]), "/context"),
         (changed(context={"change": []}), "/context/change"),
+        (changed(context={"fulfils": "audit/ticket"}), "/context/fulfils"),
+        (changed(context={"fulfils": {"audit/ticket": True}}), "/context/fulfils"),
+        (changed(context={"fulfils": ["audit/ticket", None]}), "/context/fulfils"),
+        (changed(context={"fulfils": True}), "/context/fulfils"),
+        (changed(context={"fulfils": ["a"] * (MAX_FULFILS + 1)}), "/context/fulfils"),
     ],
 )
 def test_what_is_no_evaluation(tree, pointer):
     with pytest.raises(FirewallError) as caught:
-        mutation_of(tree)
+        evaluation_of(tree)
     assert (caught.value.kind, caught.value.pointer) == (Kind.MALFORMED, pointer)
 
 
@@ -84,7 +91,7 @@ def test_defaults_are_taken_whole():
     )
     assert not single
     first, second, third, fourth, fifth = batch.items
-    assert first == mutation_of(GOOD)
+    assert first == evaluation_of(GOOD).mutation
     assert not isinstance(second, FirewallError)
     # Not merged: what the default has of properties is gone.
     assert second.subject == {"type": "user", "id": "bob", "properties": {}}
@@ -99,7 +106,7 @@ def test_defaults_are_taken_whole():
 @pytest.mark.parametrize("evaluations", [..., []])
 def test_without_evaluations_it_is_a_single_one(evaluations):
     batch, single = evaluations_of(changed(evaluations=evaluations))
-    assert (list(batch.items), single) == ([mutation_of(GOOD)], True)
+    assert (list(batch.items), single) == ([evaluation_of(GOOD).mutation], True)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +151,7 @@ def decision(effect, **members):
 
 @pytest.mark.parametrize(("effect", "yes"), [(Effect.ALLOW, True), (Effect.DENY, False), (Effect.HOLD, False)])
 def test_only_an_allow_is_a_yes(effect, yes):
-    answer = orjson.loads(evaluation_to_wire(decision(effect)))
+    answer = orjson.loads(evaluation_to_wire(decision(effect), ()))
     assert answer["decision"] is yes
     context = answer["context"]
     assert (context["evaluation_id"], context["evaluated_at"], context["effect"]) == ("id", "at", effect)
@@ -154,13 +161,50 @@ def test_only_an_allow_is_a_yes(effect, yes):
         assert context["access_request"] == {"requestable": True, "template": "p/r", "reason": "approval_required"}
 
 
+DUTIES = (Obligation("p", "r", "ticket", 7), Obligation("q", "s", "mask", None), Obligation("q", "t", "ticket", 8))
+
+
+@pytest.mark.parametrize(
+    ("fulfilled", "unmet"),
+    [
+        ((), ["mask", "ticket"]),
+        (("ticket",), ["mask"]),
+        (("mask", "Ticket"), ["ticket"]),
+        (("mask", "ticket"), []),
+        (("other", "mask", "ticket"), []),
+    ],
+)
+def test_an_allow_is_a_yes_for_who_meets_all_of_its_obligations(fulfilled, unmet):
+    answer = orjson.loads(evaluation_to_wire(decision(Effect.ALLOW, obligations=DUTIES), fulfilled))
+    context = answer["context"]
+    assert answer["decision"] is not bool(unmet)
+    # What is to be done stands there either way, and what the policies said.
+    assert (context["effect"], len(context["obligations"])) == ("allow", 3)
+    assert context.get("unmet", []) == unmet
+    assert (context["reason"] == "because") is not bool(unmet)
+    for key in unmet:
+        assert f"`{key}` of " in context["reason"]
+    assert ("context.fulfils" in context.get("fix", "")) is bool(unmet)
+
+
+def test_what_is_met_is_said_of_each_evaluation_and_is_no_word_for_the_policies():
+    ticket = {"context": {"fulfils": ["ticket"], "time": "now"}}
+    batch, _ = evaluations_of(changed(evaluations=[{}, ticket, {"resource": 1}], context={"fulfils": ["mask"]}))
+    assert batch.fulfilled == [{"mask"}, {"ticket"}, set()]
+    assert [one.context for one in batch.items if not isinstance(one, FirewallError)] == [{}, {"time": "now"}]
+    allowed = decision(Effect.ALLOW, obligations=DUTIES[1:2])
+    found = orjson.loads(evaluations_to_wire([allowed, allowed], batch.fulfilled))["evaluations"]
+    assert [one["decision"] for one in found] == [True, False]
+    assert search_of({**GOOD, **ticket}, Wanted.ACTION).fulfilled == {"ticket"}
+
+
 def test_what_could_not_be_decided_is_a_no_with_its_place():
     errors = [
         FirewallError(Kind.MALFORMED, "no", pointer="/change/after", fix="say so"),
         FirewallError(Kind.FORBIDDEN, "not you", pointer="/changes"),
         FirewallError(Kind.UNAVAILABLE, "away"),
     ]
-    found = orjson.loads(evaluations_to_wire([*errors, decision(Effect.ALLOW)]))["evaluations"]
+    found = orjson.loads(evaluations_to_wire([*errors, decision(Effect.ALLOW)], [()] * 4))["evaluations"]
     assert [one["decision"] for one in found] == [False, False, False, True]
     assert [one["context"]["error"] for one in found[:3]] == [
         {"status": 400, "message": "no", "pointer": "/evaluations/0/context/change/after", "fix": "say so"},
