@@ -107,3 +107,24 @@ def test_apply_does_not_wait_unless_told(monkeypatch, capsys):
     monkeypatch.setattr(schema, "status", away)
     assert apply.main(["--database-url", "postgresql://u@h/d"]) == command_line.EXIT_FAILED
     assert capsys.readouterr().err == "error: the database cannot be reached\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "unsaid"),
+    [
+        (
+            Status("0002", "0003", "0002", "0003", ("0003",)),
+            "when no replica of a release before runs any more",
+            "later",
+        ),
+        (Status("0004", "0003", "0002", "0003", (), "0003"), "a later release made it; the service starts", "takes"),
+        (Status("0004", "0003", "0002", "0003", (), "0004"), "does not start on this schema", "later release"),
+        (Status("0004", "0003", "0002", "0003", ()), "does not start on this schema", "later release"),
+    ],
+    ids=["a post migration is pending", "later", "too late", "later, without a word"],
+)
+def test_what_is_said_while_a_release_is_rolled_out(status, said, unsaid, capsys):
+    command_line.say(status)
+    text = capsys.readouterr().out
+    assert said in text
+    assert unsaid not in text
