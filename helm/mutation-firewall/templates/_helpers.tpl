@@ -63,7 +63,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
-{{- if or .Values.canary.enabled (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
+{{- $own := hasPrefix "/var/run/secrets/kubernetes.io/serviceaccount/" (default "" .Values.settings.MFW_AUTH__JWT__TOKEN_FILE) -}}
+{{- if or .Values.canary.enabled $own (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Of the controller: its account, its Lease, and whatever else is in the namespace of the release. */}}
