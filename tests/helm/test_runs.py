@@ -105,7 +105,7 @@ def test_jobs_run_as_the_chart_writes_them(empty_database_dsn: str, tmp_path: Pa
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"{_command(container)}: {done.stdout}{done.stderr}"
