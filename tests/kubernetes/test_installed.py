@@ -29,7 +29,9 @@ AUDIENCE: Final = "mutation-firewall"
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 HOOKS: Final = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 MERGE: Final = "application/merge-patch+json"
-A_POD: Final = f"kubectl -n {NAMESPACE} get pods -l app.kubernetes.io/component=service -o name | head -1 | cut -d/ -f2"
+A_POD: Final = (
+    f"kubectl -n {NAMESPACE} get pods -l app.kubernetes.io/component=service -o jsonpath='{{.items[0].metadata.name}}'"
+)
 # The page and the line of each command that is marked as for a cluster.
 RUNBOOKS: Final = [
     (page.stem, line.removeprefix("$ "))
