@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
@@ -28,6 +29,8 @@ from app.persistence.engine import parse_dsn
 from tests.ports import free_port
 
 TEMPLATE = "template_migrated"
+# A checkout of the release after this one: everything then runs on the schema that a rollout of that one makes.
+NEXT_RELEASE = os.environ.get("MFW_TEST_NEXT_RELEASE")
 # Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
 IN_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "100"}
 
@@ -94,7 +97,15 @@ def server_dsn() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _template(server_dsn: str) -> str:
     _run(_execute(server_dsn, f"CREATE DATABASE {TEMPLATE}"))
-    _run(schema.apply(with_database(server_dsn, TEMPLATE)))
+    dsn = with_database(server_dsn, TEMPLATE)
+    _run(schema.apply(dsn))
+    if NEXT_RELEASE is not None:
+        subprocess.run(
+            [sys.executable, "-m", "app.migrations.apply", "--before-rollout", "--database-url", dsn],
+            cwd=NEXT_RELEASE,
+            env={**os.environ, "PYTHONPATH": NEXT_RELEASE},
+            check=True,
+        )
     return TEMPLATE
 
 

@@ -28,6 +28,7 @@ RELEASE: Final = "mutation-firewall"
 ACCOUNT: Final = (NAMESPACE, f"{RELEASE}-controller")
 VALUES: Final = CHART / "ci" / "controller-values.yaml"
 HONOURED: Final = "payments"
+DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 WAIT_SECONDS: Final = 60
@@ -125,16 +126,9 @@ def place(cluster: Cluster, shared_database_dsn: str, tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("controller")
     for namespace in (NAMESPACE, HONOURED, "elsewhere"):
         cluster.namespace(namespace)
-    admin = {"KUBECONFIG": str(cluster.admin_kubeconfig), "HOME": str(cluster.folder)}
-    # Other tests here apply the same definitions by hand.
-    done = helm(
-        *("upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(VALUES), "--take-ownership"),
-        *("--set", f"controller.exceptionNamespaces={{{HONOURED}}}"),
-        env=admin,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "keys create controller --role admin" in done.stdout
-    assert "WARNING: controller" not in done.stdout
+    said = _install(cluster)
+    assert "keys create controller --role admin" in said
+    assert "WARNING: controller" not in said
     try:
         for resource in RESOURCES:
             waited = cluster.kubectl("wait", f"crd/{resource.name}", "--for=condition=Established", "--timeout=60s")
@@ -168,7 +162,26 @@ def place(cluster: Cluster, shared_database_dsn: str, tmp_path_factory: pytest.T
                 until(lambda: _knows(firewall))
                 yield World(cluster, firewall, arguments, token.read_text(), key)
     finally:
-        helm("uninstall", RELEASE, "-n", NAMESPACE, "--no-hooks", env=admin)
+        helm("uninstall", RELEASE, "-n", NAMESPACE, "--no-hooks", env=_admin(cluster))
+    # With the definitions every policy would go: they are left, and nothing else.
+    assert all(cluster.api("GET", f"{DEFINITIONS}/{resource.name}").status == 200 for resource in RESOURCES)
+    assert cluster.api("GET", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT[1]}").status == 404
+
+
+def _admin(cluster: Cluster) -> dict[str, str]:
+    return {"KUBECONFIG": str(cluster.admin_kubeconfig), "HOME": str(cluster.folder)}
+
+
+def _install(cluster: Cluster) -> str:
+    """Install the chart, or bring it up to date; gives what helm says."""
+    done = helm(
+        # Other tests here apply the same definitions by hand.
+        *("upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(VALUES), "--take-ownership"),
+        *("--set", f"controller.exceptionNamespaces={{{HONOURED}}}"),
+        env=_admin(cluster),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _knows(firewall: Firewall) -> bool:
@@ -193,6 +206,11 @@ def world(place: World) -> Iterator[World]:
         place.cluster.kubectl("delete", resource.name, "--all", "--all-namespaces", "--wait=false")
     until(lambda: not any(place.cluster.api("GET", one.path).body["items"] for one in RESOURCES))
     place.cluster.api("DELETE", f"{LEASES}/{ACCOUNT[1]}")
+
+
+def _columns(cluster: Cluster) -> set[str]:
+    table = cluster.api("GET", POLICIES.path, headers={"Accept": TABLE}).body
+    return {column["name"] for column in table["columnDefinitions"]}
 
 
 def metric(port: int, name: str, **labels: str) -> float:
@@ -341,13 +359,30 @@ def test_it_may_do_its_work_and_nothing_else(place: World) -> None:
         ("GET", hooks),
         ("PATCH", f"{hooks}/mutation-firewall"),
         ("DELETE", f"{hooks}/mutation-firewall"),
-        ("PATCH", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{POLICIES.name}"),
+        ("PATCH", f"{DEFINITIONS}/{POLICIES.name}"),
         ("POST", f"{rbac}/clusterrolebindings"),
         ("PATCH", f"{rbac}/clusterroles/{NAMESPACE}-{own}"),
         ("PATCH", f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{own}"),
     ]
     for method, path in may_not:
         assert asked(method, path, None if method in {"GET", "DELETE"} else {}) == 403, (method, path)
+
+
+def test_an_upgrade_updates_the_definitions(place: World) -> None:
+    """A release before had another one; what Helm finds in a folder `crds/` it would leave as it is."""
+    path = f"{DEFINITIONS}/{POLICIES.name}"
+    wanted = place.cluster.api("GET", path).body["spec"]["versions"]
+    older = [{**version, "additionalPrinterColumns": []} for version in wanted]
+    patched = place.cluster.api(
+        "PATCH", path, {"spec": {"versions": older}}, content_type="application/merge-patch+json"
+    )
+    assert patched.status == 200, patched
+    assert not patched.body["spec"]["versions"][0].get("additionalPrinterColumns")
+    _install(place.cluster)
+    assert place.cluster.api("GET", path).body["spec"]["versions"] == wanted
+    # The API server shows the columns a moment later; the tests after this one read them.
+    shown = {column["name"] for version in wanted for column in version["additionalPrinterColumns"]}
+    until(lambda: shown <= _columns(place.cluster))
 
 
 def test_one_leads_and_another_takes_over(world: World) -> None:
