@@ -32,12 +32,15 @@ MERGE: Final = "application/merge-patch+json"
 A_POD: Final = (
     f"kubectl -n {NAMESPACE} get pods -l app.kubernetes.io/component=service -o jsonpath='{{.items[0].metadata.name}}'"
 )
+# What there is no kubelet for; `console node` is for these.
+NEEDS_A_NODE: Final = re.compile(r" (logs|exec|port-forward|top) ")
 # The page and the line of each command that is marked as for a cluster.
 RUNBOOKS: Final = [
     (page.stem, line.removeprefix("$ "))
     for page in sorted((ROOT / "runbooks").glob("*.md"))
     for block in re.findall(r"^```console cluster\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
+    if not NEEDS_A_NODE.search(line)
 ]
 
 
