@@ -59,7 +59,15 @@ def _panel(definition: Mapping[str, Any], kind: str, number: int, place: Mapping
         "type": kind,
         "datasource": _SOURCE,
         "gridPos": place,
-        "fieldConfig": {"defaults": {"unit": definition["unit"], "min": None}, "overrides": []},
+        "fieldConfig": {
+            "defaults": {
+                "unit": definition["unit"],
+                "min": None,
+                # Nothing found is good news in some panels, and none in others.
+                **({"noValue": definition["none"]} if "none" in definition else {}),
+            },
+            "overrides": [],
+        },
         "targets": [
             {
                 "refId": chr(ord("A") + position),

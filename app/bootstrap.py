@@ -603,6 +603,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         max_body_bytes=settings.http.max_admission_body_bytes,
         timeout_seconds=kubernetes.timeout_seconds,
         canary=canary,
+        unsafe_unauthenticated=kubernetes.unsafe_unauthenticated,
     )
     api.include_router(admission_router(reviews))
     checks_of_gateways = CheckEndpoint(

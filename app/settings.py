@@ -38,9 +38,20 @@ FILE_SUFFIX: Final = "_FILE"
 
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
 CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SUBJECT", "MFW_SIGNING_PASSPHRASE"})
-# Read by the test suite, whose services are started with the environment of the tests.
+# Read by the test suite and what it builds, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset(
-    {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
+    {
+        "MFW_CEL_CASES",
+        "MFW_CEL_SPEC",
+        "MFW_IMAGE_CHECK",
+        "MFW_INDEX_CASES",
+        "MFW_REQUIRE_ALL",
+        "MFW_SHARING_CASES",
+        "MFW_TEST_CRASHES",
+        "MFW_TEST_CRASH_FACTOR",
+        "MFW_TEST_NEXT_RELEASE",
+        "MFW_TOOLS_CACHE",
+    }
 )
 
 # A Kubernetes Service named `mfw` or `mfw-...` makes the kubelet inject variables with our prefix into every pod of the
@@ -961,6 +972,14 @@ class KubernetesSettings(_Section):
         ),
         _Production("needed with a canary; no `*`"),
     ] = ()
+    unsafe_unauthenticated: Annotated[
+        bool,
+        _Production("refused"),
+        Field(
+            description="answer reviews that come without a credential, as of an API server that cannot be given one; "
+            "whoever reaches the port can then ask, and fill the ledger: for trials"
+        ),
+    ] = False
     timeout_seconds: Annotated[
         float,
         Field(
@@ -1732,6 +1751,12 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
 
 
 def _kubernetes_rules(kubernetes: KubernetesSettings, *, production: bool) -> Iterator[SettingsProblem]:
+    if kubernetes.unsafe_unauthenticated and production:
+        yield SettingsProblem(
+            "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+            "is refused in production",
+            "unset it, and give the API server a key: docs/integrations/kubernetes.md",
+        )
     readers: tuple[tuple[str, Sequence[str], Callable[[str], object], str], ...] = (
         ("AGENTS", kubernetes.agents, agent_rule, "namespace=agents"),
         ("ENVIRONMENTS", kubernetes.environments, environment_rule, "*-staging=staging"),
@@ -2224,6 +2249,14 @@ def advice(settings: Settings) -> tuple[SettingsProblem, ...]:
     found: list[SettingsProblem] = []
     if settings.auth.unsafe_disabled:
         found.append(SettingsProblem("MFW_AUTH__UNSAFE_DISABLED", "anybody is answered", "unset it"))
+    if settings.kubernetes.unsafe_unauthenticated:
+        found.append(
+            SettingsProblem(
+                "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+                "reviews are answered whoever sends them",
+                "unset it, and give the API server a key: docs/integrations/kubernetes.md",
+            )
+        )
     url = settings.database.url
     parts = _database_parts(url.get_secret_value()) if url else None
     if parts is not None and parts.query.get("sslmode") == "require":

@@ -5,11 +5,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-# How long one example takes tells of the machine, and of who else works on it.
-settings.register_profile("untimed", settings.default, deadline=None)
+# How long examples take, or take to be made, tells of the machine, and of who else works on it.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # CI sets it: a machine without some tool may skip a test for a newcomer, CI may not.
@@ -30,6 +30,8 @@ def pytest_runtest_makereport(
 
 TOGETHER = "tests/kubernetes"
 IMAGE = "tests/image"
+# These start nothing.
+AT_ONCE = "tests/unit/"
 
 # A longer value is no name of a case; and what is made anew for each run, such as a key, is longer.
 ID_CHARS = 64
@@ -40,23 +42,29 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, str | bytes) and len(val) > ID_CHARS else None
 
 
+def _quickness(scope: str) -> int:
+    if scope in {IMAGE, TOGETHER}:
+        return 0
+    return 2 if scope.startswith(AT_ONCE) else 1
+
+
 class ByWhatIsShared(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """A file stays with one worker, and so does all that needs an API server, or the image.
 
     Files share what they start; an API server takes half a minute and half a gigabyte, once, and the image is built once.
     """
 
-    def _assign_work_unit(self, node: Any) -> None:
-        """Give out what needs the image first, and what needs an API server when half of all is left.
+    _ordered = False
 
-        Each takes minutes on one worker, so at the end the others would wait for it; at the start the API server would
-        wait for its programs, which CI builds meanwhile.
+    def _assign_work_unit(self, node: Any) -> None:
+        """Give out what takes minutes first and what takes no time last, so that in the end no worker waits for another.
+
+        The queue comes with the most tests first, and stays so among those of a kind.
         """
-        self._files = max(getattr(self, "_files", 0), len(self.workqueue))
-        if IMAGE in self.workqueue:
-            self.workqueue.move_to_end(IMAGE, last=False)
-        if TOGETHER in self.workqueue and len(self.workqueue) <= self._files / 2:
-            self.workqueue.move_to_end(TOGETHER, last=False)
+        if not self._ordered:
+            self._ordered = True
+            for scope in sorted(self.workqueue, key=_quickness):
+                self.workqueue.move_to_end(scope)
         super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:

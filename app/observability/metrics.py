@@ -80,6 +80,10 @@ ROUTES: Final = (
 # Every status that the API document names; 499 stands for a client that left before it could be answered.
 CODES: Final = (200, 201, 304, 400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 499, 500, 503, 504)
 
+# Refused for who asks, or for how often: late on purpose (app/edge/authn/failures.py), or before anything is looked at.
+# How long that takes says nothing of how long answers take; whoever tries wrong keys would spend the budget of latency.
+_UNTIMED: Final = frozenset({401, 429})
+
 # Seconds. A decision takes 0.7 ms alone and about 5 ms under load; 30 s is the longest that a request may take.
 REQUEST_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 QUERY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
@@ -275,7 +279,7 @@ class Metrics:
             ),
             _Timings(
                 "mfw_request_duration_seconds",
-                "from the first look at a request to the last byte of its answer",
+                "from the first look at a request to the last byte of its answer; 401 and 429 are not among them",
                 "route",
                 self._durations,
             ),
@@ -557,7 +561,8 @@ class Metrics:
         if tally is None:
             tally = self._requests[self._nearest(route, code)]
         tally.value += 1
-        self._durations.get(route, self._durations[OTHER]).observe(seconds)
+        if code not in _UNTIMED:
+            self._durations.get(route, self._durations[OTHER]).observe(seconds)
 
     def show_policy_set(self, digest: str, *, policies: int, rules: int) -> None:
         """Say which policy set is in force."""

@@ -69,6 +69,6 @@ def run(program: str, *arguments: str) -> str:
     if shutil.which(program) is None:
         packages = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
         pytest.skip(f"no {program}: apt-get install {packages[program]}")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -25,7 +25,7 @@ def test_alertmanager_reads_it() -> None:
     [
         ("critical", "on-call,lead,director"),
         ("high", "on-call,lead"),
-        ("medium", "on-call-in-hours"),
+        ("medium", "on-call-low-urgency"),
         ("low", "team"),
         ("unheard-of", "team"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from app.core.integrity import IntegrityCheck, Severity, severity_of
 from app.observability.metrics import REQUEST_BUCKETS, ROUTES
+from tests.alerts import told
 from tests.alerts.rules import ALERTS, CASES, GROUPS, RECORDED, RULES, exposed, metrics_in, run
 
 # Of the failure matrix: names and severities are a contract.
@@ -54,16 +55,26 @@ def test_prometheus_reads_them() -> None:
 @pytest.mark.parametrize("interval", sorted({case.get("interval", "1m") for case in CASES}))
 def test_each_alert_lives_as_its_cases_say(interval: str, tmp_path: Path) -> None:
     # Between samples that are further apart than five minutes a series is gone: rules are evaluated when there are any.
-    cases = [case for case in CASES if case.get("interval", "1m") == interval]
+    notices = told.expected()
+    cases = [(number, case) for number, case in enumerate(CASES) if case.get("interval", "1m") == interval]
     document = {
         "rule_files": list(map(str, RULES)),
         "evaluation_interval": interval,
         "group_eval_order": GROUPS,
-        "tests": list(map(replay, cases)),
+        # Together, for promtool evaluates all rules for each.
+        "tests": [replay(case) | told.notices_of(case, notices.get(number)) for number, case in cases],
     }
     file = tmp_path / "cases.json"  # JSON is YAML
     file.write_text(json.dumps(document))
     run("promtool", "test", "rules", str(file))
+
+
+def test_what_people_are_told_has_no_holes() -> None:
+    for notices in told.expected().values():
+        assert notices
+        for notice in notices:
+            for text in notice["exp_annotations"].values():
+                assert not re.search(r"no value|\{\{|\}\}|%!|``|  |NaN|\+Inf|\b(in|of|for) [.,:]", text), text
 
 
 def test_no_alert_is_without_a_case_in_which_it_fires() -> None:

@@ -57,6 +57,10 @@ def test_pages_of_alerts_have_one_form(name):
     assert re.findall(r"^## .*$", text, re.MULTILINE) == SECTIONS
     sections = re.split(r"^## .*$", text, flags=re.MULTILINE)[1:]
     assert all(len(section.split()) >= 5 for section in sections)
+    # How it ends, what makes it worse, and who else is to know: the last lines, where somebody in a hurry looks.
+    ends = re.findall(r"^\*\*(It is over when|Do not|Call for help)\*\* (.+)$", sections[-1], re.MULTILINE)
+    assert [name for name, _ in ends] == ["It is over when", "Do not", "Call for help"]
+    assert all(len(said.split()) >= 3 and said.endswith((".", ")")) for _, said in ends)
     kinds = {kind for _, kind, _ in FENCE.findall(text)}
     # For whoever runs a plain process, and for whoever has a cluster.
     assert kinds & {"", "host"}, "say what to type without a cluster"

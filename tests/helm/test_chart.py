@@ -113,6 +113,8 @@ def test_no_secret_is_in_it(file: Path) -> None:
                 assert name.endswith("_FILE") or name not in SECRET, f"{pod.of}: {name}"
 
 
+# Whose objects are no part of the firewall: something that an agent may change.
+TRIAL: Final = "firewall-trial"
 SECRET: Final = re.findall(r'"(MFW_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text().partition("is secret")[0])
 
 
@@ -125,7 +127,8 @@ def test_what_selects_finds_its_own_and_nothing_else(file: Path) -> None:
         return {pod.of for pod in made if selector.items() <= pod.labels.items()}
 
     for document in objects:
-        if document["metadata"]["name"].endswith("-extra"):
+        metadata = document["metadata"]
+        if metadata["name"].endswith("-extra") or TRIAL in {metadata["name"], metadata.get("namespace")}:
             continue
         assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
         spec = document.get("spec", {})
@@ -189,7 +192,7 @@ def test_every_name_that_is_used_is_there(file: Path) -> None:
             assert f"{ref['kind']}/{ref['name']}" in there
             for subject in document["subjects"]:
                 assert f"ServiceAccount/{subject['name']}" in there
-                assert subject["namespace"] == NAMESPACE
+                assert subject["namespace"] == (TRIAL if document["metadata"].get("namespace") == TRIAL else NAMESPACE)
 
 
 def test_two_releases_share_no_name() -> None:
@@ -340,6 +343,18 @@ def test_each_toggle(values: dict[str, Any], more: set[str], less: set[str]) -> 
 
 def test_migrations_off() -> None:
     assert not [name for name in named(render(MINIMAL, migrations={"enabled": False})) if name.startswith("Job/")]
+
+
+def test_what_the_release_before_cannot_live_with_is_left_for_later() -> None:
+    def job(**values: Any) -> tuple[str, list[str]]:
+        (found,) = [document for document in render(MINIMAL, **values) if document["kind"] == "Job"]
+        (container,) = found["spec"]["template"]["spec"]["containers"]
+        return found["metadata"]["name"], container["command"]
+
+    before, after = job(), job(migrations={"beforeRollout": False})
+    assert before[1] == ["python", "-m", "app.migrations.apply", "--before-rollout"]
+    assert after[1] == ["python", "-m", "app.migrations.apply"]
+    assert before[0] != after[0], "a Job that is done is not run again"
 
 
 def test_another_release_or_other_settings_migrate_in_another_job() -> None:
@@ -566,7 +581,7 @@ class TestController:
             namespace="default",
             account=self.NAME,
             lease=self.NAME,
-            exceptions=["payments"],
+            exceptions=["default"],
         )
         roles = [document for document in read(done.stdout) if document["kind"] == "Role"]
         for role in wanted:
@@ -754,3 +769,28 @@ def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
     assert helpers.count("{{- fail ") == 23
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
+
+
+class TestDetection:
+    """`metrics.detect` makes what the cluster can have."""
+
+    def test_without_the_operator_the_pods_are_annotated(self) -> None:
+        objects = render(MINIMAL, metrics={"detect": True}, podAnnotations={"prometheus.io/port": "1", "a": "b"})
+        annotated = one(objects, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+        # What somebody says goes before what is found.
+        ours = {"prometheus.io/scrape": "true", "prometheus.io/path": "/metrics"}
+        assert annotated == {**ours, "prometheus.io/port": "1", "a": "b"}
+        assert not {name for name in named(objects) if name.startswith(("ServiceMonitor", "PrometheusRule"))}
+
+    def test_with_the_operator_its_kinds_are_made(self) -> None:
+        done = helm(
+            *("template", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(MINIMAL), "--set", "metrics.detect=true"),
+            *("--api-versions", "monitoring.coreos.com/v1"),
+        )
+        assert done.returncode == 0, done.stderr
+        objects = read(done.stdout)
+        assert {f"ServiceMonitor/{RELEASE}", f"PrometheusRule/{RELEASE}"} <= named(objects)
+        assert "annotations" not in one(objects, "Deployment")["spec"]["template"]["metadata"]
+
+    def test_it_is_not_looked_for_unless_asked(self) -> None:
+        assert "annotations" not in one(example(MINIMAL), "Deployment")["spec"]["template"]["metadata"]

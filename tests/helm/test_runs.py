@@ -105,7 +105,7 @@ def test_jobs_run_as_the_chart_writes_them(empty_database_dsn: str, tmp_path: Pa
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, f"{_command(container)}: {done.stdout}{done.stderr}"
@@ -136,7 +136,7 @@ def test_the_controller_understands_its_arguments(source: str, tmp_path: Path, m
     assert told.key_file is not None
     assert str(told.key_file.parent) in mounts
     assert (told.ca_file is not None and str(told.ca_file.parent) in mounts) is secure
-    assert (told.namespace, told.lease, list(told.exceptions)) == (NAMESPACE, f"{RELEASE}-controller", ["payments"])
+    assert (told.namespace, told.lease, list(told.exceptions)) == (NAMESPACE, f"{RELEASE}-controller", ["default"])
     assert told.metrics == ("0.0.0.0", container["ports"][0]["containerPort"])
     assert str(told.also) in mounts
     assert told.api_key is None

@@ -33,6 +33,7 @@ from app.core.api_key import SECRET_BYTES, generate
 from app.persistence import spawn
 from tests.ports import free_port
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 BUILD: Final = Path(__file__).parent / "tools" / "build"
 # Compiling takes minutes where nothing is in Go's cache.
 BUILD_SECONDS: Final = 1800
@@ -44,6 +45,8 @@ _NAMES: Final = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.de
 _SERVICES: Final = "10.96.0.0/16"
 # Who sends a review to a webhook: a host and port, or anyone's.
 _ANY_WEBHOOK: Final = "*"
+# Services of this namespace are sent no credential: those of a stranger's cluster, whose API server has none.
+STRANGERS: Final = "mutation-firewall"
 
 
 class NotHereError(Exception):
@@ -154,7 +157,7 @@ class Cluster:
     """
 
     def __init__(self, programs: Path, etcd: Path) -> None:
-        self._programs, self._etcd = programs, etcd
+        self.programs, self._etcd = programs, etcd
         self.folder = Path(tempfile.mkdtemp(prefix="mfw-cluster-"))
         self.authority = Authority("tests")
         self.url = f"https://127.0.0.1:{free_port()}"
@@ -177,6 +180,11 @@ class Cluster:
     def audit_log(self) -> Path:
         """One JSON event a line for each request that changes something, with the annotations of admission."""
         return self.folder / "audit.log"
+
+    @property
+    def egress_socket(self) -> Path:
+        """Where connections to Services go, by CONNECT to the Service's own address: `tests/kubernetes/node.py` listens."""
+        return self.folder / "egress"
 
     @property
     def issuer(self) -> str:
@@ -220,7 +228,7 @@ class Cluster:
         port = free_port()
         child = self._spawn(
             "kube-controller-manager",
-            str(self._programs / "kube-controller-manager"),
+            str(self.programs / "kube-controller-manager"),
             f"--kubeconfig={self.admin_kubeconfig}",
             f"--authentication-kubeconfig={self.admin_kubeconfig}",
             f"--authorization-kubeconfig={self.admin_kubeconfig}",
@@ -253,7 +261,7 @@ class Cluster:
             who = ["--kubeconfig=/dev/null", f"--server={self.url}", f"--certificate-authority={self.ca_file}"]
             who += [f"--token={as_token}"]
         done = subprocess.run(
-            [str(self._programs / "kubectl"), *who, *arguments],
+            [str(self.programs / "kubectl"), *who, *arguments],
             input=json.dumps(stdin) if isinstance(stdin, dict) else stdin or "",
             capture_output=True,
             text=True,
@@ -367,7 +375,17 @@ class Cluster:
         self._write_kubeconfig("admin.kubeconfig", _certified(*admin))
         # What the API server shows to webhooks it reads once, when it starts.
         shown = {"name": _ANY_WEBHOOK, "user": {"token": self.webhook_key, **_certified(*caller)}}
-        self._write("webhooks.kubeconfig", {"apiVersion": "v1", "kind": "Config", "users": [shown]})
+        nothing = {"name": f"*.{STRANGERS}.svc", "user": {}}
+        self._write("webhooks.kubeconfig", {"apiVersion": "v1", "kind": "Config", "users": [shown, nothing]})
+        to_services = {"proxyProtocol": "HTTPConnect", "transport": {"uds": {"udsName": str(self.egress_socket)}}}
+        self._write(
+            "egress.json",
+            {
+                "apiVersion": "apiserver.k8s.io/v1beta1",
+                "kind": "EgressSelectorConfiguration",
+                "egressSelections": [{"name": "cluster", "connection": to_services}],
+            },
+        )
         config = {
             "apiVersion": "apiserver.config.k8s.io/v1",
             "kind": "WebhookAdmissionConfiguration",
@@ -439,7 +457,7 @@ class Cluster:
     def _start_server(self, etcd: str) -> None:
         self._spawn(
             "kube-apiserver",
-            str(self._programs / "kube-apiserver"),
+            str(self.programs / "kube-apiserver"),
             f"--etcd-servers={etcd}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
@@ -456,6 +474,7 @@ class Cluster:
             f"--service-account-signing-key-file={self.folder / 'accounts.key'}",
             f"--service-account-key-file={self.folder / 'accounts.pub'}",
             f"--admission-control-config-file={self.folder / 'admission.json'}",
+            f"--egress-selector-config-file={self.folder / 'egress.json'}",
             f"--audit-policy-file={self.folder / 'audit.json'}",
             f"--audit-log-path={self.audit_log}",
             f"--cert-dir={self.folder / 'apiserver'}",

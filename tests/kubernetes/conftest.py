@@ -19,7 +19,7 @@ TEST_SECONDS = 240
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Count the time of the test alone: the first one waits until the API server is built."""
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
+        if "cluster" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST_SECONDS, func_only=True))
 
 

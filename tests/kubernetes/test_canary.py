@@ -56,6 +56,7 @@ def test_a_webhook_that_is_not_called_is_known(cluster: Cluster, database_dsn: s
         MFW_KUBERNETES__ACCESS__TOKEN_FILE=str(token),
         MFW_KUBERNETES__ACCESS__CA_FILE=str(cluster.ca_file),
     ) as firewall:
+        begun = time.time()
         # RBAC says no, which nobody takes for the firewall.
         wait(lambda: counted("unproven") > 0)
         assert metric("mfw_canary_last_success_timestamp_seconds") == 0
@@ -64,7 +65,7 @@ def test_a_webhook_that_is_not_called_is_known(cluster: Cluster, database_dsn: s
         wait(lambda: counted("allowed") > 0)
         with firewall.in_front(firewall.webhook(STARTER, more=["--canary"])):
             wait(lambda: counted("denied") > 1)
-            assert time.time() - metric("mfw_canary_last_success_timestamp_seconds") < 10
+            assert metric("mfw_canary_last_success_timestamp_seconds") > begun
             wait(lambda: component("healthy") == 1)
             # In earnest, and as the administrator: denied as well.
             made = cluster.api("POST", f"/api/v1/namespaces/{WATCHED}/configmaps", flown(WATCHED, "ab" * 16))

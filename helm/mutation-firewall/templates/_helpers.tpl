@@ -54,6 +54,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-tls" (include "mfw.fullname" .)) .Values.tls.secretName -}}
 {{- end -}}
 
+{{/* Who reads metrics where the cluster is looked at: `operator` or `annotations`. */}}
+{{- define "mfw.detected" -}}
+{{- if .Values.metrics.detect -}}
+{{- ternary "operator" "annotations" (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
 {{- if or .Values.canary.enabled (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
@@ -218,7 +225,8 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* The secret settings as one folder of files; `.url` is from where the database's URL comes instead. */}}
+{{/* The secret settings as one folder of files, which the group of the pod reads: 288 is 0440, which not every reader of
+     YAML takes for octal. `.url` is from where the database's URL comes instead. */}}
 {{- define "mfw.secretVolume" -}}
 {{- $secrets := fromYaml (include "mfw.secrets" .root) -}}
 {{- with .url -}}
@@ -227,7 +235,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 - name: secrets
   projected:
-    defaultMode: 0440
+    defaultMode: 288
     sources:
       {{- range $name := keys $secrets | sortAlpha }}
       {{- $from := get $secrets $name }}

@@ -23,7 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         headers["X-Forwarded-For"] = self.headers.get("X-Test-From", self.client_address[0])
         if IDENTITY:
             headers[HEADER] = IDENTITY
-        upstream = http.client.HTTPConnection("127.0.0.1", UPSTREAM, timeout=20, source_address=(ADDRESS, 0))
+        upstream = http.client.HTTPConnection("127.0.0.1", UPSTREAM, timeout=60, source_address=(ADDRESS, 0))
         try:
             upstream.request(self.command, self.path, body, headers)
             answer = upstream.getresponse()

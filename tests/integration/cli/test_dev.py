@@ -41,7 +41,7 @@ def test_from_nothing_to_a_decision_and_back_to_nothing(commands, state):
         shown = service.process.output
         assert "mfw_" not in shown
         (line,) = re.findall(r"curl -sS .*", shown)
-        answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=True, timeout=30)
+        answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60)
         decided = json.loads(answer.stdout)
         assert decided["decision"] == "allow"
         # After the API key and, unless it comes a moment later, the key of the ledger.

@@ -138,7 +138,7 @@ def test_sigterm_loses_no_request_and_ends_long_polls(commands, database_dsn):
             time.sleep(0.01)
         stopping.set()
         for caller in callers:
-            caller.join(30)
+            caller.join(60)
         assert (poll["status"], lost) == (304, [])
         assert poll["ended"] < told + drain
         assert set(statuses) == {200}

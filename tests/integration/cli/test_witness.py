@@ -89,7 +89,7 @@ def test_a_port_that_is_taken(tmp_path, key):
             [sys.executable, "-m", "app", "witness", "serve", *map(str, where), "--log", LOG.verifier.text],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert found.returncode == 1

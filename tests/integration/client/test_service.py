@@ -103,15 +103,23 @@ async def test_many_at_once(service):
 
 def test_a_service_that_limits_is_waited_for(database_dsn):
     with running(database_dsn, MFW_LIMITS__PER_MINUTE="60", MFW_LIMITS__BURST="1") as service:
-        with Firewall(service.url, service.key, timeout=20) as patient:
+        with Firewall(service.url, service.key, timeout=60) as patient:
             began = time.monotonic()
             assert [patient.decide(MUTATION).ledger_index for _ in range(2)] == [0, 1]
             assert time.monotonic() - began >= 1
         with Firewall(service.url, service.key, retries=0) as hasty:
+            # There is one token a second, and this machine may take longer between two calls.
+            deadline = time.monotonic() + 60
+
+            def ask() -> None:
+                while time.monotonic() < deadline:
+                    hasty.decide(MUTATION)
+
             with pytest.raises(ProblemError) as caught:
-                hasty.decide(MUTATION)
+                ask()
             assert (caught.value.kind, caught.value.retry_after) == (ProblemKind.RATE_LIMITED, 1)
-            assert not hasty.allows(MUTATION)
+            while hasty.allows(MUTATION):
+                assert time.monotonic() < deadline
 
 
 def test_nobody_there():
@@ -156,7 +164,7 @@ def stranger(*turns: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def test_a_service_that_hangs_is_given_up():
-    with stranger(None) as (url, seen), Firewall(url, "k", timeout=0.2) as firewall:
+    with stranger(None) as (url, seen), Firewall(url, "k", timeout=1) as firewall:
         with pytest.raises(ProblemError) as caught:
             firewall.decide(MUTATION)
         assert caught.value.kind is ProblemKind.NO_ANSWER

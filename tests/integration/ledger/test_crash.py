@@ -123,7 +123,7 @@ async def test_a_killed_postgres_loses_nothing_that_was_acknowledged(state_direc
 async def test_a_stopped_backend_is_a_timeout_and_goes_on_later(state_directory, entry):
     with EmbeddedPostgres(state_directory) as server:
         await schema.apply(server.dsn)
-        writer = LedgerWriter(server.dsn, deadline=0.3)
+        writer = LedgerWriter(server.dsn, deadline=1.0)
         await writer.start()
         assert await writer.append(entry()) == 0
         assert writer._connection is not None

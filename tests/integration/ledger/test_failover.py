@@ -168,7 +168,7 @@ async def fail_over(everywhere, wire, name):
 
 async def test_a_server_that_turns_read_only_is_left_and_nothing_is_said(database_dsn, database, entry):
     """A primary that was demoted under our connection: its refusal is no answer."""
-    async with writing(database_dsn, deadline=0.5) as (writer,):
+    async with writing(database_dsn, deadline=2.0) as (writer,):
         assert await writer.append(entry()) == 0
         await writer._connection.execute("SET default_transaction_read_only = on")
         # The next connection is one to a server that can be written to.

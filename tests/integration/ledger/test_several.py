@@ -250,7 +250,7 @@ async def test_who_is_lost_in_the_middle_gives_the_head_back(database_dsn, datab
 
 
 async def test_a_head_that_a_lost_client_holds_is_free_again(database_dsn, entry):
-    lost = create_engine(database_dsn, stall_timeout=0.1)
+    lost = create_engine(database_dsn, stall_timeout=1.0)
     async with writing(database_dsn) as (writer,):
         gone = await lost.connect()
         await gone.exec_driver_sql("SELECT 1 FROM ledger_head FOR UPDATE")

@@ -198,7 +198,7 @@ def test_an_end_that_nobody_asked_for_is_told_and_another_is_not(state_directory
     told = threading.Event()
     with EmbeddedPostgres(state_directory, ended=told.set) as server:
         os.kill(server.pid or 0, signal.SIGKILL)
-        assert told.wait(30)
+        assert told.wait(60)
     told.clear()
     with EmbeddedPostgres(state_directory, ended=told.set):
         pass

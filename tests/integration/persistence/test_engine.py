@@ -12,7 +12,7 @@ from app.persistence.engine import Unobserved, connect, create_engine, transacti
 
 @pytest.fixture
 async def engine(database_dsn):
-    made = create_engine(database_dsn, statement_timeout=0.1, lock_timeout=2.5)
+    made = create_engine(database_dsn, statement_timeout=1.0, lock_timeout=2.5)
     yield made
     await made.dispose()
 
@@ -23,7 +23,7 @@ async def test_every_connection_says_who_it_is_and_has_limits(engine, database_d
             await connection.scalar(sa.text(f"SHOW {name}"))
             for name in ("application_name", "statement_timeout", "lock_timeout", "timezone")
         ]
-    assert shown == ["mutation-firewall", "100ms", "2500ms", "UTC"]
+    assert shown == ["mutation-firewall", "1s", "2500ms", "UTC"]
     raw = await connect(database_dsn)
     assert await raw.fetchval("SHOW statement_timeout") == "30s"
     assert await raw.fetchval("SHOW application_name") == "mutation-firewall"

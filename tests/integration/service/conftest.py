@@ -77,6 +77,17 @@ def health(client: httpx.Client, component: str, *, until: str) -> dict[str, Any
         time.sleep(0.1)
 
 
+def scraped(port: int, *series: str) -> list[str]:
+    """The lines of a scrape that has all these: what was asked is counted after it was answered."""
+    deadline = time.monotonic() + 60
+    while True:
+        lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text.splitlines()
+        if not set(series) - set(lines):
+            return lines
+        assert time.monotonic() < deadline, set(series) - set(lines)
+        time.sleep(0.05)
+
+
 def make_key(dsn: str, *roles: Role) -> str:
     """A new API key."""
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.corpus.calls import call_of
 from tests.corpus.cases import load
+from tests.integration.service.conftest import scraped
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -216,9 +216,8 @@ def test_who_asks_too_often_is_told_so_in_the_words_of_the_format(serve, databas
         assert post(scarce, "mcp/check", rpc("x")).json()["error"]["data"]["status"] == 429
         assert post(scarce, "tool-call", call("x")).status_code == 429
         # Alerts see what is said, not the 200 around it.
-        counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
         for route in ("claude-code", "mcp/check", "tool-call"):
-            assert f'mfw_requests_total{{code="429",method="POST",route="/agents/v1/{route}"}} 1.0' in counted
+            scraped(port, f'mfw_requests_total{{code="429",method="POST",route="/agents/v1/{route}"}} 1.0')
 
 
 def test_the_subject_is_whoever_asks_unless_the_caller_says(firewall):

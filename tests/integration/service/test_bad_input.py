@@ -164,7 +164,7 @@ def test_health_answers_anybody(service):
 
 def test_limit(database_dsn, serve):
     with (
-        serve(database_dsn, MFW_LIMITS__PER_MINUTE="60", MFW_LIMITS__BURST="3") as limited,
+        serve(database_dsn, MFW_LIMITS__PER_MINUTE="1", MFW_LIMITS__BURST="3") as limited,
         limited.client() as client,
     ):
         answers = [client.post("/v1/decisions", content=mutated(), headers=JSON) for _ in range(5)]
@@ -186,7 +186,9 @@ def test_a_chunked_body_is_limited_too(service):
     assert answer.status_code == 413
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(body=st.binary(max_size=300))
 def test_any_bytes(service, body):
     with service.client() as client:
@@ -194,7 +196,9 @@ def test_any_bytes(service, body):
     assert answer.status_code == 400, answer.text
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_any_value_anywhere(service, data):
     """A good mutation with any one member replaced by any JSON value: decided or refused, never an error of ours."""

@@ -262,7 +262,7 @@ def test_a_mutation_may_nest_as_deep_as_alone(service):
 
 
 def test_counted_by_mutations(database_dsn, serve):
-    limits = {"MFW_LIMITS__BATCH_PER_MINUTE": "60", "MFW_LIMITS__BATCH_BURST": "10"}
+    limits = {"MFW_LIMITS__BATCH_PER_MINUTE": "1", "MFW_LIMITS__BATCH_BURST": "10"}
     with serve(database_dsn, **limits) as limited, limited.client() as client:
         first = client.post(BATCH, json={"mutations": [GOOD] * 7})
         assert first.status_code == 200

@@ -318,7 +318,7 @@ async def test_only_so_many_wait_in_all(database_dsn, database):
 
 
 async def test_a_lock_that_is_not_to_be_had_is_a_timeout_and_then_all_is_well(database_dsn, database):
-    async with Replica(database_dsn, policy(budget()), deadline=0.3) as replica:
+    async with Replica(database_dsn, policy(budget()), deadline=3.0) as replica:
         async with database.transaction():
             await replica.decide()
             row = await database.fetchrow("SELECT key FROM budget_uses")

@@ -19,6 +19,7 @@ from app.core import strict_json
 from app.ledger import receipt as receipts
 from app.settings import Settings
 from app.surfaces.native.routes import HotPath
+from tests.integration.service.conftest import scraped
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,11 +62,12 @@ def test_the_metrics_tell_what_was_decided_and_what_was_refused(serve, database_
             assert post(client, b"{}").status_code == 400
         with service.client(key="mfw_wrong") as stranger:
             assert post(stranger, b"{}").status_code == 401
-        lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
-    for count, effect in enumerate(named, start=1):
-        assert f'mfw_decisions_total{{effect="{effect}"}} {count}.0' in lines
-    assert 'mfw_auth_attempts_total{method="api_key",result="success"} 7.0' in lines
-    assert 'mfw_auth_attempts_total{method="api_key",result="failure"} 1.0' in lines
+        scraped(
+            port,
+            *(f'mfw_decisions_total{{effect="{effect}"}} {count}.0' for count, effect in enumerate(named, start=1)),
+            'mfw_auth_attempts_total{method="api_key",result="success"} 7.0',
+            'mfw_auth_attempts_total{method="api_key",result="failure"} 1.0',
+        )
 
 
 def test_a_head_without_end_is_refused(service):

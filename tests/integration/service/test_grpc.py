@@ -45,7 +45,7 @@ def unary(channel, path, message):
     return channel.unary_unary(path, request_serializer=None, response_deserializer=None), message.SerializeToString()
 
 
-def sent(channel, request, key=None, timeout=10.0):
+def sent(channel, request, key=None, timeout=60.0):
     call, content = unary(channel, CHECK, request)
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
     return CheckResponse.FromString(call(content, metadata=metadata, timeout=timeout))
@@ -156,10 +156,10 @@ def test_what_is_refused_leaves_nothing(firewall):
         if status == 400 and request.attributes.request.http.method:
             assert json.loads(response.denied_response.body)["status"] == 400
     call, _ = unary(channel, CHECK, CheckRequest())
-    junk = CheckResponse.FromString(call(b"\xff\xff", timeout=10))
+    junk = CheckResponse.FromString(call(b"\xff\xff", timeout=60))
     assert (junk.status.code, junk.denied_response.status.code) == (DENIED, 400)
     with pytest.raises(grpc.RpcError) as caught:
-        call(b"\0" * 500_000, timeout=10)
+        call(b"\0" * 500_000, timeout=60)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert len(service.entries()) == before
 
@@ -191,11 +191,11 @@ def test_health(firewall):
     for service in ("", "envoy.service.auth.v3.Authorization"):
         call, content = unary(channel, HEALTH, HealthCheckRequest(service=service))
         deadline = time.monotonic() + 60
-        while (status := HealthCheckResponse.FromString(call(content, timeout=10)).status) != 1:
+        while (status := HealthCheckResponse.FromString(call(content, timeout=60)).status) != 1:
             assert time.monotonic() < deadline, status
     call, content = unary(channel, HEALTH, HealthCheckRequest(service="other"))
     with pytest.raises(grpc.RpcError) as caught:
-        call(content, timeout=10)
+        call(content, timeout=60)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 

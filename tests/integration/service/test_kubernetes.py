@@ -13,6 +13,7 @@ import pytest
 from app.surfaces.admission.models import EXAMPLE
 from tests.corpus.cases import load
 from tests.corpus.reviews import environment_of, review_for
+from tests.integration.service.conftest import scraped
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,7 +76,7 @@ def firewall(tmp_path_factory, shared_database_dsn):
         yield started
 
 
-def post(firewall, tree: Any, query="timeout=10s", **options: Any) -> httpx.Response:
+def post(firewall, tree: Any, query="timeout=30s", **options: Any) -> httpx.Response:
     with firewall.client(**options) as client:
         answer: httpx.Response = client.post(f"{VALIDATE}?{query}", json=tree)
     return answer
@@ -232,8 +233,7 @@ def test_limits_and_api_servers(serve, database_dsn, tmp_path):
         assert (limited["allowed"], limited["status"]["code"]) == (False, 429)
         assert limited["status"]["details"]["retryAfterSeconds"] >= 1
         # Alerts see what the review says, not the 200 around it.
-        counted = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
-        assert 'mfw_requests_total{code="429",method="POST",route="/kubernetes/v1/validate"} 1.0' in counted
+        scraped(port, 'mfw_requests_total{code="429",method="POST",route="/kubernetes/v1/validate"} 1.0')
     with serve(database_dsn, **{**settings, "MFW_KUBERNETES__API_SERVERS": "kube-*"}) as service:
         told = answered(service, asking())
         assert (told["allowed"], told["status"]["code"]) == (False, 403)

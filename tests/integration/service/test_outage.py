@@ -106,7 +106,7 @@ def test_outage(state_directory, serve):
                 for caller in callers:
                     caller.stopping.set()
                 for caller in callers:
-                    caller.join(30)
+                    caller.join(60)
             entries = service.entries()
     finally:
         server.stop()

@@ -363,7 +363,7 @@ def test_two_replicas_follow_under_load_and_none_mixes_two_sets(serve, database_
                 for asker in askers:
                     asker.stopping.set()
                 for asker in askers:
-                    asker.join(30)
+                    asker.join(60)
             with second.client(key=second.admin_key) as other:
                 assert other.get("/v1/policy-sets/active").json()["sequence"] == 5
     for asker in askers:
@@ -405,7 +405,7 @@ def test_a_mounted_directory_is_followed(serve, database_dsn, tmp_path):
             wait_until(lambda: client.get("/health").json()["status"] == "healthy")
         finally:
             asker.stopping.set()
-            asker.join(30)
+            asker.join(60)
     assert asker.faults == []
     assert [name for name, _ in itertools.groupby(names for _, (names,) in asker.seen)] == ["one", "two", "four"]
 
@@ -471,7 +471,7 @@ def test_it_starts_without_a_database_from_the_last_good_copy(serve, state_direc
             # No ledger and no keys: refused, whatever the set would say.
             assert client.post("/v1/decisions", content=body, headers=typed).status_code == 503
             assert server.start() == dsn
-            wait_until(lambda: client.get("/health/ready").status_code == 200, seconds=30)
+            wait_until(lambda: client.get("/health/ready").status_code == 200)
             answer = client.post("/v1/decisions", content=body, headers=typed).json()
             assert (answer["decision"], answer["policy_set"]) == ("allow", digest)
     finally:

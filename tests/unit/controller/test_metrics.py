@@ -1,6 +1,8 @@
 """What a controller counts of its looks, and that one which does not lead claims nothing."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,15 @@ def test_nobody_takes_it_for_a_replica_of_the_service() -> None:
     assert not ours & {family.name for family in Metrics(version="0").registry.collect()}
     assert all(name.startswith("mfw_controller_") for name in ours)
     assert World().value("build_info", version="1.2.3") == 1
+
+
+def test_the_page_names_all_of_them() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "controller.md").read_text()
+    samples = {sample.name for family in World().metrics.registry.collect() for sample in family.samples}
+    ours = {name for name in samples if name.startswith("mfw_")} - {"mfw_controller_build_info"}
+    assert set(re.findall(r"`(mfw_controller_\w+)`", page)) == ours
+    results, states = (
+        re.findall(r"`(\w+)`", re.search(rf"by (?:`kind` and )?`{label}`: (.*) \|", page)[1])  # type: ignore[index]
+        for label in ("result", "state")
+    )
+    assert (results, states) == (list(Result), list(State))

@@ -91,6 +91,17 @@ def test_what_is_not_in_the_tables_is_counted_as_the_nearest(
     assert value("mfw_request_duration_seconds_sum", {"route": route}) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("code", [401, 429])
+def test_who_tries_wrong_keys_spends_no_budget_of_latency(code: int) -> None:
+    metrics = Metrics(version="0")
+    value = metrics.registry.get_sample_value
+    metrics.observe_request("/v1/decisions", "POST", code, 2.0)
+    assert value("mfw_request_duration_seconds_count", {"route": "/v1/decisions"}) == 0
+    assert value("mfw_requests_total", {"route": "/v1/decisions", "method": "POST", "code": str(code)}) == 1
+    metrics.observe_request("/v1/decisions", "POST", 403, 0.2)
+    assert value("mfw_request_duration_seconds_count", {"route": "/v1/decisions"}) == 1
+
+
 def test_the_policy_set_in_force_is_told_by_its_digest() -> None:
     metrics = Metrics(version="0")
     for digest in ("sha256:aa", "sha256:bb"):

@@ -90,6 +90,11 @@ TABLE = [
     Unsafe("errors that nobody looks at", {"MFW_ERROR_TRACKING": ""}, "MFW_ERROR_TRACKING"),
     # Issue and design: authentication off, embedded database, debug.
     Unsafe("authentication off", {"MFW_AUTH__UNSAFE_DISABLED": "true"}, "MFW_AUTH__UNSAFE_DISABLED"),
+    Unsafe(
+        "reviews of anybody",
+        {"MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED": "true"},
+        "MFW_KUBERNETES__UNSAFE_UNAUTHENTICATED",
+    ),
     Unsafe("nobody could sign in", {"MFW_AUTH__API_KEYS__ENABLED": "false"}, "MFW_AUTH__API_KEYS__ENABLED"),
     Unsafe(
         "a bootstrap key that anybody can work out",

@@ -205,7 +205,7 @@ def test_what_bash_runs_is_what_was_read(line):
             cwd=folder,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=10,
+            timeout=60,
             check=False,
         ).stderr
     for piece in ran.split(b"RAN\0")[1:]:

@@ -23,7 +23,7 @@ from app.surfaces.admission.routes import AdmissionEndpoint, waits_for
 
 METRICS = Metrics(version="0")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*anybody.*")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(anybody|whoever).*")
 
 
 class Fails:
@@ -163,3 +163,56 @@ def test_the_canary_is_denied_before_any_policy_is_asked():
         told = status_of(asked_of(endpoint_of(service, canary=known), EXAMPLE | {"request": request}))
         assert told["code"] == status
         assert words in told["message"]
+
+
+class Refuses:
+    """Knows nobody."""
+
+    async def authenticate(self, headers: Any, *, client_ip: str, peer: Any = None) -> Any:
+        raise FirewallError(Kind.UNAUTHENTICATED, "who")
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "headers", "code"),
+    [
+        (True, {}, 200),
+        (True, {"Authorization": "Bearer mfw_x"}, 401),
+        (True, {"X-API-Key": "mfw_x"}, 401),
+        (False, {}, 401),
+    ],
+)
+def test_reviews_without_a_credential_are_answered_where_that_is_let_pass(unsafe, headers, code):
+    """A credential that is there is checked all the same: whoever sends one means it."""
+    limits = RateLimits(dict.fromkeys(RouteClass, DEFAULT_LIMIT), make=lambda _route, limit: TokenBuckets(limit))
+    endpoint = AdmissionEndpoint(
+        Fails(FirewallError(Kind.UNAVAILABLE, "the ledger is away"), steps=3),
+        gate=Gate(Refuses(), limits=limits, metrics=METRICS),
+        view=ClusterView(),
+        api_servers=(),
+        max_body_bytes=100_000,
+        timeout_seconds=30,
+        unsafe_unauthenticated=unsafe,
+    )
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(endpoint)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            return await client.post("/kubernetes/v1/validate", json=EXAMPLE)
+
+    answer = asyncio.run(post())
+    assert answer.status_code == code
+    if code == 200:
+        assert status_of(answer)["code"] == 503
+
+
+def test_who_lets_that_pass_is_warned():
+    with pytest.warns(RuntimeWarning, match="answered whoever sends them"):
+        AdmissionEndpoint(
+            Fails(None, steps=0),
+            gate=None,  # type: ignore[arg-type]  # nobody asks
+            view=ClusterView(),
+            api_servers=(),
+            max_body_bytes=1,
+            timeout_seconds=1,
+            unsafe_unauthenticated=True,
+        )
