@@ -38,9 +38,20 @@ FILE_SUFFIX: Final = "_FILE"
 
 # Read by commands such as `mfw decide`, not by the service: known, so that they are not reported as misspelt settings.
 CLIENT_VARIABLES: Final = frozenset({"MFW_URL", "MFW_API_KEY", "MFW_SUBJECT", "MFW_SIGNING_PASSPHRASE"})
-# Read by the test suite, whose services are started with the environment of the tests.
+# Read by the test suite and what it builds, whose services are started with the environment of the tests.
 TEST_VARIABLES: Final = frozenset(
-    {"MFW_REQUIRE_ALL", "MFW_CEL_CASES", "MFW_CEL_SPEC", "MFW_TEST_CRASHES", "MFW_TEST_CRASH_FACTOR"}
+    {
+        "MFW_CEL_CASES",
+        "MFW_CEL_SPEC",
+        "MFW_IMAGE_CHECK",
+        "MFW_INDEX_CASES",
+        "MFW_REQUIRE_ALL",
+        "MFW_SHARING_CASES",
+        "MFW_TEST_CRASHES",
+        "MFW_TEST_CRASH_FACTOR",
+        "MFW_TEST_NEXT_RELEASE",
+        "MFW_TOOLS_CACHE",
+    }
 )
 
 # A Kubernetes Service named `mfw` or `mfw-...` makes the kubelet inject variables with our prefix into every pod of the

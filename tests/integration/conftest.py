@@ -1,5 +1,8 @@
 """A real PostgreSQL for every integration test: one server per session, one migrated template, one database per test.
 
+The embedded server is the default; `MFW_TEST_DATABASE=testcontainers` takes one in Docker, of the image that
+`MFW_TEST_POSTGRES_IMAGE` names.
+
 Ask for `database_dsn`: a database of your own, migrated, empty, gone afterwards. `empty_database_dsn` is one without any
 schema. `server_dsn` is the server itself, for who needs to create databases. All are superuser DSNs for asyncpg.
 """
@@ -12,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
@@ -28,6 +32,8 @@ from app.persistence.engine import parse_dsn
 from tests.ports import free_port
 
 TEMPLATE = "template_migrated"
+# A checkout of the release after this one: everything then runs on the schema that a rollout of that one makes.
+NEXT_RELEASE = os.environ.get("MFW_TEST_NEXT_RELEASE")
 # Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
 IN_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "100"}
 
@@ -55,30 +61,24 @@ async def _execute(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
-def _docker_server() -> "tuple[Any, str] | None":
-    """A server in a container where a Docker daemon answers, else None."""
-    if not Path("/var/run/docker.sock").exists():
-        return None
-    import docker  # type: ignore[import-untyped]  # has no types
-    from testcontainers.postgres import PostgresContainer
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    """A server in a container, by its DSN."""
+    from testcontainers.community.postgres import PostgresContainer
 
-    try:
-        docker.from_env(timeout=2).ping()
-        container = PostgresContainer("postgres:18-alpine", username="firewall", dbname="firewall", driver=None)
-        container.with_command(" ".join(["postgres", *(f"-c {name}={value}" for name, value in IN_HASTE.items())]))
-        container.start()
-    except (docker.errors.DockerException, OSError):
-        return None
-    return container, container.get_connection_url()
+    image = os.environ.get("MFW_TEST_POSTGRES_IMAGE", "postgres:18-bookworm")
+    made = PostgresContainer(image, username="firewall", dbname="firewall", driver=None)
+    made.with_command(" ".join(["postgres", *(f"-c {name}={value}" for name, value in IN_HASTE.items())]))
+    with made as running:
+        yield running.get_connection_url()
 
 
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
-    """The test session's server: in Docker when a daemon is there, else the embedded one."""
-    if (docker := _docker_server()) is not None:
-        container, dsn = docker
-        yield dsn
-        container.stop()
+    """The test session's server: the embedded one, or one in Docker with MFW_TEST_DATABASE=testcontainers."""
+    if os.environ.get("MFW_TEST_DATABASE") == "testcontainers":
+        with _container() as dsn:
+            yield dsn
         return
     # Not pytest's tmp_path: as root that lies below a 0700 directory, which the server's uid cannot enter.
     state = Path(tempfile.mkdtemp(prefix="mfw-test-"))
@@ -94,7 +94,15 @@ def server_dsn() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _template(server_dsn: str) -> str:
     _run(_execute(server_dsn, f"CREATE DATABASE {TEMPLATE}"))
-    _run(schema.apply(with_database(server_dsn, TEMPLATE)))
+    dsn = with_database(server_dsn, TEMPLATE)
+    _run(schema.apply(dsn))
+    if NEXT_RELEASE is not None:
+        subprocess.run(
+            [sys.executable, "-m", "app.migrations.apply", "--before-rollout", "--database-url", dsn],
+            cwd=NEXT_RELEASE,
+            env={**os.environ, "PYTHONPATH": NEXT_RELEASE},
+            check=True,
+        )
     return TEMPLATE
 
 

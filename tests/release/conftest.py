@@ -1,5 +1,6 @@
 """This checkout as a repository of its own, as it stands: a test may break what it likes in a clone of it."""
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,16 @@ GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "
 TODAY = date(2030, 1, 1)
 
 
+# What tests that run meanwhile make and remove.
+NOT_OURS = (".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", ".state", "build", "*.egg-info")
+
+
+def copied(source: str, target: str) -> None:
+    """Copy a file that may be gone since it was seen."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(source, target)
+
+
 def git(folder: Path, *arguments: str) -> None:
     subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True)
 
@@ -22,9 +33,7 @@ def git(folder: Path, *arguments: str) -> None:
 @pytest.fixture(scope="session")
 def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("release") / "repository"
-    shutil.copytree(
-        ROOT, made, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis")
-    )
+    shutil.copytree(ROOT, made, ignore=shutil.ignore_patterns(*NOT_OURS), copy_function=copied)
     git(made, "init", "--quiet", "--initial-branch=main")
     git(made, "add", "--all")
     git(made, "commit", "--quiet", "--message=everything")

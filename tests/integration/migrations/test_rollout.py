@@ -1,6 +1,7 @@
 """While the next release is rolled out, this one serves; and when that has cleaned up behind itself, it does not."""
 
 import asyncio
+import os
 import shutil
 import sys
 import textwrap
@@ -162,6 +163,38 @@ def test_this_release_serves_while_the_next_one_is_rolled_out(database_dsn, next
             apart(schema.rollback(database_dsn, PRE))
         seen(service, PRE, ready=True)
         decides_reads_and_verifies(service)
+
+
+@pytest.fixture
+def checkout_of_the_next_release(tmp_path, migrations_of_the_next_release):
+    """Its code as far as its migration job needs it: another migration before the rollout, and bounds that know it."""
+    for name in ("app", "migrations"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(
+        migrations_of_the_next_release / "versions" / f"{PRE}_pre_next.py", tmp_path / "migrations" / "versions"
+    )
+    bounds = tmp_path / "app" / "persistence" / "revision.py"
+    bounds.write_text(bounds.read_text().replace(f'_REVISION = "{KNOWN}"', f'_REVISION = "{PRE}"'))
+    return tmp_path
+
+
+@pytest.mark.timeout(900)
+def test_what_this_release_is_accepted_by_passes_on_the_schema_of_the_next(checkout_of_the_next_release):
+    own = ("PYTEST_", "COV_", "COVERAGE_")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    done = run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-s", "-n", "0", "-p", "no:cacheprovider", "--no-cov"),
+            "tests/integration/service/test_decisions.py",
+        ],
+        cwd=ROOT,
+        env={**environ, "MFW_TEST_NEXT_RELEASE": str(checkout_of_the_next_release)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"schema: {PRE} (newest {PRE})" in done.stdout, "it ran on the schema of this release"
 
 
 async def written(dsn):

@@ -76,3 +76,24 @@ def test_the_outcome_says_what_to_type_next(found, code, capsys):
     said = capsys.readouterr().out
     assert ("next: python -m app.migrations.apply" in said) is (code != 0)
     assert ("does not start" in said) is (code != 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "unsaid"),
+    [
+        (
+            Status("0002", "0003", "0002", "0003", ("0003",)),
+            "when no replica of a release before runs any more",
+            "later",
+        ),
+        (Status("0004", "0003", "0002", "0003", (), "0003"), "a later release made it; the service starts", "takes"),
+        (Status("0004", "0003", "0002", "0003", (), "0004"), "does not start on this schema", "later release"),
+        (Status("0004", "0003", "0002", "0003", ()), "does not start on this schema", "later release"),
+    ],
+    ids=["a post migration is pending", "later", "too late", "later, without a word"],
+)
+def test_what_is_said_while_a_release_is_rolled_out(status, said, unsaid, capsys):
+    command_line.say(status)
+    text = capsys.readouterr().out
+    assert said in text
+    assert unsaid not in text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import string
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,9 @@ from app.core.api_key import generate
 from app.core.notes import Algorithm, SignerKey
 from app.errors import Kind
 from app.settings import (
+    CLIENT_VARIABLES,
     SECRET_FILE_BYTES_MAX,
+    TEST_VARIABLES,
     Environment,
     PolicySource,
     Settings,
@@ -37,6 +40,7 @@ from app.settings import (
     weakness,
 )
 
+ROOT = Path(__file__).resolve().parents[3]
 PASSWORD = "rT7pw2Kx9QzLm4VbN8sY"
 URL = f"postgresql://firewall:{PASSWORD}@db.example.com/firewall?sslmode=verify-full"
 ORIGIN = "firewall.example.com/ledger"
@@ -124,6 +128,15 @@ class TestReading:
         settings = Settings.load(GOOD | {"MFW_HTTP__PORT": "", "MFW_AUTH__JWT__ISSUER": "", "MFW_NOT_THERE": ""})
         assert settings.http.port == 8080
         assert settings.auth.jwt.issuer is None
+
+    def test_what_the_tests_and_their_tools_read_is_no_setting(self):
+        read = re.compile(r"""(?:environ\.get\(|environ\[|getenv\()["'](MFW_\w+)["']|\$\{(MFW_\w+)[:}]""")
+        places = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "tests").rglob("build"), *(ROOT / "image").iterdir()]
+        texts = [path.read_text() for path in (*places, ROOT / ".ci" / "run", ROOT / "Makefile") if path.is_file()]
+        named = {one or other for text in texts for one, other in read.findall(text)}
+        assert named >= {"MFW_REQUIRE_ALL", "MFW_TOOLS_CACHE"}
+        assert named - TEST_VARIABLES - CLIENT_VARIABLES <= {variable.name for variable in variables()}
+        Settings.load(GOOD | dict.fromkeys(TEST_VARIABLES, "1"))
 
     def test_other_peoples_variables_are_left_alone(self):
         Settings.load(GOOD | {"PATH": "/bin", "MFWX": "1", "MFW_URL": "http://x", "MFW_API_KEY": "mfw_x"})
