@@ -226,7 +226,8 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* The secret settings as one folder of files; `.url` is from where the database's URL comes instead. */}}
+{{/* The secret settings as one folder of files, which the group of the pod reads: 288 is 0440, which not every reader of
+     YAML takes for octal. `.url` is from where the database's URL comes instead. */}}
 {{- define "mfw.secretVolume" -}}
 {{- $secrets := fromYaml (include "mfw.secrets" .root) -}}
 {{- with .url -}}
@@ -235,7 +236,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 - name: secrets
   projected:
-    defaultMode: 0440
+    defaultMode: 288
     sources:
       {{- range $name := keys $secrets | sortAlpha }}
       {{- $from := get $secrets $name }}
