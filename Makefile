@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that run tests; 0 runs them in this one, as a debugger wants it.
 WORKERS ?= auto
 
-.PHONY: run test check lint lock bench kubernetes-check image image-check sbom release-check clean help
+.PHONY: run test check lint lock bench kubernetes-check image image-check sbom compose-up compose-down release-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## what can be typed here
@@ -45,6 +45,12 @@ sbom: image  ## build/sbom.cdx.json: what is in that image, as CycloneDX
 
 image-check: $(VENV)/.dev  ## builds the image and runs it as a cluster does; needs Docker, or root and dockerd
 	@MFW_IMAGE_CHECK=1 $(BIN)/python -m pytest -n 0 tests/image $(ARGS)
+
+compose-up:  ## a trial on a laptop with Docker: service, PostgreSQL, Redis, Prometheus, Alertmanager, Grafana
+	@bash compose/up
+
+compose-down:  ## ends it and keeps its data; `make compose-down ARGS=--volumes` does not
+	@docker compose down $(ARGS)
 
 clean:  ## forget the virtual environment (the embedded database stays: `mfw dev --help` says where)
 	rm -rf $(VENV)

@@ -168,9 +168,14 @@ class KubernetesApi:
 
     def _headers(self) -> dict[str, str]:
         try:
-            token = self._access.token_file.read_text().strip()
+            # RFC 6750, section 2.1: a token is ASCII, and what is none would be no header.
+            token = self._access.token_file.read_text(encoding="ascii").strip()
         except OSError as error:
             raise _unreadable(error) from None
+        except UnicodeDecodeError:
+            raise _unreachable("the credential is no token: it has other characters than ASCII in it") from None
+        if not token.isprintable():
+            raise _unreachable("the credential is no token: it has more than one line, or control characters")
         return {"Authorization": f"Bearer {token}"}
 
     @contextlib.asynccontextmanager

@@ -33,6 +33,7 @@ from app.ledger.waiting import Waiter, WaitingLine
 from app.persistence.breaker import BreakerState, CircuitBreaker
 from app.persistence.engine import (
     CONNECT_TIMEOUT,
+    DATABASE_ERRORS,
     RETRY_AFTER,
     STATEMENT_TIMEOUT,
     ErrorKind,
@@ -231,7 +232,7 @@ class LedgerWriter:
             try:
                 # A server that owes an answer will not say goodbye either.
                 await connection.close(timeout=0 if hanging else self._connect_timeout)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except DATABASE_ERRORS:
                 connection.terminate()
 
     # (1) admit

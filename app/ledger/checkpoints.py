@@ -114,9 +114,6 @@ _WHAT_NOW: Final = "do not restart it away: docs/ledger.md, `When signing is ref
 
 _log: Final = logging.getLogger("mfw.checkpoints")
 
-# The last one is what the driver says where the server ended the connection while nothing was asked.
-_DATABASE_ERRORS: Final = (*DATABASE_ERRORS, asyncpg.InternalClientError)
-
 # Of its own: tests that need the same chance twice seed the common one.
 _random: Final = random.Random()  # noqa: S311 - to spread looks, no secret
 
@@ -296,7 +293,7 @@ class Notary:
                 return self._fail(error)
             self._refuse(error)
             return max(self._interval, REFUSED_PAUSE)
-        except _DATABASE_ERRORS as error:
+        except DATABASE_ERRORS as error:
             self._drop()
             self._observer.error(error_kind(error))
             return self._fail(translate(error))

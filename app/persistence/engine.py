@@ -208,6 +208,7 @@ def error_kind(error: BaseException) -> ErrorKind:
                 | asyncpg.TooManyConnectionsError()
                 | asyncpg.ReadOnlySQLTransactionError()
                 | asyncpg.InterfaceError()
+                | asyncpg.InternalClientError()
                 | OSError()
             ):
                 return ErrorKind.CONNECTION
@@ -235,7 +236,15 @@ def translate(error: BaseException, *, retry_after: float = RETRY_AFTER) -> Fire
 
 
 # What can come out of a call to the database. Everything else is a defect of ours and must not be disguised.
-DATABASE_ERRORS = (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DATABASE_ERRORS = (
+    sa.exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # What the driver says where the server ended the connection while nothing was asked, and the end was not yet seen.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 @asynccontextmanager

@@ -917,3 +917,12 @@ class TestDetection:
 
     def test_it_is_not_looked_for_unless_asked(self) -> None:
         assert "annotations" not in one(example(MINIMAL), "Deployment")["spec"]["template"]["metadata"]
+
+
+def test_who_fetches_keys_of_tokens_with_its_own_has_one() -> None:
+    """The token of the account is mounted for what needs it alone: here an issuer that is the cluster itself."""
+    own = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    pod = one(render(MINIMAL, settings={"MFW_AUTH__JWT__TOKEN_FILE": own}), "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    pod = one(render(MINIMAL, settings={"MFW_AUTH__JWT__TOKEN_FILE": "/etc/token"}), "Deployment")["spec"]["template"]
+    assert pod["spec"]["automountServiceAccountToken"] is False

@@ -109,13 +109,15 @@ def _daemon() -> Iterator[Engine]:
     above.mkdir(parents=True, exist_ok=True)
     running = Path(tempfile.mkdtemp(prefix="mfw-docker-"))
     host = f"unix://{running}/docker.sock"
+    # Without one, a daemon takes away the bridge that another one on this machine may have made.
+    bridge = "docker0" if Path("/sys/class/net/docker0").exists() else "none"
     with (above / "daemon.lock").open("w") as lock, (running / "log").open("wb") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(
             [
                 shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "dockerd",
                 *("--host", host, "--data-root", str(above / "docker"), "--exec-root", str(running / "exec")),
-                *("--pidfile", str(running / "pid"), "--bridge", "none", "--iptables=false", "--ip-forward=false"),
+                *("--pidfile", str(running / "pid"), "--bridge", bridge, "--iptables=false", "--ip-forward=false"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,5 +1,8 @@
 """A real PostgreSQL for every integration test: one server per session, one migrated template, one database per test.
 
+The embedded server is the default; `MFW_TEST_DATABASE=testcontainers` takes one in Docker, of the image that
+`MFW_TEST_POSTGRES_IMAGE` names.
+
 Ask for `database_dsn`: a database of your own, migrated, empty, gone afterwards. `empty_database_dsn` is one without any
 schema. `server_dsn` is the server itself, for who needs to create databases. All are superuser DSNs for asyncpg.
 """
@@ -58,30 +61,24 @@ async def _execute(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
-def _docker_server() -> "tuple[Any, str] | None":
-    """A server in a container where a Docker daemon answers, else None."""
-    if not Path("/var/run/docker.sock").exists():
-        return None
-    import docker  # type: ignore[import-untyped]  # has no types
-    from testcontainers.postgres import PostgresContainer
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    """A server in a container, by its DSN."""
+    from testcontainers.community.postgres import PostgresContainer
 
-    try:
-        docker.from_env(timeout=2).ping()
-        container = PostgresContainer("postgres:18-alpine", username="firewall", dbname="firewall", driver=None)
-        container.with_command(" ".join(["postgres", *(f"-c {name}={value}" for name, value in IN_HASTE.items())]))
-        container.start()
-    except (docker.errors.DockerException, OSError):
-        return None
-    return container, container.get_connection_url()
+    image = os.environ.get("MFW_TEST_POSTGRES_IMAGE", "postgres:18-bookworm")
+    made = PostgresContainer(image, username="firewall", dbname="firewall", driver=None)
+    made.with_command(" ".join(["postgres", *(f"-c {name}={value}" for name, value in IN_HASTE.items())]))
+    with made as running:
+        yield running.get_connection_url()
 
 
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
-    """The test session's server: in Docker when a daemon is there, else the embedded one."""
-    if (docker := _docker_server()) is not None:
-        container, dsn = docker
-        yield dsn
-        container.stop()
+    """The test session's server: the embedded one, or one in Docker with MFW_TEST_DATABASE=testcontainers."""
+    if os.environ.get("MFW_TEST_DATABASE") == "testcontainers":
+        with _container() as dsn:
+            yield dsn
         return
     # Not pytest's tmp_path: as root that lies below a 0700 directory, which the server's uid cannot enter.
     state = Path(tempfile.mkdtemp(prefix="mfw-test-"))

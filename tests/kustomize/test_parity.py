@@ -1,6 +1,7 @@
 """Kustomize makes of `k8s/` what Helm makes of the chart, object by object."""
 
 import functools
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import kubernetes_validate
 import pytest
 
 from k8s.generate import COMPONENTS, FOLDER, NEEDS, OVERLAYS, Object, files, normalised, present, rendered
-from tests.helm.chart import program
+from tests.helm.chart import CHART, program
 from tests.kubernetes.cluster import NotHereError, programs
 
 # Lists whose order says nothing, and by what their items are told.
@@ -44,6 +45,16 @@ def sorted_lists(at: Any, key: str = "") -> Any:
             by = next((port for port in ("containerPort", "port") if port in items[0] and "name" in items[0]), None)
         return sorted(items, key=lambda item: item[by]) if by else items
     return at
+
+
+def test_modes_of_files_are_written_in_decimal() -> None:
+    """`0440` is octal to Kubernetes, and 440 to YAML 1.2: what reads one and writes the other changes it."""
+    texts = [
+        path.read_text() for above in (FOLDER, CHART / "templates") for path in above.rglob("*.*") if path.is_file()
+    ]
+    modes = [mode for text in texts for mode in re.findall(r"defaultMode: ?(\w+)", text)]
+    assert modes
+    assert set(modes) == {str(0o440)}
 
 
 def test_everything_is_generated() -> None:

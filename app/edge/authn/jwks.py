@@ -257,7 +257,8 @@ def http_jwks(
     async def fetch() -> Fetched:
         import httpx
 
-        headers = {"accept": "application/json"}
+        # An API server of Kubernetes answers 406 to whoever does not name the type of RFC 7517 section 8.5.1.
+        headers = {"accept": "application/json, application/jwk-set+json"}
         try:
             if token_file is not None:
                 token = await asyncio.to_thread(token_file.read_text)

@@ -63,7 +63,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
-{{- if or .Values.canary.enabled (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
+{{- $own := hasPrefix "/var/run/secrets/kubernetes.io/serviceaccount/" (default "" .Values.settings.MFW_AUTH__JWT__TOKEN_FILE) -}}
+{{- if or .Values.canary.enabled $own (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Of the controller: its account, its Lease, and whatever else is in the namespace of the release. */}}
@@ -225,7 +226,8 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* The secret settings as one folder of files; `.url` is from where the database's URL comes instead. */}}
+{{/* The secret settings as one folder of files, which the group of the pod reads: 288 is 0440, which not every reader of
+     YAML takes for octal. `.url` is from where the database's URL comes instead. */}}
 {{- define "mfw.secretVolume" -}}
 {{- $secrets := fromYaml (include "mfw.secrets" .root) -}}
 {{- with .url -}}
@@ -234,7 +236,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 - name: secrets
   projected:
-    defaultMode: 0440
+    defaultMode: 288
     sources:
       {{- range $name := keys $secrets | sortAlpha }}
       {{- $from := get $secrets $name }}

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import URL
 
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.types import Effect, Mutation, Reason, Verdict
@@ -68,7 +69,14 @@ class Wire:
 
     @property
     def dsn(self) -> str:
-        url = self._url.set(drivername="postgresql", host=None, port=None, query={"host": str(self._directory)})
+        # Without host and port, which a server in a container has: `set` takes nothing away.
+        url = URL.create(
+            "postgresql",
+            username=self._url.username,
+            password=self._url.password,
+            database=self._url.database,
+            query={"host": str(self._directory)},
+        )
         return url.render_as_string(hide_password=False)
 
     async def open(self) -> None:

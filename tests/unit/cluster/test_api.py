@@ -88,6 +88,14 @@ async def test_an_api_server_that_is_away(tmp_path: Path, monkeypatch: pytest.Mo
             await made.send("GET", "/x")
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", "t\u00f6ken".encode(), b"two\nlines", b"a\x00b"])
+async def test_a_credential_that_is_no_token(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with api(tmp_path, lambda _: pytest.fail("it was sent"), monkeypatch) as made:
+        (tmp_path / "token").write_bytes(content)
+        with pytest.raises(FirewallError, match="the credential is no token"):
+            await made.send("GET", "/x")
+
+
 async def test_without_an_authority_nothing_is_sent(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t")
     async with KubernetesApi(Access("https://kubernetes", tmp_path / "token", tmp_path / "ca.crt")) as made:

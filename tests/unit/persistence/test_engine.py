@@ -55,6 +55,7 @@ def _wrapped(error):
         (asyncpg.ConnectionDoesNotExistError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
         (asyncpg.InvalidPasswordError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
         (asyncpg.InterfaceError("closed"), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
+        (asyncpg.InternalClientError("cannot switch to state 15"), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
         (ConnectionRefusedError(), ErrorKind.CONNECTION, Kind.UNAVAILABLE),
         (asyncpg.UndefinedTableError(), ErrorKind.OTHER, Kind.UNAVAILABLE),
         (asyncpg.DiskFullError(), ErrorKind.OTHER, Kind.UNAVAILABLE),
