@@ -393,7 +393,19 @@ class TestValues:
         objects = render(MINIMAL, networkPolicy={"egress": [], "ingress": [], "metrics": []}, settings={})
         policy = one(objects, "NetworkPolicy")["spec"]
         assert all("from" not in rule for rule in policy["ingress"])
-        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53]
+        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, "http"]
+
+    def test_who_must_get_through_the_network_policy_does(self) -> None:
+        """Both ways: `helm test` to the service, whoever else may ask; and by default PostgreSQL and Redis."""
+        closed = render(MINIMAL, networkPolicy={"ingress": [{"podSelector": {"matchLabels": {"a": "b"}}}]})
+        policy = one(closed, "NetworkPolicy")["spec"]
+        tester = one(closed, "Pod", f"{RELEASE}-test")["metadata"]["labels"].items()
+        served = one(closed, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+        allowed = [peer["podSelector"]["matchLabels"].items() for peer in policy["ingress"][0]["from"]]
+        assert any(peer <= tester for peer in allowed)
+        ways = [rule for rule in policy["egress"] if rule["ports"][0]["port"] == "http"]
+        assert [rule["to"][0]["podSelector"]["matchLabels"].items() <= served for rule in ways] == [True]
+        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, "http", 5432, 6379}
 
     def test_false_is_a_text(self) -> None:
         given = env(_container(render(MINIMAL, settings={"MFW_AUTH__API_KEYS__ENABLED": "false"})))
