@@ -467,6 +467,15 @@ class DatabaseSettings(_Section):
     lock_timeout_seconds: Annotated[
         float, Field(gt=0, le=300, description="longest wait for a lock held by somebody else")
     ] = 5.0
+    wait_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="how long `mfw serve` waits for a database that is away, or whose migrations are not through, "
+            "before it ends",
+        ),
+    ] = 0.0
 
     @property
     def pooled(self) -> bool:

@@ -50,16 +50,21 @@ def name_of(name: str) -> str:
     return _SEPARATORS.sub("-", name).lower()
 
 
+def _said(found: Distribution, member: str) -> str:
+    """The first value of a member of its metadata, empty where it has none."""
+    return str(next(iter(found.metadata.get_all(member, [])), "")).strip()
+
+
 def licence(found: Distribution) -> dict[str, Any] | None:
     """What a distribution says of its licence: an expression of SPDX where it is one, else its own words."""
-    said = found.metadata
-    if text := said.get("License-Expression"):
-        return _one(str(text), valid=True)
-    kinds = [line.rpartition(" :: ")[2] for line in said.get_all("Classifier", []) if line.startswith("License :: ")]
+    if text := _said(found, "License-Expression"):
+        return _one(text, valid=True)
+    classifiers = found.metadata.get_all("Classifier", [])
+    kinds = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License :: ")]
     if known := sorted({CLASSIFIERS[kind] for kind in kinds if kind in CLASSIFIERS}):
         # Several classifiers are a choice of the reader's.
         return _one(" OR ".join(known), valid=True)
-    text = str(said.get("License") or "").strip().partition("\n")[0]
+    text = _said(found, "License").partition("\n")[0]
     return _one(TEXTS.get(text, text), valid=False) if text else None
 
 
@@ -93,7 +98,7 @@ def component(found: Distribution, hashes: Mapping[str, str]) -> Component:
         "version": found.version,
         "purl": reference,
     }
-    if summary := str(found.metadata.get("Summary") or "").strip():
+    if summary := _said(found, "Summary"):
         made["description"] = summary
     if (one := licence(found)) is not None:
         made["licenses"] = [one]

@@ -1,8 +1,11 @@
 """Certificates for tests, made on the spot: those of servers by the code that makes them, those of clients here."""
 
 import datetime as dt
+import ssl
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +30,21 @@ def write(directory: Path, issued: Issued) -> TlsFiles:
         fresh.write_bytes(content)
         fresh.replace(path)
     return TlsFiles(certificate, key)
+
+
+def strict_by_default(monkeypatch: pytest.MonkeyPatch) -> list[ssl.SSLContext]:
+    """Contexts as Python makes them since 3.13, whatever this one is; the list has each that is made from now on."""
+    made: list[ssl.SSLContext] = []
+    original = ssl.create_default_context
+
+    def strict(*arguments: Any, **named: Any) -> ssl.SSLContext:
+        context = original(*arguments, **named)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        made.append(context)
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    return made
 
 
 class ClientAuthority:

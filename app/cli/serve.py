@@ -3,8 +3,10 @@
 import asyncio
 import math
 import os
+import signal
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -16,7 +18,7 @@ from app.cli.server import KEEP_ALIVE_SECONDS
 from app.edge.tls import Served
 from app.errors import FirewallError, Kind
 from app.policies.load import load_directory
-from app.settings import LogFormat, PlainHttp, Settings, SettingsProblem, advice
+from app.settings import LogFormat, PlainHttp, Settings, advice
 
 # Compiling thousands of policies keeps the worker busy before it reports for the first time; one that hangs later is
 # found by the liveness probe.
@@ -36,39 +38,52 @@ def run_serve() -> NoReturn:
             fix="set MFW_DATABASE__URL, or use `mfw dev`",
         )
     for hint in advice(settings):
-        _tell(hint, form=settings.logging.format)
+        _tell(f"advice: {hint}", logger="mfw.settings", form=settings.logging.format)
     if settings.policies.directory is not None:
         # Compiled once more by the worker: a second now, for a reason in words instead of a worker that fails to boot.
         load_directory(settings.policies.directory)
     if settings.tls.files is not None:
         Served.of(settings.tls.files)
-    try:
-        asyncio.run(_check_schema(settings.database.url.get_secret_value(), pooled=settings.database.pooled))
-    except FirewallError as error:
-        # With a policy set on the local disk the worker starts all the same, and waits for the database.
-        if settings.policies.cache_directory is None or error.kind not in {Kind.UNAVAILABLE, Kind.TIMEOUT}:
-            raise
+    # The first process of a container hears no order to stop unless it asks to; what comes next asks by itself.
+    signal.signal(signal.SIGTERM, _stop)
+    asyncio.run(_check_schema(settings, settings.database.url.get_secret_value()))
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *gunicorn_arguments(settings)])  # noqa: S606 - no shell
 
 
-def _tell(hint: SettingsProblem, *, form: LogFormat) -> None:
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _tell(text: str, *, logger: str, form: LogFormat) -> None:
     """Write a line as the service will write all of its lines: who reads them as JSON reads this one too."""
     if form is LogFormat.TEXT:
-        complain(f"advice: {hint}")
+        complain(text)
         return
-    event = {"ts": datetime.now(UTC), "level": "warning", "event": f"advice: {hint}", "logger": "mfw.settings"}
+    event = {"ts": datetime.now(UTC), "level": "warning", "event": text, "logger": logger}
     line = orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
     sys.stderr.write(line.decode())
     sys.stderr.flush()
 
 
-async def _check_schema(dsn: str, *, pooled: bool) -> None:
+async def _check_schema(settings: Settings, dsn: str) -> None:
+    """Refuse another schema, once the time to wait for this one is over."""
     from app.persistence import revision
     from app.persistence.engine import create_engine
 
-    engine = create_engine(dsn, pool_size=1, pooled=pooled)
+    engine = create_engine(dsn, pool_size=1, pooled=settings.database.pooled)
+    # With a policy set on the local disk the worker starts all the same, and waits for the database.
+    may_be_away = settings.policies.cache_directory is not None
+
+    async def check() -> None:
+        try:
+            await revision.check(engine)
+        except FirewallError as error:
+            if not may_be_away or error.kind not in {Kind.UNAVAILABLE, Kind.TIMEOUT}:
+                raise
+
+    told = partial(_tell, logger="mfw.database", form=settings.logging.format)
     try:
-        await revision.check(engine)
+        await revision.wait(check, within=settings.database.wait_seconds, told=lambda why: told(f"waiting: {why}"))
     finally:
         await engine.dispose()
 

@@ -119,7 +119,7 @@ def client_address(scope: Scope) -> str:
     return client[0] if client else "unknown"
 
 
-def peer_address(scope: Scope) -> Peer | None:
+def peer_of(scope: Scope) -> Peer | None:
     """The other end of the connection itself, whatever a header says; None where the server does not tell."""
     peer: Peer | None = scope.get(PEER)
     return peer

@@ -5,7 +5,7 @@ from starlette.types import Scope
 from app.core.principal import AccessScope, AuthMethod, Principal, PrincipalKind, require
 from app.core.quota import RouteClass
 from app.edge.authn import Authenticates
-from app.edge.context import RequestContext, client_address, context_of, peer_address
+from app.edge.context import RequestContext, client_address, context_of, peer_of
 from app.edge.limits import Allowance, RateLimits
 from app.observability.metrics import LimitScope, Metrics
 
@@ -36,7 +36,7 @@ class Gate:
     async def authenticate(self, scope: Scope) -> Principal:
         """Return the caller, and have the log know who it was. Raises FirewallError: what step 2 raises."""
         principal = await self.authenticator.authenticate(
-            scope["headers"], client_ip=client_address(scope), peer=peer_address(scope)
+            scope["headers"], client_ip=client_address(scope), peer=peer_of(scope)
         )
         context_of(scope).principal = principal
         return principal

@@ -1,6 +1,10 @@
 """Which revisions of the schema this code works with, and the refusal to work with any other."""
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -15,6 +19,12 @@ MAXIMUM_REVISION = "0012"
 
 VERSION_TABLE = "alembic_version"
 NEEDS_TABLE = "schema_revisions"
+
+ASK_EVERY_SECONDS: Final = 1.0
+# What may be another thing a moment later: everything starts at once where a release is installed.
+_PASSING: Final = frozenset({Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.SCHEMA_MISMATCH})
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +104,29 @@ async def check(engine: AsyncEngine) -> str:
     Raises FirewallError (SCHEMA_MISMATCH) with the command to type, or UNAVAILABLE / TIMEOUT where it cannot be read.
     """
     return judge(await read(engine))
+
+
+async def wait(
+    check: Callable[[], Awaitable[Found]],
+    *,
+    within: float,
+    told: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Found:
+    """What `check` finds, asked for `within` seconds while the database is away or its schema is another one.
+
+    `told` hears each reason once. Raises what `check` raised last.
+    """
+    until = clock() + within
+    known: set[str] = set()
+    while True:
+        try:
+            return await check()
+        except FirewallError as error:
+            if error.kind not in _PASSING or clock() >= until:
+                raise
+            if error.detail not in known:
+                known.add(error.detail)
+                told(error.detail)
+        await sleep(ASK_EVERY_SECONDS)

@@ -12,14 +12,17 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from app.core.budgets import Tally
 from app.core.cel import one_line
 from app.core.index import MESSAGE_MAX_CHARS
 from app.core.quota import Limit, RouteClass
+from app.core.types import BudgetUse
 from app.edge.authn import UnsafeAnonymousAuthenticator
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
 from app.errors import FirewallError
 from app.ledger.receipt import SealedEntry
+from app.ledger.spend import JudgeAll, Settled
 from app.observability.metrics import Metrics
 from app.policies.load import check_text
 from app.service.decide import DecisionService
@@ -69,12 +72,14 @@ class Kept:
 
 
 class NoBudgets:
-    """The policy has none."""
+    """The policy has none; what stands or falls together is judged as a whole, with nothing to count."""
 
-    async def settle(self, *_: Any, **__: Any) -> Any:
+    async def settle(self, uses: Sequence[BudgetUse], *, judge: JudgeAll, **_: Any) -> Settled:
+        assert not uses
+        return Settled(judge(Tally()), None)
+
+    async def settle_once(self, *_: Any, **__: Any) -> Any:
         raise AssertionError
-
-    settle_once = settle
 
 
 def service(ledger: Kept) -> DecisionService:

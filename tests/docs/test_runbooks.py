@@ -33,7 +33,10 @@ FENCE = re.compile(r"^```(\S*)[ ]?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def commands(*kinds: str) -> list[tuple[str, str]]:
-    """The page and the line of each command in blocks of these kinds: "" runs here, the others need something more."""
+    """The page and the line of each command in blocks of these kinds: "" runs here, the others need something more.
+
+    `cluster` runs in tests/kubernetes/test_installed.py, `node` needs a kubelet, `elsewhere` an operator or a file of others.
+    """
     return [
         (name, line.removeprefix("$ "))
         for name, text in PAGES.items()
@@ -64,7 +67,7 @@ def test_pages_of_alerts_have_one_form(name):
     kinds = {kind for _, kind, _ in FENCE.findall(text)}
     # For whoever runs a plain process, and for whoever has a cluster.
     assert kinds & {"", "host"}, "say what to type without a cluster"
-    assert "cluster" in kinds or name in SAME_EVERYWHERE
+    assert kinds & {"cluster", "node"} or name in SAME_EVERYWHERE
 
 
 def test_the_index_names_every_page_of_operations():
@@ -81,7 +84,7 @@ def test_links_lead_somewhere(name):
             assert (ROOT / mentioned).exists(), mentioned
 
 
-@pytest.mark.parametrize(("name", "line"), commands("", "cluster", "host"))
+@pytest.mark.parametrize(("name", "line"), commands("", "cluster", "node", "elsewhere", "host"))
 def test_every_command_can_be_read(name, line):
     assert subprocess.run(["bash", "-n", "-c", line], capture_output=True, check=False).returncode == 0
     for words in re.findall(r"\bmfw ((?:[a-z-]+ ?)+)", line):

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from app.controller.rights import rights
 from app.core.admission.callers import agent_rule
+from app.migrations import apply
 from app.policies.custom_resources import RESOURCES
 from app.policies.load import load_directory
 from app.policies.webhook import Webhook, webhook_configuration
@@ -27,6 +28,7 @@ from tests.helm.chart import (
     RELEASE,
     ROOT,
     Object,
+    Pod,
     env,
     example,
     helm,
@@ -39,6 +41,7 @@ from tests.helm.chart import (
     template,
 )
 
+WAIT: Final = "MFW_DATABASE__WAIT_SECONDS"
 MINORS: Final = ("1.34", "1.36", "1.37")
 # Of operators: their schemas are not Kubernetes' own.
 FOREIGN: Final = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "Certificate"}
@@ -215,6 +218,7 @@ class TestDefaults:
             f"Service/{RELEASE}-metrics",
             f"CronJob/{RELEASE}-integrity",
             f"CronJob/{RELEASE}-partitions",
+            f"NetworkPolicy/{RELEASE}-test",
             f"Pod/{RELEASE}-test",
         }
 
@@ -276,7 +280,7 @@ OF_THE_CONTROLLER: Final = {
 TOGGLES: Final[list[tuple[dict[str, Any], set[str], set[str]]]] = [
     ({"autoscaling": {"enabled": False}}, set(), {f"HorizontalPodAutoscaler/{RELEASE}"}),
     ({"podDisruptionBudget": {"enabled": False}}, set(), {f"PodDisruptionBudget/{RELEASE}"}),
-    ({"networkPolicy": {"enabled": False}}, set(), {f"NetworkPolicy/{RELEASE}"}),
+    ({"networkPolicy": {"enabled": False}}, set(), {f"NetworkPolicy/{RELEASE}", f"NetworkPolicy/{RELEASE}-test"}),
     ({"serviceAccount": {"create": False}}, set(), {f"ServiceAccount/{RELEASE}"}),
     ({"integrity": {"enabled": False}}, set(), {f"CronJob/{RELEASE}-integrity"}),
     ({"partitions": {"enabled": False}}, set(), {f"CronJob/{RELEASE}-partitions"}),
@@ -325,7 +329,7 @@ TOGGLES: Final[list[tuple[dict[str, Any], set[str], set[str]]]] = [
         {**CONTROLLED, "metrics": {"podMonitor": {"enabled": True}}, "networkPolicy": {"enabled": False}},
         (OF_THE_CONTROLLER | {f"PodMonitor/{RELEASE}", f"PodMonitor/{RELEASE}-controller"})
         - {f"NetworkPolicy/{RELEASE}-controller"},
-        {f"NetworkPolicy/{RELEASE}"},
+        {f"NetworkPolicy/{RELEASE}", f"NetworkPolicy/{RELEASE}-test"},
     ),
 ]
 
@@ -389,7 +393,19 @@ class TestValues:
         objects = render(MINIMAL, networkPolicy={"egress": [], "ingress": [], "metrics": []}, settings={})
         policy = one(objects, "NetworkPolicy")["spec"]
         assert all("from" not in rule for rule in policy["ingress"])
-        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53]
+        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, "http"]
+
+    def test_who_must_get_through_the_network_policy_does(self) -> None:
+        """Both ways: `helm test` to the service, whoever else may ask; and by default PostgreSQL and Redis."""
+        closed = render(MINIMAL, networkPolicy={"ingress": [{"podSelector": {"matchLabels": {"a": "b"}}}]})
+        policy = one(closed, "NetworkPolicy")["spec"]
+        tester = one(closed, "Pod", f"{RELEASE}-test")["metadata"]["labels"].items()
+        served = one(closed, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+        allowed = [peer["podSelector"]["matchLabels"].items() for peer in policy["ingress"][0]["from"]]
+        assert any(peer <= tester for peer in allowed)
+        ways = [rule for rule in policy["egress"] if rule["ports"][0]["port"] == "http"]
+        assert [rule["to"][0]["podSelector"]["matchLabels"].items() <= served for rule in ways] == [True]
+        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, "http", 5432, 6379}
 
     def test_false_is_a_text(self) -> None:
         given = env(_container(render(MINIMAL, settings={"MFW_AUTH__API_KEYS__ENABLED": "false"})))
@@ -434,6 +450,46 @@ class TestValues:
         assert {"name": "guard", "mountPath": "/guard"} in spec["containers"][0]["volumeMounts"]
         assert "ConfigMap/mutation-firewall-extra" in named(example(EVERYTHING))
 
+    def test_every_pod_has_what_its_image_is_pulled_with_and_runs_where_it_may(self) -> None:
+        placed: dict[str, Any] = {
+            "imagePullSecrets": [{"name": "registry"}],
+            "priorityClassName": "critical",
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        }
+        values = {name: placed[name] for name in ("priorityClassName", "nodeSelector", "tolerations")}
+        for file in (EVERYTHING, QUICKSTART):
+            # Without what somebody brings along: `extraObjects` are as they are.
+            objects = render(file, image={"pullSecrets": ["registry"]}, extraObjects=[], **values)
+            made = list(pods(objects))
+            assert {pod.of for pod in made} >= {f"Deployment/{RELEASE}", f"Pod/{RELEASE}-test"}
+            for pod in made:
+                assert {name: pod.spec.get(name) for name in placed} == placed, pod.of
+
+    def test_what_starts_beside_the_database_waits_for_it(self) -> None:
+        """Everything of a release is made at once; whoever gave up meanwhile would be tried ever more rarely."""
+        objects = example(QUICKSTART)
+        (job,) = [document for document in objects if document["metadata"]["name"].startswith(f"{RELEASE}-migrate-")]
+        command = job["spec"]["template"]["spec"]["containers"][0]["command"]
+        given = apply.parsed(command[command.index("app.migrations.apply") + 1 :])
+        assert 60 < given.wait < job["spec"]["activeDeadlineSeconds"]
+        (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+        settings = Settings.load({"MFW_ENVIRONMENT": "development", "MFW_DATABASE__WAIT_SECONDS": env(container)[WAIT]})
+        probe = container["startupProbe"]
+        assert 60 < settings.database.wait_seconds < probe["periodSeconds"] * probe["failureThreshold"]
+        other = _container(render(MINIMAL, settings={WAIT: "7"}))
+        assert [variable["value"] for variable in other["env"] if variable["name"] == WAIT] == ["7"]
+
+    def test_the_data_of_the_trial_lie_in_no_folder_of_the_image(self) -> None:
+        """From 18 on the image does not start where something is mounted at the folder that was that of 17."""
+        (container,) = one(example(QUICKSTART), "StatefulSet", f"{RELEASE}-postgresql")["spec"]["template"]["spec"][
+            "containers"
+        ]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert not mounts["data"].startswith("/var/lib/postgresql")
+        # Below the mount: the file system of a volume has a `lost+found`, and `initdb` wants an empty folder.
+        assert env(container)["PGDATA"].startswith(f"{mounts['data']}/")
+
     def test_only_who_needs_a_token_has_one(self) -> None:
         having = {
             pod.of for pod in pods(example(EVERYTHING)) if pod.spec.get("automountServiceAccountToken") is not False
@@ -466,6 +522,85 @@ class TestValues:
                 assert "MFW_DATABASE__DIRECT_URL" not in keys
             else:
                 assert keys["MFW_DATABASE__URL"] == keys["MFW_DATABASE__DIRECT_URL"] == "migrations-database-url"
+
+
+class TestNetwork:
+    """Who may speak to whom, where somebody sees to it."""
+
+    @staticmethod
+    def _of(objects: Sequence[Object], labels: Mapping[str, str]) -> list[Object]:
+        """The specifications of the policies that select a pod of these labels."""
+
+        def selects(selector: Object) -> bool:
+            wanted = selector.get("matchLabels", {}).items()
+            return wanted <= labels.items() and not any(
+                labels.get(term["key"]) in term["values"] for term in selector.get("matchExpressions", ())
+            )
+
+        policies = [document["spec"] for document in objects if document["kind"] == "NetworkPolicy"]
+        return [spec for spec in policies if selects(spec["podSelector"])]
+
+    def _reaches(self, objects: Sequence[Object], source: Pod, target: Pod, port: str) -> bool:
+        """Whether a pod may open a connection to a port of another one, by its name."""
+
+        def open_to(rules: Iterable[Object], end: str, peer: Pod) -> bool:
+            return any(
+                any(opened["port"] == port for opened in rule.get("ports", ()))
+                and (
+                    end not in rule
+                    or any(
+                        peer_of["podSelector"].get("matchLabels", {"": ""}).items() <= peer.labels.items()
+                        for peer_of in rule[end]
+                        if "namespaceSelector" not in peer_of and "podSelector" in peer_of
+                    )
+                )
+                for rule in rules
+            )
+
+        out = self._of(objects, source.labels)
+        into = self._of(objects, target.labels)
+        assert out
+        assert into
+        return any(open_to(spec.get("egress", ()), "to", target) for spec in out) and any(
+            open_to(spec.get("ingress", ()), "from", source) for spec in into
+        )
+
+    @pytest.mark.parametrize("peers", [[], [{"podSelector": {"matchLabels": {"app": "agent"}}}]], ids=["all", "some"])
+    def test_helm_test_reaches_the_service(self, peers: list[Object]) -> None:
+        objects = render(MINIMAL, networkPolicy={"ingress": peers})
+        of = {pod.of: pod for pod in pods(objects)}
+        test, service = of[f"Pod/{RELEASE}-test"], of[f"Deployment/{RELEASE}"]
+        assert self._reaches(objects, test, service, "http")
+        assert not self._reaches(objects, test, service, "metrics") or not peers
+        assert not self._reaches(objects, service, test, "http")
+
+    def test_the_webhook_stays_open_to_the_api_server(self) -> None:
+        """Which is no pod: where a selector shut it out, every change would be refused."""
+        peers = [{"podSelector": {"matchLabels": {"app": "agent"}}}]
+        file = CHART / "ci" / "webhook-own-certificates-values.yaml"
+        for webhook in (True, False):
+            values = {
+                "networkPolicy": {"ingress": peers},
+                "webhook": {"enabled": webhook},
+                "canary": {"enabled": False},
+            }
+            objects = render(file, **values)
+            rules = one(objects, "NetworkPolicy")["spec"]["ingress"]
+            everybody = [opened["port"] for rule in rules if "from" not in rule for opened in rule["ports"]]
+            assert everybody == (["https", "metrics"] if webhook else ["metrics"])
+
+
+def test_whatever_python_is_in_a_template_believes_authorities_without_key_identifiers() -> None:
+    """Those of many clusters have none, and Python demands them since 3.13."""
+    scripts = [
+        text
+        for pod in pods(example(EVERYTHING))
+        for container in pod.containers
+        for text in container.get("command", ())
+        if "create_default_context" in text
+    ]
+    assert scripts
+    assert all("verify_flags &= ~ssl.VERIFY_X509_STRICT" in script for script in scripts)
 
 
 def test_the_certificates_account_may_touch_one_secret() -> None:
@@ -611,7 +746,7 @@ class TestController:
         mine = one(objects, "NetworkPolicy")["spec"]
         assert own["app.kubernetes.io/component"] in mine["podSelector"]["matchExpressions"][0]["values"]
         allowed = [peer["podSelector"]["matchLabels"] for peer in mine["ingress"][0]["from"] if "podSelector" in peer]
-        assert [peer.items() <= own.items() for peer in allowed] == [True]
+        assert sum(peer.items() <= own.items() for peer in allowed) == 1
         plain = render(MINIMAL, **CONTROLLED)
         egress = one(plain, "NetworkPolicy", self.NAME)["spec"]["egress"]
         assert [rule["ports"][0]["port"] for rule in egress] == [53, "http", 443]
@@ -794,3 +929,12 @@ class TestDetection:
 
     def test_it_is_not_looked_for_unless_asked(self) -> None:
         assert "annotations" not in one(example(MINIMAL), "Deployment")["spec"]["template"]["metadata"]
+
+
+def test_who_fetches_keys_of_tokens_with_its_own_has_one() -> None:
+    """The token of the account is mounted for what needs it alone: here an issuer that is the cluster itself."""
+    own = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    pod = one(render(MINIMAL, settings={"MFW_AUTH__JWT__TOKEN_FILE": own}), "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    pod = one(render(MINIMAL, settings={"MFW_AUTH__JWT__TOKEN_FILE": "/etc/token"}), "Deployment")["spec"]["template"]
+    assert pod["spec"]["automountServiceAccountToken"] is False

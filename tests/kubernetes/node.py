@@ -63,6 +63,7 @@ class Node:
         self.databases: dict[str, str] = {}
         self._pods: dict[str, _Pod] = {}
         self._logs: dict[str, str] = {}
+        self._volumes: set[str] = set()
         self._numbers = 0
         self._ended = threading.Event()
         self._watching = threading.Thread(target=self._watch, name="node")
@@ -76,6 +77,7 @@ class Node:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
         self._watching.join()
+        self._provide([])
         for pod in self._pods.values():
             pod.stop()
         for pod in self._pods.values():
@@ -117,6 +119,9 @@ class Node:
                 listed = self.cluster.api("GET", "/api/v1/pods")
                 if listed.status == 200:
                     self._follow({pod["metadata"]["uid"]: pod for pod in listed.body["items"]})
+                claims = self.cluster.api("GET", "/api/v1/persistentvolumeclaims")
+                if claims.status == 200:
+                    self._provide(claims.body["items"])
 
     def _follow(self, there: Mapping[str, Object]) -> None:
         for uid in [uid for uid in self._pods if uid not in there]:
@@ -131,6 +136,27 @@ class Node:
                 self._numbers += 1
                 self._pods[uid] = _Pod(self, pod, f"{_ADDRESSES}{self._numbers % 250 + 1}")
                 self._pods[uid].start()
+
+    def _provide(self, claims: Sequence[Object]) -> None:
+        """A volume for each claim, as whoever provisions them makes one; gone when the claim is."""
+        there = {claim["metadata"]["uid"]: claim for claim in claims}
+        for uid in there.keys() - self._volumes:
+            claim, metadata = there[uid]["spec"], there[uid]["metadata"]
+            of = {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "uid": uid}
+            spec = {
+                "capacity": claim["resources"]["requests"],
+                "accessModes": claim["accessModes"],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": claim.get("storageClassName", ""),
+                "hostPath": {"path": "/nowhere"},
+                "claimRef": of | {"namespace": metadata["namespace"], "name": metadata["name"]},
+            }
+            volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"volume-{uid}"}}
+            if self.cluster.api("POST", "/api/v1/persistentvolumes", volume | {"spec": spec}).status in {201, 409}:
+                self._volumes.add(uid)
+        for uid in self._volumes - there.keys():
+            self.cluster.api("DELETE", f"/api/v1/persistentvolumes/volume-{uid}")
+            self._volumes.discard(uid)
 
     def _behind(self, service: Object, port: int) -> str | None:
         (wanted,) = [one for one in service["spec"]["ports"] if one["port"] == port] or [None]
@@ -347,7 +373,8 @@ class _Pod(threading.Thread):
     def _command(self, container: Object) -> list[str]:
         """What runs; of `args` alone behind the entrypoint of the image."""
         found = [*container.get("command", ["mutation-firewall"]), *container.get("args", ())]
-        program, *words = [self._here(str(word)) for word in found]
+        # Of commands alone: in a variable it is the name of the issuer of tokens.
+        program, *words = [self._here(str(word)).replace(_API_SERVER, self._node.cluster.url) for word in found]
         # What knows where its token is by being in a pod is told where it is.
         if words[:2] in (["kubernetes", "certificates"], ["controller"]) or words[:1] == ["controller"]:
             account = self._mounted[_ACCOUNT]
@@ -367,7 +394,6 @@ class _Pod(threading.Thread):
         paths["/opt/mutation-firewall"] = str(ROOT)
         longest = sorted(paths, key=len, reverse=True)
         text = re.sub(rf"({'|'.join(map(re.escape, longest))})(?=/|\W|$)", lambda found: paths[found[1]], text)
-        text = text.replace(_API_SERVER, self._node.cluster.url)
         return _SERVICE.sub(self._behind_name, text)
 
     def _behind_name(self, found: "re.Match[str]") -> str:

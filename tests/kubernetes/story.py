@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -54,7 +55,7 @@ def commands() -> list[Command]:
 
 
 @contextlib.contextmanager
-def shell(cluster: Cluster) -> Iterator[Callable[[str], tuple[int, str]]]:
+def shell(cluster: Cluster, folder: Path = ROOT) -> Iterator[Callable[[str], tuple[int, str]]]:
     """What somebody with this cluster's kubeconfig types: the exit code, and output with errors, of a line."""
     path = os.pathsep.join([str(cluster.programs), str(program().parent), "/usr/bin", "/bin"])
     environment = {"PATH": path, "HOME": home(), "KUBECONFIG": str(cluster.admin_kubeconfig)}
@@ -66,7 +67,7 @@ def shell(cluster: Cluster) -> Iterator[Callable[[str], tuple[int, str]]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=ROOT,
+            cwd=folder,
             env=environment,
             timeout=SHELL_SECONDS,
             check=False,

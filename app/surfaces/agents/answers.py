@@ -119,6 +119,23 @@ def tool_call_to_wire(told: Told, asked: Asked) -> bytes:
     return orjson.dumps(members)
 
 
+def approvals_to_wire(told: Told, asked: Asked) -> bytes:
+    """Write `tool_approval_response` of kagent: one answer for each id, for what has none is not approved.
+
+    The other members are those of a generic call.
+    """
+    approved = told.effect is Effect.ALLOW and not told.obligations
+    reason = in_words(told) if approved or told.effect is not Effect.ALLOW else _unmet(told.obligations)
+    answer: JsonObject = {"approved": True} if approved else {"approved": False, "rejection_reason": reason}
+    members: JsonObject = {
+        "type": "tool_approval_response",
+        "approvals": [{"id": one, **answer} for one in asked.approvals],
+        "decision": told.effect.value,
+        "decisions": [decision_members(one) for one in told.decisions],
+    }
+    return orjson.dumps(members)
+
+
 def hook_to_wire(told: Told) -> bytes:
     """Write what Claude Code reads: allow, deny, or ask where a policy wants the person at the terminal to confirm."""
     unmet = [one for one in told.obligations if one.key != CONFIRM]

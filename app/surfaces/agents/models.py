@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
 from app.core.tool_calls import Risk
 from app.core.types import Effect
-from app.surfaces.agents.wire import MAX_CWD_CHARS
+from app.surfaces.agents.wire import MAX_APPROVALS, MAX_CWD_CHARS
 from app.surfaces.parties import MAX_ID_CHARS
 
 _Text = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
@@ -78,6 +78,42 @@ class ToolCallOut(_Strict):
     tool: str
     risk: Risk
     decisions: list[dict[str, JsonValue]] = Field(description="one for each thing that the call would do")
+
+
+class RequestedTool(_Lenient):
+    """One of the calls that the model asked for."""
+
+    id: _Text
+    name: _Text
+    args: _Object = Field(default_factory=dict)
+
+
+class ApprovalRequestIn(_Lenient):
+    """`tool_approval_request` of kagent."""
+
+    type: Literal["tool_approval_request"]
+    tools: Annotated[list[RequestedTool], Field(min_length=1, max_length=MAX_APPROVALS)]
+
+
+class ApprovalOut(_Strict):
+    """The answer for one call."""
+
+    id: str
+    approved: bool
+    rejection_reason: str | None = None
+
+
+class ApprovalResponseOut(_Strict):
+    """`tool_approval_response` of kagent: all calls of a request are approved, or none."""
+
+    type: Literal["tool_approval_response"]
+    approvals: list[ApprovalOut]
+    decision: Effect
+    decisions: list[dict[str, JsonValue]] = Field(description="one for each thing that the calls would do")
+
+
+class ToolCallAnswer(RootModel[ToolCallOut | ApprovalResponseOut]):
+    """As it was asked: a request of kagent has its own form."""
 
 
 class PreToolUseIn(_Lenient):

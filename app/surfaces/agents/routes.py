@@ -25,6 +25,7 @@ from app.service.decide import BatchExchange, Outcome
 from app.surfaces.agents import models
 from app.surfaces.agents.answers import (
     Told,
+    approvals_to_wire,
     hook_answer,
     hook_to_wire,
     mcp_refusal,
@@ -78,7 +79,7 @@ class GenericFormat:
 
     def write(self, told: Told, asked: Asked, _body: bytes) -> bytes:
         """Step 10."""
-        return tool_call_to_wire(told, asked)
+        return approvals_to_wire(told, asked) if asked.approvals else tool_call_to_wire(told, asked)
 
     def refusal(self, _error: FirewallError, _body: bytes, _request_id: str) -> bytes | None:
         """A problem."""
@@ -274,11 +275,15 @@ def _add(router: APIRouter, endpoint: ToolCallEndpoint) -> None:
 
 _CALL_BODY: Final[dict[str, Any]] = json_body(models.ToolCallIn, models.EXAMPLE_CALL)
 _CALL_BODY["requestBody"]["content"]["application/json"]["schema"] = {
-    "anyOf": [inlined(models.ToolCallIn), inlined(models.ApprovalItemIn)]
+    "anyOf": [inlined(models.ToolCallIn), inlined(models.ApprovalItemIn), inlined(models.ApprovalRequestIn)]
 }
 
 _DOCUMENTED: Final[dict[str, tuple[str, type[BaseModel], dict[str, Any]]]] = {
-    TOOL_CALL: ("Agents: a tool call, or an approval item of the OpenAI Agents SDK", models.ToolCallOut, _CALL_BODY),
+    TOOL_CALL: (
+        "Agents: a tool call, an approval item of the OpenAI Agents SDK, or a request for approval of kagent",
+        models.ToolCallAnswer,
+        _CALL_BODY,
+    ),
     CLAUDE_CODE: (
         "Agents: a hook `PreToolUse` of Claude Code",
         models.PreToolUseOut,

@@ -1,4 +1,4 @@
-"""Step 4 for tool calls: four wire formats, one reading.
+"""Step 4 for tool calls: five wire formats, one reading.
 
 Whoever sends them is an enforcement point, or the agent itself. What the agent writes is the name and the arguments of
 its call; everything else (server, annotations, subject) has a place of its own, where an agent's arguments cannot be
@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from app.core import strict_json
 from app.core.members import refuse_type, refuse_unknown, type_name
 from app.core.tool_calls import ToolCall, read_tool_call
+from app.core.tool_calls.reading import MAX_PARTS
 from app.core.types import Json, JsonObject
 from app.errors import FirewallError
 from app.surfaces.parties import MAX_ID_CHARS, entity, refuse, text
@@ -19,6 +20,9 @@ from app.surfaces.parties import MAX_ID_CHARS, entity, refuse, text
 MAX_CWD_CHARS: Final = 4096
 
 APPROVAL_ITEM: Final = "tool_approval_item"
+APPROVAL_REQUEST: Final = "tool_approval_request"
+# Tools of one request for approval.
+MAX_APPROVALS: Final = 32
 JSONRPC: Final = "2.0"
 TOOLS_CALL: Final = "tools/call"
 PRE_TOOL_USE: Final = "PreToolUse"
@@ -29,20 +33,29 @@ _ITEM_ARGUMENTS: Final = 'send `arguments` as the model wrote it, a string such 
 
 
 class Asked(NamedTuple):
-    """A tool call, and who would make it; None where whoever asks is meant."""
+    """A tool call, and who would make it; None where whoever asks is meant.
+
+    `approvals` are the ids under which each call of a request is answered, which all stand or fall together.
+    """
 
     call: ToolCall
     subject: "JsonObject | None" = None
     properties: Mapping[str, Any] = {}
     request_id: str | None = None
+    approvals: tuple[str, ...] = ()
 
 
 Reads = Callable[[bytes], Asked]
 
 
 def tool_call_of(body: bytes) -> Asked:
-    """Read `{name, arguments, ...}`, or an approval item of the OpenAI Agents SDK. Raises FirewallError(MALFORMED)."""
+    """Read `{name, arguments, ...}`, an approval item of the OpenAI Agents SDK, or a request for approval of kagent.
+
+    Raises FirewallError(MALFORMED).
+    """
     tree = _object_of(body)
+    if tree.get("type") == APPROVAL_REQUEST:
+        return _approval_request(tree)
     if tree.get("type") == APPROVAL_ITEM:
         return _approval_item(tree)
     refuse_unknown(tree, known=_CALL, pointer="")
@@ -85,6 +98,37 @@ def _approval_item(tree: JsonObject) -> Asked:
         raise refuse_type(namespace, expected="a string", pointer="/tool_namespace")
     call = read_tool_call(name, arguments, server=namespace or None, context={"surface": "openai-agents"})
     return Asked(call, _subject(tree), request_id=_optional_text(raw, "call_id", parent="raw_item"))
+
+
+def _approval_request(tree: JsonObject) -> Asked:
+    """`tool_approval_request` of kagent: several calls, of which each has an answer of its own under its id.
+
+    What a model wants at once it may want for one end, so all of them are allowed or none. Members that nobody knows
+    are passed over; an id that stands twice would be one answer for two calls.
+    """
+    tools = tree.get("tools")
+    if not isinstance(tools, list) or not tools:
+        refuse("`tools` is not a list with anything in it", "/tools", fix="send the request as it is")
+    if len(tools) > MAX_APPROVALS:
+        refuse(f"{len(tools)} tools, and {MAX_APPROVALS} are the most", "/tools", fix="ask about fewer at once")
+    calls: dict[str, ToolCall] = {}
+    for at, tool in enumerate(tools):
+        place = f"tools/{at}"
+        if not isinstance(tool, dict):
+            raise refuse_type(tool, expected="an object", pointer=f"/{place}")
+        identifier = text(tool, "id", MAX_ID_CHARS, parent=place)
+        if identifier in calls:
+            refuse("the id stands twice", f"/{place}/id", fix="give each call an id of its own")
+        name = text(tool, "name", MAX_ID_CHARS, parent=place)
+        arguments = tool.get("args", {})
+        if not isinstance(arguments, dict):
+            raise refuse_type(arguments, expected="an object", pointer=f"/{place}/args")
+        calls[identifier] = read_tool_call(name, arguments, context={"surface": "kagent"})
+    parts = tuple(part for call in calls.values() for part in call.parts)
+    if len(parts) > MAX_PARTS:
+        refuse(f"the calls would do {len(parts)} things, and {MAX_PARTS} are the most", "/tools", fix="ask about fewer")
+    names = ", ".join(dict.fromkeys(call.name for call in calls.values()))
+    return Asked(ToolCall(names, None, parts), _subject(tree), approvals=tuple(calls))
 
 
 def _arguments_in(written: str) -> JsonObject:

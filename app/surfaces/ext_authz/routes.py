@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.edge.body import ClientDisconnectedError, read_any_body
-from app.edge.context import client_address, context_of, deliver, peer_address
+from app.edge.context import client_address, context_of, deliver, peer_of
 from app.edge.deadline import Deadline
 from app.errors import FirewallError
 from app.surfaces.answering import Answer, Delegated, too_late
@@ -42,7 +42,7 @@ class HttpCheck(CheckExchange):
             headers=scope["headers"],
             context=context_of(scope),
             client_ip=client_address(scope),
-            peer=peer_address(scope),
+            peer=peer_of(scope),
         )
         self._max_body_bytes = checks.max_body_bytes
         self._scope = scope

@@ -12,7 +12,7 @@ from app.core.principal import AccessScope, Principal, require
 from app.core.quota import RouteClass
 from app.core.types import Mutation
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import RequestContext, client_address, context_of, deliver, peer_address
+from app.edge.context import RequestContext, client_address, context_of, deliver, peer_of
 from app.edge.deadline import Deadline
 from app.edge.gate import Gate
 from app.edge.idempotency import REPLAYED, claim_of
@@ -55,7 +55,7 @@ class NativeExchange:
     async def authenticate(self) -> Principal:
         """Step 2."""
         principal = await self._endpoint.gate.authenticator.authenticate(
-            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_address(self._scope)
+            self._scope["headers"], client_ip=client_address(self._scope), peer=peer_of(self._scope)
         )
         self._context.principal = principal
         return principal

@@ -63,7 +63,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
-{{- if or .Values.canary.enabled (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
+{{- $own := hasPrefix "/var/run/secrets/kubernetes.io/serviceaccount/" (default "" .Values.settings.MFW_AUTH__JWT__TOKEN_FILE) -}}
+{{- if or .Values.canary.enabled $own (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Of the controller: its account, its Lease, and whatever else is in the namespace of the release. */}}
@@ -250,6 +251,24 @@ capabilities: {drop: [ALL]}
 - {name: tmp, mountPath: /tmp}
 {{- end -}}
 
+{{/* With what an image is pulled, and where a pod may run: the same for every pod of the chart. */}}
+{{- define "mfw.placement" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{- range . }}
+  - {name: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* What the pods of jobs have in common; `.component`, `.url`. */}}
 {{- define "mfw.jobPod" -}}
 serviceAccountName: {{ include "mfw.serviceAccount" .root }}
@@ -257,20 +276,7 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 restartPolicy: Never
 securityContext: {{- include "mfw.podSecurity" .root | nindent 2 }}
-{{- with .root.Values.image.pullSecrets }}
-imagePullSecrets: {{- range . }}
-  - {name: {{ . | quote }}}
-{{- end }}
-{{- end }}
-{{- with .root.Values.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .root.Values.nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .root.Values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- include "mfw.placement" .root }}
 {{- end -}}
 
 {{/* The migration job, without its name, which is made of it. */}}
@@ -301,7 +307,8 @@ template:
       - name: migrate
         image: {{ .image | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        command: [python, -m, app.migrations.apply{{ if .root.Values.migrations.beforeRollout }}, --before-rollout{{ end }}]
+        # The database may be on its way as well: a trial's own comes up beside this.
+        command: [python, -m, app.migrations.apply, --wait, "300"{{ if .root.Values.migrations.beforeRollout }}, --before-rollout{{ end }}]
         env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.migrations.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
@@ -326,17 +333,7 @@ spec:
   enableServiceLinks: false
   restartPolicy: OnFailure
   securityContext: {{- include "mfw.podSecurity" .root | nindent 4 }}
-  {{- with .root.Values.image.pullSecrets }}
-  imagePullSecrets: {{- range . }}
-    - {name: {{ . | quote }}}
-  {{- end }}
-  {{- end }}
-  {{- with .root.Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .root.Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "mfw.placement" .root | indent 2 }}
   containers:
     - name: certificates
       image: {{ .image | quote }}

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.core.notes import SignerKey
+from app.migrations import apply
 
 ROOT = Path(__file__).resolve().parents[3]
 MUTATION = json.dumps(
@@ -72,6 +73,29 @@ def test_the_schema_is_looked_at_first(commands, empty_database_dsn):
     result = commands.run("serve", **production(empty_database_dsn, commands.free_port(), commands.free_port()))
     assert result.returncode == 76
     assert "python -m app.migrations.apply" in result.stderr
+
+
+def test_migrations_that_are_under_way_are_waited_for(commands, empty_database_dsn):
+    settings = production(empty_database_dsn, commands.free_port(), commands.free_port())
+    with commands.running("serve", settings=settings | {"MFW_DATABASE__WAIT_SECONDS": "3600"}) as process:
+        process.read_until("waiting: the database has no schema yet")
+        assert apply.main(["--database-url", empty_database_dsn]) == 0
+        process.read_until("Application startup complete")
+        assert process.stop(signal.SIGTERM) == 0
+        told = [json.loads(line) for line in process.output.splitlines()]
+        # One line for each revision that it saw on the way, however many those were.
+        waited = [line for line in told if line["event"].startswith("waiting: ")]
+        assert waited[0]["event"] == "waiting: the database has no schema yet"
+        assert {(line["level"], line["logger"]) for line in waited} == {("warning", "mfw.database")}
+        assert len({line["event"] for line in waited}) == len(waited)
+
+
+def test_who_waits_can_be_stopped(commands, empty_database_dsn):
+    settings = production(empty_database_dsn, commands.free_port(), commands.free_port())
+    with commands.running("serve", settings=settings | {"MFW_DATABASE__WAIT_SECONDS": "3600"}) as process:
+        process.read_until("waiting: the database has no schema yet")
+        assert process.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert "Traceback" not in process.output
 
 
 def test_no_database_there(commands):

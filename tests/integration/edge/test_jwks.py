@@ -299,6 +299,8 @@ async def test_discovery_and_the_clusters_own_token(tmp_path: Path) -> None:
         assert len((await fetch()).keys) == 1
         assert [path for path, _ in server.asked] == ["/.well-known/openid-configuration", "/keys"]
         assert all(headers["authorization"] == "bearer of-the-pod" for _, headers in server.asked)
+        # Else an API server answers 406.
+        assert "application/jwk-set+json" in server.asked[-1][1]["accept"]
         with pytest.raises(jwks.FetchError, match="another issuer"):
             await http_jwks(issuer=f"{server.url}/")()
 

@@ -33,7 +33,7 @@ INITIALIZE = {
 }
 TOKEN = "t" * 32
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 
 def post(url: str, **headers: str) -> int:

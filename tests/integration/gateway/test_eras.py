@@ -26,7 +26,7 @@ spec:
   rules: [{name: odd, effect: allow, when: "true"}]
 """
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.integration.gateway.conftest import CORPUS, ROOT
 ERAS = ["legacy", "auto"]
 OFFERED = ["add", "drop", "transfer", "wipe", "echo", "slow", "ask", "say", "tell", "fail", "change", "rug", "die"]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 
 
 def text_of(result: Any) -> str:

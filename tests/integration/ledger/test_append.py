@@ -179,7 +179,7 @@ async def test_a_hanging_connection_is_given_up(wire, entry, fault, monkeypatch)
                     await writer.append(entry())
                     break
 
-    async with writing(wire.dsn, deadline=0.5) as writer:
+    async with writing(wire.dsn, deadline=1.0) as writer:
         await appended(writer)
         before = wire.connections
         wire.fault = fault.HANG

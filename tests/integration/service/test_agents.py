@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus.calls import call_of
 from tests.corpus.cases import load
 from tests.integration.service.conftest import scraped
 from tests.ports import free_port
@@ -237,25 +238,8 @@ def test_an_answer_under_a_key_is_given_again(firewall):
 
 def test_the_corpus_is_answered_as_on_the_native_route(service):
     """Every case that names a call of a tool, through this surface, and the entries beside the answers."""
-    cases = [case for case in load() if "tool" in case.mutation.get("context", {})]
-    calls = []
-    for case in cases:
-        tool, context = case.mutation["context"]["tool"], case.mutation["context"]
-        if "command" in context:
-            arguments = {"command": context["command"], **tool.get("options", {})}
-        elif case.mutation["resource"]["type"] == "tool":
-            arguments = case.mutation["change"]["after"]
-        else:
-            continue
-        body = {
-            "name": tool["name"],
-            "arguments": arguments,
-            "subject": case.mutation["subject"],
-            "cwd": context["cwd"],
-        }
-        more = {"server": tool.get("server"), "annotations": tool.get("hints")}
-        calls.append((case, body | {name: value for name, value in more.items() if value is not None}))
-    assert len(calls) > 80
+    calls = [(case, body) for case in load() if (body := call_of(case)) is not None]
+    assert len(calls) > 200
     with service.client() as client:
         native = client.post("/v1/decisions:batch", json={"mutations": [case.mutation for case, _ in calls]}).json()
         answers = [client.post("/agents/v1/tool-call", json=body).json() for _, body in calls]

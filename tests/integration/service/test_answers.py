@@ -285,6 +285,8 @@ def agents(checked: Checked) -> None:
     call = {"name": "x", "arguments": {}}
     assert ask("POST", "/agents/v1/tool-call", json=call)["decision"] == "hold"
     ask("POST", "/agents/v1/tool-call", json={})
+    wanted = {"type": "tool_approval_request", "tools": [{"id": "a", "name": "x", "args": {}}]}
+    assert ask("POST", "/agents/v1/tool-call", json=wanted)["approvals"][0]["approved"] is False
     hook = {"hook_event_name": "PreToolUse", "tool_name": "x", "tool_input": {}}
     for body in (hook, {}):
         told = ask("POST", "/agents/v1/claude-code", json=body)

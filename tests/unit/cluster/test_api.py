@@ -1,5 +1,6 @@
 """What is sent to an API server, and what its answers are in our words."""
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from app.cluster.api import Access, KubernetesApi
 from app.errors import FirewallError, Kind
+from tests.certificates import serving, strict_by_default
 
 
 def api(
@@ -86,6 +88,14 @@ async def test_an_api_server_that_is_away(tmp_path: Path, monkeypatch: pytest.Mo
             await made.send("GET", "/x")
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", "t\u00f6ken".encode(), b"two\nlines", b"a\x00b"])
+async def test_a_credential_that_is_no_token(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with api(tmp_path, lambda _: pytest.fail("it was sent"), monkeypatch) as made:
+        (tmp_path / "token").write_bytes(content)
+        with pytest.raises(FirewallError, match="the credential is no token"):
+            await made.send("GET", "/x")
+
+
 async def test_without_an_authority_nothing_is_sent(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t")
     async with KubernetesApi(Access("https://kubernetes", tmp_path / "token", tmp_path / "ca.crt")) as made:
@@ -105,3 +115,14 @@ def test_a_pod_knows_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(FirewallError) as caught:
         Access.in_cluster({})
     assert caught.value.kind is Kind.INVALID_SETTINGS
+
+
+async def test_an_authority_without_key_identifiers_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = strict_by_default(monkeypatch)
+    (tmp_path / "ca.crt").write_bytes(serving().authority)
+    await KubernetesApi(Access("https://kubernetes", tmp_path / "token", tmp_path / "ca.crt"))._opened().aclose()
+    (context,) = made
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

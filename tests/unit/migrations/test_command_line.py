@@ -3,8 +3,9 @@
 import pytest
 
 from app.errors import FirewallError, Kind
-from app.migrations import apply, command_line, rollback, status
+from app.migrations import apply, command_line, rollback, schema, status
 from app.migrations.schema import Status
+from app.persistence import revision
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,36 @@ def test_the_outcome_says_what_to_type_next(found, code, capsys):
     said = capsys.readouterr().out
     assert ("next: python -m app.migrations.apply" in said) is (code != 0)
     assert ("does not start" in said) is (code != 0)
+
+
+def test_apply_waits_for_a_database_that_is_away(monkeypatch, capsys):
+    done = Status(current="2", newest="2", minimum="2", maximum="2", pending=())
+    answers = [FirewallError(Kind.UNAVAILABLE, "the database cannot be reached"), done]
+
+    async def asked(_dsn):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def applied(_dsn, **_options):
+        assert not answers, "it did not wait"
+        return done
+
+    monkeypatch.setattr(schema, "status", asked)
+    monkeypatch.setattr(schema, "apply", applied)
+    monkeypatch.setattr(revision, "ASK_EVERY_SECONDS", 0)
+    assert apply.main(["--database-url", "postgresql://u@h/d", "--wait", "60"]) == command_line.EXIT_DONE
+    assert capsys.readouterr().err == "waiting: the database cannot be reached\n"
+
+
+def test_apply_does_not_wait_unless_told(monkeypatch, capsys):
+    async def away(_dsn):
+        raise FirewallError(Kind.UNAVAILABLE, "the database cannot be reached")
+
+    monkeypatch.setattr(schema, "status", away)
+    assert apply.main(["--database-url", "postgresql://u@h/d"]) == command_line.EXIT_FAILED
+    assert capsys.readouterr().err == "error: the database cannot be reached\n"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from app.service.decide import Decision
 from app.surfaces.agents.answers import (
     CONFIRM,
     MESSAGE_CHARS,
+    approvals_to_wire,
     hook_to_wire,
     in_words,
     mcp_to_wire,
@@ -22,7 +23,7 @@ from app.surfaces.agents.answers import (
     told_of,
     tool_call_to_wire,
 )
-from app.surfaces.agents.wire import Asked
+from app.surfaces.agents.wire import MAX_APPROVALS, Asked, tool_call_of
 
 CLAUSE = Clause("when", "a == 1", 1, 1, Outcome.TRUE, {"a": 1})
 APPROVAL = {"anyOf": [{"group": "owners", "count": 2}]}
@@ -116,3 +117,66 @@ def test_an_obligation_that_cannot_be_met_is_a_no(keys, hook, rpc):
     assert json.loads(hook_to_wire(told))["hookSpecificOutput"]["permissionDecision"] == hook
     assert ("result" in json.loads(mcp_to_wire(told, None))) == rpc
     assert json.loads(tool_call_to_wire(told, ASKED))["approved"] == rpc
+
+
+def request(*tools, **more):
+    return json.dumps({"type": "tool_approval_request", "tools": list(tools), **more}).encode()
+
+
+TOOLS = (
+    {"id": "a", "name": "x", "args": {"n": 1}, "unknown": 1},
+    {"id": "b", "name": "Bash", "args": {"command": "ls"}},
+)
+
+
+def test_a_request_for_approval_is_all_of_its_calls():
+    asked = tool_call_of(request(*TOOLS, hint="both"))
+    assert asked.approvals == ("a", "b")
+    assert [part.resource["id"] for part in asked.call.parts] == ["x", "ls"]
+    assert [part.context["tool"]["name"] for part in asked.call.parts] == ["x", "Bash"]
+    assert asked.call.parts[0].change == {"after": {"n": 1}}
+    assert asked.subject is None
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (request(), "/tools"),
+        (request(*[{"id": str(at), "name": "x"} for at in range(MAX_APPROVALS + 1)]), "/tools"),
+        (request(*[{"id": str(at), "name": "Bash", "args": {"command": "ls;" * 9}} for at in range(8)]), "/tools"),
+        (request(7), "/tools/0"),
+        (request({"name": "x"}), "/tools/0/id"),
+        (request({"id": "a"}), "/tools/0/name"),
+        (request({"id": "a", "name": "x", "args": '{"n": 1}'}), "/tools/0/args"),
+        (request(TOOLS[0], {**TOOLS[1], "id": "a"}), "/tools/1/id"),
+        (b'{"type": "tool_approval_request", "tools": {}}', "/tools"),
+        (b'{"type": "tool_approval_request"}', "/tools"),
+    ],
+)
+def test_what_is_no_request_for_approval(body, pointer):
+    with pytest.raises(FirewallError) as caught:
+        tool_call_of(body)
+    assert (caught.value.kind, caught.value.pointer) == (Kind.MALFORMED, pointer)
+
+
+DUTY = decided(Effect.ALLOW, obligations=(Obligation("p", "r", "ticket", 7),))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "approved", "why"),
+    [
+        ([ALLOW, ALLOW], True, None),
+        ([ALLOW, DUTY], False, "`ticket` of `p/r`"),
+        ([FOLLOWING, HOLD], False, "held"),
+        ([FOLLOWING, DENY], False, "because"),
+    ],
+)
+def test_each_id_has_an_answer_and_all_have_the_same(outcomes, approved, why):
+    found = json.loads(approvals_to_wire(told_of(outcomes), tool_call_of(request(*TOOLS))))
+    assert found["type"] == "tool_approval_response"
+    assert [one["id"] for one in found["approvals"]] == ["a", "b"]
+    for one in found["approvals"]:
+        assert one["approved"] is approved
+        assert ("rejection_reason" in one) is not approved
+        assert why is None or why in one["rejection_reason"]
+    assert len(found["decisions"]) == 2

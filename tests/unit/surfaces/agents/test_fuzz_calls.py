@@ -11,10 +11,20 @@ from tests.corpus.served import MAX_BODY_BYTES, Kept, ask, gate, problem_of, ser
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 SHELL = {"name": "Bash", "arguments": {"command": "ls -la"}, "cwd": "/srv/app", "context": {"a": [1]}}
+# One call, four things that it would do: all of them, or none.
+MANY = {"name": "Bash", "arguments": {"command": "cd a && rm b; echo c > d"}, "cwd": "/srv/app"}
 ITEM = {
     "type": "tool_approval_item",
     "tool_name": "refund",
     "raw_item": {"type": "function_call", "name": "refund", "call_id": "c1", "arguments": '{"order": 7}'},
+}
+REQUEST = {
+    "type": "tool_approval_request",
+    "hint": "both",
+    "tools": [
+        {"id": "a1", "call_id": "c1", "name": "delete_file", "args": {"path": "data/report.csv"}},
+        {"id": "a2", "name": "refund", "args": {"order": 7}},
+    ],
 }
 ANSWER = {
     "hookSpecificOutput": {
@@ -32,7 +42,7 @@ def asked(form, body):
 
 
 @QUICK
-@given(hostile([EXAMPLE_CALL, SHELL, ITEM]))
+@given(hostile([EXAMPLE_CALL, SHELL, MANY, ITEM]))
 def test_tool_call(body):
     answer, entries = asked(GenericFormat(), body)
     if answer.status != 200:
@@ -41,12 +51,35 @@ def test_tool_call(body):
         return
     found, tree = reading(answer.body), reading(body)
     assert len(found["decisions"]) == len(entries) > 0
-    assert found["approved"] == (found["decision"] == "allow")
+    assert (
+        found["approved"]
+        == (found["decision"] == "allow")
+        == all(one["decision"] == "allow" for one in found["decisions"])
+    )
     assert found["tool"] == (tree["raw_item"] if tree.get("type") == ITEM["type"] else tree)["name"]
 
 
 @QUICK
-@given(hostile([EXAMPLE_HOOK]))
+@given(hostile([REQUEST]))
+def test_request_for_approval(body):
+    """Each id that was asked about has one answer, and no other has: what is left out is not approved."""
+    answer, entries = asked(GenericFormat(), body)
+    if answer.status != 200:
+        assert problem_of(answer, reading)["status"] in {400, 413}
+        assert not entries
+        return
+    found, tree = reading(answer.body), reading(body)
+    assert len(found["decisions"]) == len(entries) > 0
+    if tree.get("type") != REQUEST["type"]:
+        assert "approvals" not in found
+        return
+    assert [one["id"] for one in found["approvals"]] == [one["id"] for one in tree["tools"]]
+    assert {one["approved"] for one in found["approvals"]} == {found["decision"] == "allow"}
+    assert all(one["decision"] == "allow" for one in found["decisions"]) == (found["decision"] == "allow")
+
+
+@QUICK
+@given(hostile([EXAMPLE_HOOK, {**EXAMPLE_HOOK, "tool_input": MANY["arguments"]}]))
 def test_claude_code(body):
     """It always answers 200: Claude Code takes any other status for a yes."""
     answer, entries = asked(HookFormat(), body)
