@@ -80,6 +80,7 @@ def test_each_example_of_the_chart_is_taken(restricted: Cluster, file: Path) -> 
     assert len(told) == len(objects)
     for name in own:
         restricted.api("DELETE", f"/api/v1/namespaces/{name}")
+    until(lambda: all(restricted.api("GET", f"/api/v1/namespaces/{name}").status == 404 for name in own))
 
 
 def test_what_is_wrong_is_refused_here(restricted: Cluster) -> None:
