@@ -53,9 +53,12 @@ _HERE: Final = Word("{}", static=False)
 _FIND_RUNS: Final = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
 _FIND_WRITES: Final = frozenset({"-fprint", "-fprint0", "-fprintf", "-fls"})
 _XARGS: Final = Wrapper(
-    set_of("-n -I -L -P -d -a -s -E --max-args --max-procs --delimiter --arg-file --replace --max-lines"),
+    # Without `--arg-file`: what it names is shown, and would stand nowhere.
+    set_of("-n -I -L -P -d -s -E --max-args --max-procs --delimiter --replace --max-lines"),
     set_of("-0 -r -t -x -p --null --no-run-if-empty --verbose --interactive --exit"),
 )
+# Options of wrappers by which the command runs in another folder; the value may be in the same word.
+_OTHER_FOLDER: Final = ("-C", "-D", "--chdir", "--directory")
 _AWK_READS: Final = re.compile(r"(?!.*(?:system|getline|close|printf?\s*\(?.*>|\||>|@))", re.DOTALL)
 _SED_READS: Final = re.compile(
     r"(?:(?:[0-9]+|\$|/[^/\\\n]*/)(?:,(?:[+~]?[0-9]+|\$|/[^/\\\n]*/))?)?!?[pdqQ=]"
@@ -216,7 +219,7 @@ def _wrapped(
         yield command_effect(name, words, riskier((risk, least)), said=around.said())
         return
     inner = around._replace(wrappers=(*around.wrappers, name), variables=tuple(variables), least=least)
-    if any(word.static and word.text in {"-C", "--chdir", "-D"} for word in words[: len(words) - len(rest)]):
+    if any(word.text.startswith(_OTHER_FOLDER) for word in words[: len(words) - len(rest)]):
         inner = inner._replace(cwd=None, lost=True)
     yield from command_effects(command._replace(words=rest, assignments=()), inner)
 
