@@ -39,7 +39,10 @@ MAX_NESTING: Final = 5
 
 _NULL: Final = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/stdin", "/dev/zero"})
 _MOVES: Final = set_of("cd pushd popd chdir")
+# What runs a text in the shell itself, and what may stand before these. A trap for the end is behind all commands.
 _SOURCES: Final = set_of("eval source .")
+_AT_THE_END: Final = frozenset({"EXIT", "0"})
+_BEFORE_BUILTINS: Final = set_of("command builtin time !")
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 # Builtins that evaluate a subscript, and with it a command in one.
 _EVALUATING: Final = set_of("printf test [ read unset declare typeset local export readonly wait set let")
@@ -139,7 +142,7 @@ def _moved(script: Script, around: Around) -> Around:
     moves = [
         at
         for at, one in enumerate(script.commands)
-        if any(word.text in _MOVES for word in one.words) or (one.words and one.words[0].text in _SOURCES)
+        if any(word.text in _MOVES for word in one.words) or _runs_here(one.words)
     ]
     if not moves:
         return around
@@ -149,6 +152,14 @@ def _moved(script: Script, around: Around) -> Around:
         return around._replace(cwd=None, lost=True)
     folder = words[1].text
     return around._replace(cwd=path_of(folder, around.cwd), lost=around.lost or not leads_straight(folder))
+
+
+def _runs_here(words: tuple[Word, ...]) -> bool:
+    """Whether it runs a text in the shell itself, which may move, before another command comes."""
+    rest = [word.text for word in words if word.text not in _BEFORE_BUILTINS and not word.text.startswith("-")]
+    if rest[:1] == ["trap"]:
+        return any(signal not in _AT_THE_END for signal in rest[2:])
+    return bool(rest) and rest[0] in _SOURCES
 
 
 def _redirected(redirection: Redirection, cwd: str | None) -> Iterator[Effect]:
