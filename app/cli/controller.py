@@ -83,7 +83,7 @@ def run_controller(wanted: Wanted, *, access: tuple[str | None, Path | None, Pat
                 api, namespace=namespace, name=wanted.lease, identity=identity, duration_seconds=wanted.lease_seconds
             )
             reconciler = Reconciler(api, service=service, identity=identity, also=lambda: _documents(wanted.also))
-            controller = Controller(lease, reconciler, pace=wanted.pace, told=metrics.looked)
+            controller = Controller(lease, reconciler, pace=wanted.pace, told=metrics.looked, stood_by=metrics.stood_by)
             metrics.watch(
                 leads=lambda: controller.leads, ready=lambda: controller.ready, waiting=lambda: controller.waiting
             )

@@ -3,8 +3,8 @@
 It runs before each call of a tool, so it imports little: the standard library alone, and no TLS where none is needed.
 Claude Code goes on with a call where its hook fails, is late, or answers what it cannot read. So every way out of here
 but an allow ends with the exit code 2, which blocks, and the reason on standard error. From `guard` on that holds for
-every signal that can be caught as well, whenever it comes; the settings that `print_settings` writes turn every other
-end of the process into a 2, those before it and SIGKILL too.
+every signal that ends a process and can be caught, whenever it comes; the settings that `print_settings` writes turn
+every other end of the process into a 2, those before it, SIGKILL and a crash too.
 """
 
 import http.client
@@ -35,22 +35,13 @@ ANSWER_BYTES_MAX: Final = 1_048_576
 
 BLOCK: Final = 2
 
-# Whatever ends a process that does not care: where it is not caught the exit code is another.
-_ENDING: Final = (
-    "SIGTERM",
-    "SIGHUP",
-    "SIGINT",
-    "SIGQUIT",
-    "SIGALRM",
-    "SIGUSR1",
-    "SIGUSR2",
-    "SIGVTALRM",
-    "SIGPROF",
-    "SIGIO",
-    "SIGXCPU",
-    "SIGPWR",
-    "SIGBREAK",
+# All signals but these end a process, those of real time too. These stop it, go by unseen, or cannot be caught ...
+_HARMLESS: Final = (
+    *("SIGCHLD", "SIGCLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGPIPE", "SIGXFSZ"),
+    *("SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGSTOP", "SIGKILL", "SIGINFO"),
 )
+# ... and these say that the process itself is broken: what is caught here would come again without an end.
+_FAULTS: Final = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGSYS", "SIGEMT")
 
 
 class BlockedError(Exception):
@@ -192,10 +183,10 @@ def _connection(
 
 
 def guard() -> None:
-    """From here on, block at every signal that can be caught."""
-    for name in _ENDING:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _ended)
+    """From here on, block at every signal that ends a process and can be caught."""
+    left = {getattr(signal, name, None) for name in (*_HARMLESS, *_FAULTS)}
+    for number in signal.valid_signals() - left:
+        signal.signal(number, _ended)
 
 
 def _end_after(seconds: float) -> None:

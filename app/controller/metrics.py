@@ -88,6 +88,11 @@ class ControllerMetrics:
         elif self._behind_since is None:
             self._behind_since = self._monotonic()
 
+    def stood_by(self) -> None:
+        """Forget what only a leader knows: when it leads again, another has led meanwhile."""
+        self._behind_since = None
+        self._counts = {}
+
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"mfw_controller_{name}", text, registry=self.registry)
 

@@ -35,7 +35,10 @@ class Pace:
 
 
 class Controller:
-    """Followers, a lease, a reconciler. `told` is called after every look, with None where nobody foresaw its end."""
+    """Followers, a lease, a reconciler.
+
+    `told` is called after every look, with None where nobody foresaw its end; `stood_by` where it does not lead.
+    """
 
     def __init__(
         self,
@@ -44,11 +47,13 @@ class Controller:
         *,
         pace: Pace,
         told: Callable[[Outcome | None], None] = lambda _: None,
+        stood_by: Callable[[], None] = lambda: None,
     ) -> None:
         self._lease = lease
         self._reconciler = reconciler
         self._pace = pace
         self._told = told
+        self._stood_by = stood_by
         self._news = asyncio.Event()
         self._changes = 0
         self._followers: Sequence[Follower] = ()
@@ -113,6 +118,7 @@ class Controller:
             if not self.leads:
                 # Whoever leads later looks at everything.
                 self._changes = 0
+                self._stood_by()
                 continue
             if not self.ready:
                 continue

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -66,6 +67,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Bind, and ask no resolver for the name of this host: it may be away, and the event loop would wait for it."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # of an IP address
 
     def handle_error(self, *_: object) -> None:
         """Somebody who left, or never said anything whole, is no event."""

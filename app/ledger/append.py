@@ -524,7 +524,7 @@ async def _leave(connection: "asyncpg.Connection[Any]") -> None:
 
     A server's own limit may do it sooner. Behind a pooler in transaction mode there is none, and nobody else would.
     """
-    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    with contextlib.suppress(*DATABASE_ERRORS):
         await connection.close(timeout=LEAVE_TIMEOUT)
     connection.terminate()
 

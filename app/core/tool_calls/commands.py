@@ -39,7 +39,10 @@ MAX_NESTING: Final = 5
 
 _NULL: Final = frozenset({"/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/stdin", "/dev/zero"})
 _MOVES: Final = set_of("cd pushd popd chdir")
+# What runs a text in the shell itself, and what may stand before these. A trap for the end is behind all commands.
 _SOURCES: Final = set_of("eval source .")
+_AT_THE_END: Final = frozenset({"EXIT", "0"})
+_BEFORE_BUILTINS: Final = set_of("command builtin time !")
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 # Builtins that evaluate a subscript, and with it a command in one.
 _EVALUATING: Final = set_of("printf test [ read unset declare typeset local export readonly wait set let")
@@ -53,9 +56,12 @@ _HERE: Final = Word("{}", static=False)
 _FIND_RUNS: Final = frozenset({"-exec", "-execdir", "-ok", "-okdir"})
 _FIND_WRITES: Final = frozenset({"-fprint", "-fprint0", "-fprintf", "-fls"})
 _XARGS: Final = Wrapper(
-    set_of("-n -I -L -P -d -a -s -E --max-args --max-procs --delimiter --arg-file --replace --max-lines"),
+    # Without `--arg-file`: what it names is shown, and would stand nowhere.
+    set_of("-n -I -L -P -d -s -E --max-args --max-procs --delimiter --replace --max-lines"),
     set_of("-0 -r -t -x -p --null --no-run-if-empty --verbose --interactive --exit"),
 )
+# Options of wrappers by which the command runs in another folder; the value may be in the same word.
+_OTHER_FOLDER: Final = ("-C", "-D", "--chdir", "--directory")
 _AWK_READS: Final = re.compile(r"(?!.*(?:system|getline|close|printf?\s*\(?.*>|\||>|@))", re.DOTALL)
 _SED_READS: Final = re.compile(
     r"(?:(?:[0-9]+|\$|/[^/\\\n]*/)(?:,(?:[+~]?[0-9]+|\$|/[^/\\\n]*/))?)?!?[pdqQ=]"
@@ -136,7 +142,7 @@ def _moved(script: Script, around: Around) -> Around:
     moves = [
         at
         for at, one in enumerate(script.commands)
-        if any(word.text in _MOVES for word in one.words) or (one.words and one.words[0].text in _SOURCES)
+        if any(word.text in _MOVES for word in one.words) or _runs_here(one.words)
     ]
     if not moves:
         return around
@@ -146,6 +152,14 @@ def _moved(script: Script, around: Around) -> Around:
         return around._replace(cwd=None, lost=True)
     folder = words[1].text
     return around._replace(cwd=path_of(folder, around.cwd), lost=around.lost or not leads_straight(folder))
+
+
+def _runs_here(words: tuple[Word, ...]) -> bool:
+    """Whether it runs a text in the shell itself, which may move, before another command comes."""
+    rest = [word.text for word in words if word.text not in _BEFORE_BUILTINS and not word.text.startswith("-")]
+    if rest[:1] == ["trap"]:
+        return any(signal not in _AT_THE_END for signal in rest[2:])
+    return bool(rest) and rest[0] in _SOURCES
 
 
 def _redirected(redirection: Redirection, cwd: str | None) -> Iterator[Effect]:
@@ -216,7 +230,7 @@ def _wrapped(
         yield command_effect(name, words, riskier((risk, least)), said=around.said())
         return
     inner = around._replace(wrappers=(*around.wrappers, name), variables=tuple(variables), least=least)
-    if any(word.static and word.text in {"-C", "--chdir", "-D"} for word in words[: len(words) - len(rest)]):
+    if any(word.text.startswith(_OTHER_FOLDER) for word in words[: len(words) - len(rest)]):
         inner = inner._replace(cwd=None, lost=True)
     yield from command_effects(command._replace(words=rest, assignments=()), inner)
 

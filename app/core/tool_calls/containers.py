@@ -161,6 +161,12 @@ def _kind(written: str) -> Kind | str:
     return written
 
 
+# What stands behind `--` of these is the command line of another program; of all others it is operands.
+_RUN_BEHIND: Final = frozenset({"exec", "run", "debug", "create"})
+# Options with two names: whichever stands last counts.
+_SAME: Final = {"--namespace": "-n", "--output": "-o"}
+
+
 class _Line(NamedTuple):
     operands: tuple[Word, ...]
     options: Mapping[str, str | None]
@@ -179,13 +185,16 @@ def _line(words: tuple[Word, ...], values: frozenset[str], flags: frozenset[str]
         word = words[at]
         name, equals, value = word.text.partition("=")
         if word.static and word.text == "--":
+            if not operands or operands[0].text not in _RUN_BEHIND:
+                operands += words[at + 1 :]
+                known = known and all(one.plain for one in words[at + 1 :])
             break
         if not word.static or not word.text.startswith("-") or word.text == "-":
             known = known and word.plain
             operands.append(word)
         elif equals and name.startswith("--"):
             known = known and name in values | flags
-            options[name] = value
+            options[_SAME.get(name, name)] = value
             if name in _FILES:
                 files.append(value)
         elif word.text in values:
@@ -194,7 +203,7 @@ def _line(words: tuple[Word, ...], values: frozenset[str], flags: frozenset[str]
                 known = False
             else:
                 known = known and words[at].static
-                options[word.text] = words[at].text
+                options[_SAME.get(word.text, word.text)] = words[at].text
                 if word.text in _FILES:
                     files.append(words[at].text)
         elif word.text in flags:
@@ -230,7 +239,7 @@ def kubectl(
         # What a file names, a secret too, is shown; a path of the API can be any.
         known = not (line.options.keys() & _STEERS or "--raw" in line.options)
         known = known and not any("://" in one for one in (*operands, *line.files))
-        shown = line.options.get("-o", line.options.get("--output")) or ""
+        shown = line.options.get("-o") or ""
         shows = (verb in {"get", "describe"} and bool(line.files)) or "file" in shown
         # A folder of a kustomization names others, and they repositories of anybody.
         shows = shows or verb == "kustomize" or "-k" in line.options or "--kustomize" in line.options
@@ -251,7 +260,7 @@ def kubectl(
         for name in ("--context", "--cluster", "--server", "--kubeconfig", "--as", "--user")
         if (value := line.options.get(name)) is not None
     }
-    namespace = line.options.get("-n", line.options.get("--namespace"))
+    namespace = line.options.get("-n")
     if "-A" in line.options or "--all-namespaces" in line.options:
         namespace = "*"
     files = line.files
@@ -397,7 +406,7 @@ def helm(
     risk = Risk.DESTROYS if destroys else Risk.CHANGES
     if line.options.keys() & _HELM_STEERS - {"--repo"}:
         risk = at_least(risk, Risk.UNKNOWN)
-    namespace = line.options.get("-n", line.options.get("--namespace"))
+    namespace = line.options.get("-n")
     names = operands if verb in _HELM_DESTROYS else operands[:1]
     if "-g" in line.options or "--generate-name" in line.options:
         names = []

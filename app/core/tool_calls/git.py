@@ -148,7 +148,8 @@ def _runs(verb: str, rest: tuple[Word, ...]) -> bool:
         return True
     if verb == "remote" and texts[:1] == ["show"] and any(_ADDRESS.search(text) for text in texts[1:]):
         return True
-    if verb == "mv" and any(".git" in text.lower().split("/") for text in texts):
+    # A folder with a file `HEAD` in it may be a repository.
+    if verb == "mv" and any({".git", "head"} & set(text.lower().split("/")) for text in texts):
         return True
     if _loses(texts, _MAKES.get(verb, ())) or set(texts) & _RUNS_WORDS.get(verb, frozenset()):
         return True

@@ -20,7 +20,7 @@ from app.core.principal import AccessScope, AuthMethod, Principal, PrincipalKind
 from app.core.quota import RouteClass
 from app.core.types import Mutation
 from app.edge.body import ClientDisconnectedError, read_body
-from app.edge.context import context_of, deliver
+from app.edge.context import context_of, deliver, peer_of
 from app.edge.gate import Gate
 from app.errors import FirewallError, Kind
 from app.service.decide import Decision, Rehearsal, ReviewExchange
@@ -77,12 +77,16 @@ class AdmissionExchange:
 
     async def authenticate(self) -> Principal:
         """Step 2."""
-        if self._endpoint.unsafe_unauthenticated and all(
-            name not in _CREDENTIALS for name, _ in self._scope["headers"]
-        ):
+        if self._endpoint.unsafe_unauthenticated and not self._shows_who_it_is():
             self._context.principal = UNKNOWN
             return UNKNOWN
         return await self._endpoint.gate.authenticate(self._scope)
+
+    def _shows_who_it_is(self) -> bool:
+        peer = peer_of(self._scope)
+        if peer is not None and peer.certificate is not None:
+            return True
+        return any(name in _CREDENTIALS for name, _ in self._scope["headers"])
 
     async def limit(self, principal: Principal) -> None:
         """Step 3."""

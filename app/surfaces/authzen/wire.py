@@ -296,7 +296,8 @@ def _evaluation(decision: Decision, fulfilled: Collection[str]) -> JsonObject:
             "template": f"{deciding.policy}/{deciding.rule}",
             "reason": "approval_required",
         }
-    left = unmet(decision.obligations, fulfilled)
+    # A hold has some too, for when it is lifted: why it is none yet is another reason.
+    left = unmet(decision.obligations, fulfilled) if decision.effect is Effect.ALLOW else ()
     if left:
         named = ", ".join(f"`{one.key}` of `{one.policy}/{one.rule}`" for one in left)
         context["reason"] = f"allowed under obligations that nobody said they meet: {named}"

@@ -70,6 +70,16 @@ async def test_who_says_nothing_keeps_nobody_else_waiting() -> None:
             await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_no_resolver_is_asked_for_the_name_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_name: str = "") -> str:
+        raise AssertionError("the resolver is away")
+
+    monkeypatch.setattr(socket, "getfqdn", away)
+    with serving("0.0.0.0", 0, registry=REGISTRY, ready=lambda: True) as port:
+        async with httpx.AsyncClient(timeout=WAIT_SECONDS) as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
+
+
 async def test_over_ipv6() -> None:
     with serving("::1", 0, registry=REGISTRY, ready=lambda: True) as port:
         async with httpx.AsyncClient(timeout=WAIT_SECONDS) as client:

@@ -231,7 +231,10 @@ print(line, *sorted(found))
 """
 
 
-@pytest.mark.parametrize(("told", "sent"), [("deny", "SIGTERM"), ("deny", "SIGALRM"), ("allow", "SIGTERM")])
+@pytest.mark.parametrize(
+    ("told", "sent"),
+    [("deny", "SIGTERM"), ("deny", "SIGALRM"), ("deny", "SIGABRT"), ("deny", "SIGRTMIN"), ("allow", "SIGTERM")],
+)
 def test_a_hook_that_is_killed_at_any_line_blocks(told, sent):
     ended = subprocess.run(
         [sys.executable, "-c", _KILLED, told, sent], capture_output=True, text=True, check=True, cwd=ROOT

@@ -86,6 +86,20 @@ def test_who_does_not_lead_says_so() -> None:
     assert world.value("objects", kind="MutationPolicy", state="active") == 0
 
 
+def test_who_leads_again_does_not_go_on_from_its_last_term() -> None:
+    world = World()
+    world.metrics.looked(outcome(in_force="b", reason="ActivationHeld", objects={("MutationPolicy", State.ACTIVE): 3}))
+    world.leads = False
+    world.metrics.stood_by()
+    world.now += 10_000
+    world.leads = True
+    assert world.value("behind_seconds") == 0
+    assert world.value("objects", kind="MutationPolicy", state="active") == 0
+    world.metrics.looked(outcome(in_force=None, reason="ServiceUnavailable", whole=False))
+    world.now += 60
+    assert world.value("behind_seconds") == 60
+
+
 def test_nobody_takes_it_for_a_replica_of_the_service() -> None:
     """Alerts ask by these names whether the service is there and takes requests."""
     ours = {family.name for family in World().metrics.registry.collect() if family.name.startswith("mfw_")}

@@ -175,3 +175,13 @@ async def test_an_end_that_nobody_foresaw_is_tried_again() -> None:
         await until(lambda: len(told) == 2)
     assert told[0] is None
     assert told[1] is not None
+
+
+async def test_whoever_keeps_the_count_is_told_that_it_does_not_lead_any_more() -> None:
+    lease, looking = Leading(), Looking()
+    stood_by: list[None] = []
+    async with running(lease, looking, Standing(policy("one")), stood_by=lambda: stood_by.append(None)):
+        await until(lambda: looking.looks)
+        assert not stood_by
+        lease.leads = False
+        await until(lambda: stood_by)

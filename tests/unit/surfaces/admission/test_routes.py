@@ -13,8 +13,10 @@ from app.core.admission.canary import NAME, Canary, flown
 from app.core.quota import DEFAULT_LIMIT, RouteClass
 from app.edge.authn import UnsafeAnonymousAuthenticator
 from app.edge.body import ClientDisconnectedError
+from app.edge.context import PEER
 from app.edge.gate import Gate
 from app.edge.limits import RateLimits, TokenBuckets
+from app.edge.peer import Peer
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics
 from app.service.decide import ReviewExchange
@@ -173,15 +175,16 @@ class Refuses:
 
 
 @pytest.mark.parametrize(
-    ("unsafe", "headers", "code"),
+    ("unsafe", "headers", "certificate", "code"),
     [
-        (True, {}, 200),
-        (True, {"Authorization": "Bearer mfw_x"}, 401),
-        (True, {"X-API-Key": "mfw_x"}, 401),
-        (False, {}, 401),
+        (True, {}, None, 200),
+        (True, {"Authorization": "Bearer mfw_x"}, None, 401),
+        (True, {"X-API-Key": "mfw_x"}, None, 401),
+        (True, {}, b"of a client", 401),
+        (False, {}, None, 401),
     ],
 )
-def test_reviews_without_a_credential_are_answered_where_that_is_let_pass(unsafe, headers, code):
+def test_reviews_without_a_credential_are_answered_where_that_is_let_pass(unsafe, headers, certificate, code):
     """A credential that is there is checked all the same: whoever sends one means it."""
     limits = RateLimits(dict.fromkeys(RouteClass, DEFAULT_LIMIT), make=lambda _route, limit: TokenBuckets(limit))
     endpoint = AdmissionEndpoint(
@@ -194,8 +197,11 @@ def test_reviews_without_a_credential_are_answered_where_that_is_let_pass(unsafe
         unsafe_unauthenticated=unsafe,
     )
 
+    async def connected(scope: Any, receive: Any, send: Any) -> None:
+        await endpoint({**scope, PEER: Peer("10.0.0.1", certificate)}, receive, send)
+
     async def post() -> httpx.Response:
-        transport = httpx.ASGITransport(endpoint)
+        transport = httpx.ASGITransport(connected)
         async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
             return await client.post("/kubernetes/v1/validate", json=EXAMPLE)
 

@@ -187,6 +187,15 @@ def test_an_allow_is_a_yes_for_who_meets_all_of_its_obligations(fulfilled, unmet
     assert ("context.fulfils" in context.get("fix", "")) is bool(unmet)
 
 
+@pytest.mark.parametrize("effect", [Effect.HOLD, Effect.DENY])
+def test_what_is_not_allowed_says_why_and_nothing_of_obligations(effect):
+    answer = orjson.loads(evaluation_to_wire(decision(effect, obligations=DUTIES), ()))
+    assert answer["decision"] is False
+    assert answer["context"]["reason"] == "because"
+    assert len(answer["context"]["obligations"]) == 3
+    assert not answer["context"].keys() & {"unmet", "fix"}
+
+
 def test_what_is_met_is_said_of_each_evaluation_and_is_no_word_for_the_policies():
     ticket = {"context": {"fulfils": ["ticket"], "time": "now"}}
     batch, _ = evaluations_of(changed(evaluations=[{}, ticket, {"resource": 1}], context={"fulfils": ["mask"]}))
