@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from tests.helm.chart import CHART, QUICKSTART, helm
+from tests.helm.chart import CHART, helm
 from tests.integration.cli.conftest import mfw
 from tests.kubernetes.cluster import Cluster
 
@@ -195,20 +195,6 @@ def test_it_is_installed_changed_and_taken_away(cluster: Cluster, namespace: str
     loose = {"metadata": {"finalizers": None}}
     assert cluster.api("PATCH", claim, loose, content_type="application/merge-patch+json").status == 200
     assert cluster.api("DELETE", claim).status == 200
-
-
-def test_the_trial_is_installed_and_keeps_its_password(cluster: Cluster, namespace: str) -> None:
-    said = _install(cluster, QUICKSTART)
-    assert re.findall(r"WARNING: (\S+) is", said) == ["environment", "backup.enabled", "metrics.rules.enabled"]
-
-    def password() -> Any:
-        return cluster.api("GET", f"/api/v1/namespaces/{namespace}/secrets/{RELEASE}-postgresql").body["data"]
-
-    before = password()
-    _install(cluster, QUICKSTART, replicas="2")
-    assert password() == before
-    _helm(cluster, "uninstall", RELEASE)
-    assert _there(cluster) == set()
 
 
 def test_restricted_is_enforced_here(cluster: Cluster, namespace: str) -> None:
