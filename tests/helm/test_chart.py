@@ -927,6 +927,27 @@ class TestDetection:
         assert {f"ServiceMonitor/{RELEASE}", f"PrometheusRule/{RELEASE}"} <= named(objects)
         assert "annotations" not in one(objects, "Deployment")["spec"]["template"]["metadata"]
 
+    def test_the_controller_is_looked_at_as_well(self) -> None:
+        """Else `ControllerAbsent` would fire for ever where kube-state-metrics knows how many there should be."""
+        pods = [
+            document["spec"]["template"]["metadata"]["annotations"]
+            for document in render(MINIMAL, **CONTROLLED, metrics={"detect": True})
+            if document["kind"] == "Deployment"
+        ]
+        assert [pod["prometheus.io/scrape"] for pod in pods] == ["true", "true"]
+        done = helm(
+            *("template", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(MINIMAL), "--set", "metrics.detect=true"),
+            *("--set", "policies.source=database,controller.enabled=true"),
+            *("--set", "controller.apiKey.name=a,controller.apiKey.key=b"),
+            *("--api-versions", "monitoring.coreos.com/v1"),
+        )
+        assert done.returncode == 0, done.stderr
+        objects = read(done.stdout)
+        assert f"PodMonitor/{RELEASE}-controller" in named(objects)
+        deployments = [document for document in objects if document["kind"] == "Deployment"]
+        assert len(deployments) == 2
+        assert not [one for one in deployments if "annotations" in one["spec"]["template"]["metadata"]]
+
     def test_it_is_not_looked_for_unless_asked(self) -> None:
         assert "annotations" not in one(example(MINIMAL), "Deployment")["spec"]["template"]["metadata"]
 
