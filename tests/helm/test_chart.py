@@ -205,6 +205,21 @@ def test_two_releases_share_no_name() -> None:
     assert not ours & named(second)
 
 
+@every_example
+def test_names_that_look_like_numbers_stay_names(file: Path) -> None:
+    """Namespaces that are called after a project's number, releases after a commit: `12e4` is 120000 to YAML."""
+    done = helm("template", "7", str(CHART), "-n", "456", "-f", str(file), "--set", "fullnameOverride=12e4")
+    assert done.returncode == 0, done.stderr
+    objects = read(done.stdout)
+    for document in objects:
+        _is_known(json.dumps(document), MINORS[-1])
+        labels = document["metadata"].get("labels", {})
+        assert all(isinstance(value, str) for value in [document["metadata"]["name"], *labels.values()])
+    spaces = {document["metadata"].get("namespace") for document in objects}
+    assert spaces <= {None, "456", "default", "payments", TRIAL}
+    assert one(objects, "Deployment", "12e4")["metadata"]["labels"]["app.kubernetes.io/instance"] == "7"
+
+
 class TestDefaults:
     """What there is without saying anything."""
 

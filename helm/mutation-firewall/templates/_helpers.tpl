@@ -14,8 +14,8 @@
 {{- end -}}
 
 {{- define "mfw.selector" -}}
-app.kubernetes.io/name: {{ include "mfw.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "mfw.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "mfw.labels" -}}
@@ -228,7 +228,7 @@ capabilities: {drop: [ALL]}
 - {name: MFW_ERROR_TRACKING, value: logs}
 {{- end }}
 {{- range $name, $value := $root.Values.settings }}
-- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | toString | quote }}}
 {{- end }}
 {{- range $name := keys $secrets | sortAlpha }}
 - {name: {{ $name }}_FILE, value: /run/secrets/mfw/{{ $name }}}
@@ -280,7 +280,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 
 {{/* What the pods of jobs have in common; `.component`, `.url`. */}}
 {{- define "mfw.jobPod" -}}
-serviceAccountName: {{ include "mfw.serviceAccount" .root }}
+serviceAccountName: {{ include "mfw.serviceAccount" .root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 restartPolicy: Never
@@ -327,7 +327,7 @@ template:
       {{- include "mfw.secretVolume" (dict "root" .root "url" $url) | nindent 6 }}
       {{- if and .root.Values.backup.enabled .root.Values.migrations.backupBefore }}
       - name: backups
-        persistentVolumeClaim: {claimName: {{ .claim }}}
+        persistentVolumeClaim: {claimName: {{ .claim | quote }}}
       {{- end }}
 {{- end -}}
 
@@ -364,7 +364,7 @@ spec:
 
 {{/* How the API server reaches the webhook. */}}
 {{- define "mfw.webhookClient" -}}
-service: {namespace: {{ .Release.Namespace }}, name: {{ include "mfw.fullname" . }}, port: {{ .Values.service.tlsPort }}, path: /kubernetes/v1/validate}
+service: {namespace: {{ .Release.Namespace | quote }}, name: {{ include "mfw.fullname" . | quote }}, port: {{ .Values.service.tlsPort }}, path: /kubernetes/v1/validate}
 {{- if eq .Values.tls.source "secret" }}
 caBundle: {{ .Values.webhook.caBundle | b64enc }}
 {{- end }}
