@@ -371,8 +371,8 @@ def test_what_the_release_before_cannot_live_with_is_left_for_later() -> None:
         return found["metadata"]["name"], container["command"]
 
     before, after = job(), job(migrations={"beforeRollout": False})
-    assert before[1] == ["python", "-m", "app.migrations.apply", "--before-rollout"]
-    assert after[1] == ["python", "-m", "app.migrations.apply"]
+    assert before[1] == ["python", "-m", "app.migrations.apply", "--wait", "300", "--before-rollout"]
+    assert after[1] == ["python", "-m", "app.migrations.apply", "--wait", "300"]
     assert before[0] != after[0], "a Job that is done is not run again"
 
 
@@ -408,7 +408,7 @@ class TestValues:
         objects = render(MINIMAL, networkPolicy={"egress": [], "ingress": [], "metrics": []}, settings={})
         policy = one(objects, "NetworkPolicy")["spec"]
         assert all("from" not in rule for rule in policy["ingress"])
-        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, "http"]
+        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53]
 
     def test_who_must_get_through_the_network_policy_does(self) -> None:
         """Both ways: `helm test` to the service, whoever else may ask; and by default PostgreSQL and Redis."""
@@ -418,9 +418,11 @@ class TestValues:
         served = one(closed, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
         allowed = [peer["podSelector"]["matchLabels"].items() for peer in policy["ingress"][0]["from"]]
         assert any(peer <= tester for peer in allowed)
-        ways = [rule for rule in policy["egress"] if rule["ports"][0]["port"] == "http"]
+        # What lets it out is its own: no other pod of the release asks the service.
+        out = one(closed, "NetworkPolicy", f"{RELEASE}-test")["spec"]
+        ways = [rule for rule in out["egress"] if rule["ports"][0]["port"] == "http"]
         assert [rule["to"][0]["podSelector"]["matchLabels"].items() <= served for rule in ways] == [True]
-        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, "http", 5432, 6379}
+        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 5432, 6379}
 
     def test_false_is_a_text(self) -> None:
         given = env(_container(render(MINIMAL, settings={"MFW_AUTH__API_KEYS__ENABLED": "false"})))
@@ -765,6 +767,25 @@ class TestController:
         plain = render(MINIMAL, **CONTROLLED)
         egress = one(plain, "NetworkPolicy", self.NAME)["spec"]["egress"]
         assert [rule["ports"][0]["port"] for rule in egress] == [53, "http", 443]
+
+    def test_where_dns_and_the_api_server_are_elsewhere(self) -> None:
+        """Every policy of the release goes by it: none may cut a pod off that the others let out."""
+        cache = [{"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}], "ports": [{"port": 53, "protocol": "UDP"}]}]
+        objects = render(self.FILE, networkPolicy={"dns": cache, "apiServerPorts": [16443]})
+        policies = {
+            document["metadata"]["name"]: document["spec"]["egress"]
+            for document in objects
+            if document["kind"] == "NetworkPolicy"
+        }
+        assert set(policies) == {RELEASE, self.NAME, f"{RELEASE}-test"}
+        for egress in policies.values():
+            assert egress[0] == cache[0]
+        for name in (RELEASE, self.NAME):
+            assert {"ports": [{"port": 16443, "protocol": "TCP"}]} in policies[name]
+        nowhere = render(self.FILE, networkPolicy={"apiServerPorts": []})
+        for document in nowhere:
+            if document["kind"] == "NetworkPolicy":
+                assert all(rule.get("ports") for rule in document["spec"]["egress"])
 
     def test_a_rollout_and_a_node_that_goes(self) -> None:
         spec = one(example(self.FILE), "Deployment", self.NAME)["spec"]

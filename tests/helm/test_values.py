@@ -80,6 +80,8 @@ MARKED: Final[dict[Path, dict[str, tuple[Any, str]]]] = {
         "networkPolicy.ingress": ([{"podSelector": {"matchLabels": {"a": "m-ingress"}}}], "m-ingress"),
         "networkPolicy.metrics": ([{"podSelector": {"matchLabels": {"a": "m-metrics"}}}], "m-metrics"),
         "networkPolicy.egress": ([{"ports": [{"port": 8787}]}], "port: 8787"),
+        "networkPolicy.dns": ([{"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}], "cidr: 169.254.20.10/32"),
+        "networkPolicy.apiServerPorts": ([16443], "{port: 16443, protocol: TCP}"),
         "metrics.serviceMonitor.interval": ("88s", "interval: 88s"),
         "metrics.serviceMonitor.labels": ({"a": "m-service-monitor"}, "m-service-monitor"),
         "metrics.podMonitor.interval": ("89s", "interval: 89s"),

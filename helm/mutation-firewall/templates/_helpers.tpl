@@ -76,6 +76,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if or .Values.canary.enabled $own (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
 {{- end -}}
 
+{{/* Rules of network policies: where names are looked up. */}}
+{{- define "mfw.dns" -}}
+{{- with .Values.networkPolicy.dns }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* Where an API server is: it has no label to be told by, and answers on one of these ports. Without any it is nowhere, for
+     a rule without ports would be about all of them. */}}
+{{- define "mfw.apiServer" -}}
+{{- with .Values.networkPolicy.apiServerPorts -}}
+- ports: {{- range . }}
+    - {port: {{ int . }}, protocol: TCP}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* Of the controller: its account, its Lease, and whatever else is in the namespace of the release. */}}
 {{- define "mfw.controller" -}}
 {{- printf "%s-controller" (include "mfw.fullname" .) -}}
