@@ -925,6 +925,10 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
         ([_with(policies={"source": "database"}, controller={"enabled": True})], "controller.apiKey is needed"),
         ([_with(**CONTROLLED, tls={"source": "secret"})], "controller.authority is needed for tls.source secret"),
         ([_with(**CONTROLLED, settings={"MFW_TLS__CLIENT_CERTIFICATES": "required"})], "shows no certificate"),
+        (
+            [_with(settings={"MFW_TLS__PLAIN_HTTP": "none"}, tls={"source": "own"})],
+            "would close the port of the probes",
+        ),
         ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -938,7 +942,7 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 23
+    assert helpers.count("{{- fail ") == 24
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
 
 

@@ -189,6 +189,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.controller.enabled (eq "required" (default "" .Values.settings.MFW_TLS__CLIENT_CERTIFICATES)) -}}
 {{- fail "controller.enabled shows no certificate: leave settings.MFW_TLS__CLIENT_CERTIFICATES out, or run `mfw controller` elsewhere" -}}
 {{- end -}}
+{{- if eq "none" (default "" .Values.settings.MFW_TLS__PLAIN_HTTP) -}}
+{{- fail "settings.MFW_TLS__PLAIN_HTTP none would close the port of the probes: leave it out, and health alone is answered there" -}}
+{{- end -}}
 {{- if and .Values.archive.enabled (not .Values.backup.enabled) -}}
 {{- fail "archive.enabled needs backup.enabled: archives lie on the volume of the backups" -}}
 {{- end -}}
