@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -453,6 +454,20 @@ class TestValues:
         assert "Deployment/a-mutation-firewall" in named(read(template(MINIMAL, release="a")))
         longest = named(read(template(EVERYTHING, release="r" * 53)))
         assert max(len(name.partition("/")[2]) for name in longest if name.startswith("CronJob/")) <= 52
+
+    def test_the_longest_name_of_a_job_is_a_label(self, tmp_path: Path) -> None:
+        """Its pods are labelled with it; whoever packages the chart may give it a version with a commit in it."""
+        copy = tmp_path / CHART.name
+        shutil.copytree(CHART, copy)
+        text = (copy / "Chart.yaml").read_text()
+        (copy / "Chart.yaml").write_text(
+            re.sub(r"^appVersion: .*$", 'appVersion: "10.11.12-RC0.abcdef0"', text, flags=re.MULTILINE)
+        )
+        done = helm("template", "r" * 53, str(copy), "-n", NAMESPACE, "-f", str(EVERYTHING))
+        assert done.returncode == 0, done.stderr
+        jobs = [document["metadata"]["name"] for document in read(done.stdout) if document["kind"] == "Job"]
+        assert len(jobs) == 3
+        assert all(re.fullmatch(r"[a-z0-9-]{1,62}[a-z0-9]", name) for name in jobs), jobs
 
     def test_everything_reaches_the_pods(self) -> None:
         whole = one(example(EVERYTHING), "Deployment")
