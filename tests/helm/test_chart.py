@@ -469,6 +469,22 @@ class TestValues:
         assert len(jobs) == 3
         assert all(re.fullmatch(r"[a-z0-9-]{1,62}[a-z0-9]", name) for name in jobs), jobs
 
+    def test_a_label_that_is_given_twice_stands_once(self) -> None:
+        """What is said of pods and monitors goes before what is said of everything; a strict reader refuses two."""
+        mine, all_ = {"example.com/team": "mine"}, {"example.com/team": "all"}
+        metrics = {name: {"enabled": True, "labels": mine} for name in ("serviceMonitor", "podMonitor", "rules")}
+        objects = render(EVERYTHING, commonLabels=all_, podLabels=mine, metrics=metrics)
+        said = {
+            document["kind"]: document["metadata"]["labels"]["example.com/team"]
+            for document in objects
+            if document["metadata"]["name"].startswith(RELEASE) and document["kind"] != "ConfigMap"
+        }
+        special = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+        assert {kind for kind, value in said.items() if value == "mine"} == special
+        for name in (RELEASE, f"{RELEASE}-controller"):
+            pod = one(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+            assert pod["example.com/team"] == "mine"
+
     def test_everything_reaches_the_pods(self) -> None:
         whole = one(example(EVERYTHING), "Deployment")
         metadata, spec = whole["spec"]["template"]["metadata"], whole["spec"]["template"]["spec"]

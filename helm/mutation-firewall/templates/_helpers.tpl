@@ -28,6 +28,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end -}}
 
+{{/* The labels with `.more`, which goes before `commonLabels`: a key that stands twice is refused by strict readers. */}}
+{{- define "mfw.labelsAnd" -}}
+{{- toYaml (merge (deepCopy .more) (include "mfw.labels" .root | fromYaml)) -}}
+{{- end -}}
+
 {{- define "mfw.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "mfw.fullname" .) .Values.serviceAccount.name -}}
