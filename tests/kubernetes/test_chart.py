@@ -199,7 +199,7 @@ def test_it_is_installed_changed_and_taken_away(cluster: Cluster, namespace: str
 
 def test_the_trial_is_installed_and_keeps_its_password(cluster: Cluster, namespace: str) -> None:
     said = _install(cluster, QUICKSTART)
-    assert re.findall(r"WARNING: (\S+) is", said) == ["environment", "backup.enabled", "metrics.rules.enabled"]
+    assert re.findall(r"WARNING: (\S+) is", said) == ["environment", "backup.enabled", "canary.enabled"]
 
     def password() -> Any:
         return cluster.api("GET", f"/api/v1/namespaces/{namespace}/secrets/{RELEASE}-postgresql").body["data"]
