@@ -135,6 +135,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
     "networkPolicy.ingress": _OBJECTS,
     "networkPolicy.metrics": _OBJECTS,
     "networkPolicy.egress": _OBJECTS,
+    "networkPolicy.dns": _OBJECTS,
+    "networkPolicy.apiServerPorts": _each(_PORT),
     "metrics.*.interval": _text(r"^[0-9]+(ms|s|m|h)$"),
     "metrics.*.labels": _TEXTS,
     "migrations.databaseUrl": _KEY_OR_NONE,

@@ -43,7 +43,7 @@ _DIGEST: Final = re.compile("-[0-9a-f]{6}$")
 
 
 def rendered(*values: Path, helm: str = "helm") -> dict[str, Object]:
-    """The chart's objects by KIND/NAME, without what is Helm's own: its labels, its hooks, digests in names of Jobs."""
+    """The chart's objects as `normalised` gives them: without Helm's labels, hooks, and digests in names of Jobs."""
     command = [helm, "template", NAME, str(CHART), "--namespace", NAME, "--no-hooks"]
     done = subprocess.run(
         [*command, *(argument for file in values for argument in ("--values", str(file)))],
@@ -55,8 +55,11 @@ def rendered(*values: Path, helm: str = "helm") -> dict[str, Object]:
 
 
 def normalised(text: str) -> dict[str, Object]:
-    """Objects by KIND/NAME."""
-    found = {}
+    """Objects by KIND/NAME, those of another namespace than the release's by KIND/NAMESPACE/NAME.
+
+    Raises `ValueError` where two would be one: the first of them would be in no manifest.
+    """
+    found: dict[str, Object] = {}
     for document in YAML(typ="safe", pure=True).load_all(text):
         if not document or "helm.sh/hook" in document["metadata"].get("annotations", {}):
             continue
@@ -66,7 +69,11 @@ def normalised(text: str) -> dict[str, Object]:
         if document["kind"] in _KEPT:
             metadata.pop("annotations", None)
         _forget(document)
-        found[f"{document['kind']}/{metadata['name']}"] = document
+        elsewhere = metadata.get("namespace", NAME) != NAME
+        key = "/".join([document["kind"], *([metadata["namespace"]] if elsewhere else []), metadata["name"]])
+        if key in found:
+            raise ValueError(f"two objects are `{key}`")
+        found[key] = document
     return found
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,6 +61,10 @@ class Fault:
     fix: str
 
 
+class GitRefused(Exception):  # noqa: N818 - what happened, not an error of this program's
+    """Git gave no answer, so nothing is known of what it was asked about."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is looked at: a checkout, and how."""
@@ -70,9 +74,14 @@ class Asked:
     tagged: bool = False
     offline: bool = False
 
-    def git(self, *arguments: str) -> str:
-        """What git says; empty where it refuses."""
+    def git(self, *arguments: str, none: Container[int] = ()) -> str:
+        """What git says; empty for an exit code that means that there is no such thing.
+
+        Raises `GitRefused` for any other: what is not known must not pass for what is in order.
+        """
         done = subprocess.run(["git", *arguments], cwd=self.root, capture_output=True, text=True, check=False)
+        if done.returncode != 0 and done.returncode not in none:
+            raise GitRefused(f"`git {' '.join(arguments)}` failed: {done.stderr.strip()[-300:]}")
         return done.stdout.rstrip() if done.returncode == 0 else ""
 
     def text(self, path: str) -> str:
@@ -224,37 +233,20 @@ def generated(asked: Asked) -> Iterator[Fault]:
     """Generated pages, schemas, dashboards, chart and manifests are what their generators write from this commit."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "clone"
-        subprocess.run(
-            ["git", "clone", "--quiet", "--shared", str(asked.root), str(copy)], check=True, capture_output=True
-        )
+        asked.git("clone", "--quiet", "--shared", str(asked.root), str(copy))
         for command in GENERATORS:
             done = _run_there(copy, command)
             if done.returncode != 0:
                 yield Fault(f"`{command}` failed: {done.stderr.strip()[-300:]}", command)
                 return
-            changed = subprocess.run(
+            status = subprocess.run(
                 ["git", "status", "--porcelain"], cwd=copy, capture_output=True, text=True, check=True
-            ).stdout.rstrip()
-            if changed:
-                paths = ", ".join(line[3:] for line in changed.splitlines()[:5])
-                yield Fault(f"not as it is generated: {paths}", command)
-                # What comes after is compared with what was written now.
-                subprocess.run(
-                    [
-                        "git",
-                        "-c",
-                        "user.name=check",
-                        "-c",
-                        "user.email=check@localhost",
-                        "commit",
-                        "--quiet",
-                        "-am",
-                        "x",
-                    ],
-                    cwd=copy,
-                    check=True,
-                    capture_output=True,
-                )
+            ).stdout
+            # The second letter is about what is not in the index: that of this generator.
+            if changed := [line[3:] for line in status.splitlines() if line[1] != " "]:
+                yield Fault(f"not as it is generated: {', '.join(changed[:5])}", command)
+                # What comes after is compared with what was written now, new files as well.
+                subprocess.run(["git", "add", "--all"], cwd=copy, check=True, capture_output=True)
 
 
 def _run_there(copy: Path, command: str) -> "subprocess.CompletedProcess[str]":
@@ -314,7 +306,7 @@ def chart(asked: Asked) -> Iterator[Fault]:
     if not last or not asked.git("diff", "--name-only", last, "HEAD", "--", CHART):
         return
     pattern = r'^version: "?([^"\s]+)"?$'
-    was = re.findall(pattern, asked.git("show", f"{last}:{CHART}/Chart.yaml"), re.MULTILINE)
+    was = re.findall(pattern, asked.git("show", f"{last}:{CHART}/Chart.yaml", none=(128,)), re.MULTILINE)
     now = re.findall(pattern, asked.text(f"{CHART}/Chart.yaml"), re.MULTILINE)
     if was == now:
         yield Fault(
@@ -325,7 +317,7 @@ def chart(asked: Asked) -> Iterator[Fault]:
 def tag(asked: Asked) -> Iterator[Fault]:
     """The tag is not taken; or, if it is asked for, it is on this commit."""
     name = f"v{asked.version}"
-    at = asked.git("rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
+    at = asked.git("rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}", none=(1,))
     if asked.tagged and at != asked.git("rev-parse", "HEAD"):
         yield Fault(f"`{name}` is not on this commit", f"tag the commit that says `{asked.version}`")
     if not asked.tagged and at:
@@ -340,7 +332,10 @@ def run(asked: Asked, checks: Sequence[Check]) -> bool:
     """Say how each check went; whether all went well."""
     whole = True
     for check in checks:
-        faults = list(check(asked))
+        try:
+            faults = list(check(asked))
+        except GitRefused as refused:
+            faults = [Fault(str(refused), "what git says, in this folder")]
         whole = whole and not faults
         sys.stdout.write(f"{'no' if faults else 'ok'}  {check.__name__:<10} {(check.__doc__ or '').splitlines()[0]}\n")
         for fault in faults:

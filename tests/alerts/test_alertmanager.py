@@ -94,6 +94,8 @@ def _receivers(text: str) -> str:
         (["NoReplicaReady", "ControllerSyncFailing", "PoliciesNotInForce"], {"ControllerSyncFailing", "PoliciesNotInForce"}),
         (["ControllerNotLeading", "PoliciesNotInForce", "PolicySetRefused"], {"PoliciesNotInForce"}),
         (["LedgerAppendFailing", "CheckpointRefused"], set()),
+        # One installation of several: the neighbour's NoReplicaReady is told.
+        (["MutationFirewallAbsent", "NoReplicaReady"], {"NoReplicaReady"}),
     ],
 )  # fmt: skip
 def test_what_follows_from_another_alert_is_not_told_twice(
@@ -121,11 +123,30 @@ def test_what_follows_from_another_alert_is_not_told_twice(
     assert len(found) == len(alerts)
 
 
+def test_where_none_is_seen_at_all_what_follows_is_not_told_wherever_it_is(alertmanager: str) -> None:
+    """`absent()` knows no namespace."""
+    absent = {"alertname": "MutationFirewallAbsent", "severity": "critical", "only": "here"}
+    follows = {"alertname": "NoReplicaReady", "severity": "critical", "only": "here", "namespace": "anywhere"}
+    try:
+        assert httpx.post(f"{alertmanager}/api/v2/alerts", json=[{"labels": absent}, {"labels": follows}]).is_success
+        deadline = time.monotonic() + 60
+        inhibited: list[bool] = []
+        while time.monotonic() < deadline and inhibited != [True]:
+            told = httpx.get(f"{alertmanager}/api/v2/alerts", params={"filter": 'namespace="anywhere"'}).json()
+            inhibited = [bool(one["status"]["inhibitedBy"]) for one in told]
+            time.sleep(0.05)
+        assert inhibited == [True]
+    finally:
+        # It concerns every namespace, those of other tests as well.
+        over = {"labels": absent, "endsAt": "2020-01-01T00:00:01Z", "startsAt": "2020-01-01T00:00:00Z"}
+        httpx.post(f"{alertmanager}/api/v2/alerts", json=[over])
+
+
 def test_inhibitions_name_alerts_that_there_are() -> None:
     known = {alert["alert"] for alert in ALERTS}
     for rule in read(CONFIG)["inhibit_rules"]:
         for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
-            label, values = re.fullmatch(r'(\w+)=~?"([^"]+)"', matcher).groups()  # type: ignore[union-attr]
+            label, values = re.fullmatch(r'(\w+)=~?"([^"]*)"', matcher).groups()  # type: ignore[union-attr]
             if label == "alertname":
                 for pattern in values.split("|"):
                     assert any(re.fullmatch(pattern, name) for name in known), pattern

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -205,6 +206,21 @@ def test_two_releases_share_no_name() -> None:
     assert not ours & named(second)
 
 
+@every_example
+def test_names_that_look_like_numbers_stay_names(file: Path) -> None:
+    """Namespaces that are called after a project's number, releases after a commit: `12e4` is 120000 to YAML."""
+    done = helm("template", "7", str(CHART), "-n", "456", "-f", str(file), "--set", "fullnameOverride=12e4")
+    assert done.returncode == 0, done.stderr
+    objects = read(done.stdout)
+    for document in objects:
+        _is_known(json.dumps(document), MINORS[-1])
+        labels = document["metadata"].get("labels", {})
+        assert all(isinstance(value, str) for value in [document["metadata"]["name"], *labels.values()])
+    spaces = {document["metadata"].get("namespace") for document in objects}
+    assert spaces <= {None, "456", "default", "payments", TRIAL}
+    assert one(objects, "Deployment", "12e4")["metadata"]["labels"]["app.kubernetes.io/instance"] == "7"
+
+
 class TestDefaults:
     """What there is without saying anything."""
 
@@ -394,7 +410,7 @@ class TestValues:
         objects = render(MINIMAL, networkPolicy={"egress": [], "ingress": [], "metrics": []}, settings={})
         policy = one(objects, "NetworkPolicy")["spec"]
         assert all("from" not in rule for rule in policy["ingress"])
-        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53, "http"]
+        assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [53]
 
     def test_who_must_get_through_the_network_policy_does(self) -> None:
         """Both ways: `helm test` to the service, whoever else may ask; and by default PostgreSQL and Redis."""
@@ -404,9 +420,11 @@ class TestValues:
         served = one(closed, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
         allowed = [peer["podSelector"]["matchLabels"].items() for peer in policy["ingress"][0]["from"]]
         assert any(peer <= tester for peer in allowed)
-        ways = [rule for rule in policy["egress"] if rule["ports"][0]["port"] == "http"]
+        # What lets it out is its own: no other pod of the release asks the service.
+        out = one(closed, "NetworkPolicy", f"{RELEASE}-test")["spec"]
+        ways = [rule for rule in out["egress"] if rule["ports"][0]["port"] == "http"]
         assert [rule["to"][0]["podSelector"]["matchLabels"].items() <= served for rule in ways] == [True]
-        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, "http", 5432, 6379}
+        assert {port["port"] for rule in policy["egress"] for port in rule["ports"]} == {53, 5432, 6379}
 
     def test_false_is_a_text(self) -> None:
         given = env(_container(render(MINIMAL, settings={"MFW_AUTH__API_KEYS__ENABLED": "false"})))
@@ -437,6 +455,36 @@ class TestValues:
         assert "Deployment/a-mutation-firewall" in named(read(template(MINIMAL, release="a")))
         longest = named(read(template(EVERYTHING, release="r" * 53)))
         assert max(len(name.partition("/")[2]) for name in longest if name.startswith("CronJob/")) <= 52
+
+    def test_the_longest_name_of_a_job_is_a_label(self, tmp_path: Path) -> None:
+        """Its pods are labelled with it; whoever packages the chart may give it a version with a commit in it."""
+        copy = tmp_path / CHART.name
+        shutil.copytree(CHART, copy)
+        text = (copy / "Chart.yaml").read_text()
+        (copy / "Chart.yaml").write_text(
+            re.sub(r"^appVersion: .*$", 'appVersion: "10.11.12-RC0.abcdef0"', text, flags=re.MULTILINE)
+        )
+        done = helm("template", "r" * 53, str(copy), "-n", NAMESPACE, "-f", str(EVERYTHING))
+        assert done.returncode == 0, done.stderr
+        jobs = [document["metadata"]["name"] for document in read(done.stdout) if document["kind"] == "Job"]
+        assert len(jobs) == 3
+        assert all(re.fullmatch(r"[a-z0-9-]{1,62}[a-z0-9]", name) for name in jobs), jobs
+
+    def test_a_label_that_is_given_twice_stands_once(self) -> None:
+        """What is said of pods and monitors goes before what is said of everything; a strict reader refuses two."""
+        mine, all_ = {"example.com/team": "mine"}, {"example.com/team": "all"}
+        metrics = {name: {"enabled": True, "labels": mine} for name in ("serviceMonitor", "podMonitor", "rules")}
+        objects = render(EVERYTHING, commonLabels=all_, podLabels=mine, metrics=metrics)
+        said = {
+            document["kind"]: document["metadata"]["labels"]["example.com/team"]
+            for document in objects
+            if document["metadata"]["name"].startswith(RELEASE) and document["kind"] != "ConfigMap"
+        }
+        special = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+        assert {kind for kind, value in said.items() if value == "mine"} == special
+        for name in (RELEASE, f"{RELEASE}-controller"):
+            pod = one(objects, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+            assert pod["example.com/team"] == "mine"
 
     def test_everything_reaches_the_pods(self) -> None:
         whole = one(example(EVERYTHING), "Deployment")
@@ -752,6 +800,25 @@ class TestController:
         egress = one(plain, "NetworkPolicy", self.NAME)["spec"]["egress"]
         assert [rule["ports"][0]["port"] for rule in egress] == [53, "http", 443]
 
+    def test_where_dns_and_the_api_server_are_elsewhere(self) -> None:
+        """Every policy of the release goes by it: none may cut a pod off that the others let out."""
+        cache = [{"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}], "ports": [{"port": 53, "protocol": "UDP"}]}]
+        objects = render(self.FILE, networkPolicy={"dns": cache, "apiServerPorts": [16443]})
+        policies = {
+            document["metadata"]["name"]: document["spec"]["egress"]
+            for document in objects
+            if document["kind"] == "NetworkPolicy"
+        }
+        assert set(policies) == {RELEASE, self.NAME, f"{RELEASE}-test"}
+        for egress in policies.values():
+            assert egress[0] == cache[0]
+        for name in (RELEASE, self.NAME):
+            assert {"ports": [{"port": 16443, "protocol": "TCP"}]} in policies[name]
+        nowhere = render(self.FILE, networkPolicy={"apiServerPorts": []})
+        for document in nowhere:
+            if document["kind"] == "NetworkPolicy":
+                assert all(rule.get("ports") for rule in document["spec"]["egress"])
+
     def test_a_rollout_and_a_node_that_goes(self) -> None:
         spec = one(example(self.FILE), "Deployment", self.NAME)["spec"]
         assert spec["replicas"] == 2
@@ -890,6 +957,10 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
         ([_with(policies={"source": "database"}, controller={"enabled": True})], "controller.apiKey is needed"),
         ([_with(**CONTROLLED, tls={"source": "secret"})], "controller.authority is needed for tls.source secret"),
         ([_with(**CONTROLLED, settings={"MFW_TLS__CLIENT_CERTIFICATES": "required"})], "shows no certificate"),
+        (
+            [_with(settings={"MFW_TLS__PLAIN_HTTP": "none"}, tls={"source": "own"})],
+            "would close the port of the probes",
+        ),
         ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -903,7 +974,7 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 23
+    assert helpers.count("{{- fail ") == 24
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
 
 
@@ -927,6 +998,27 @@ class TestDetection:
         objects = read(done.stdout)
         assert {f"ServiceMonitor/{RELEASE}", f"PrometheusRule/{RELEASE}"} <= named(objects)
         assert "annotations" not in one(objects, "Deployment")["spec"]["template"]["metadata"]
+
+    def test_the_controller_is_looked_at_as_well(self) -> None:
+        """Else `ControllerAbsent` would fire for ever where kube-state-metrics knows how many there should be."""
+        pods = [
+            document["spec"]["template"]["metadata"]["annotations"]
+            for document in render(MINIMAL, **CONTROLLED, metrics={"detect": True})
+            if document["kind"] == "Deployment"
+        ]
+        assert [pod["prometheus.io/scrape"] for pod in pods] == ["true", "true"]
+        done = helm(
+            *("template", RELEASE, str(CHART), "-n", NAMESPACE, "-f", str(MINIMAL), "--set", "metrics.detect=true"),
+            *("--set", "policies.source=database,controller.enabled=true"),
+            *("--set", "controller.apiKey.name=a,controller.apiKey.key=b"),
+            *("--api-versions", "monitoring.coreos.com/v1"),
+        )
+        assert done.returncode == 0, done.stderr
+        objects = read(done.stdout)
+        assert f"PodMonitor/{RELEASE}-controller" in named(objects)
+        deployments = [document for document in objects if document["kind"] == "Deployment"]
+        assert len(deployments) == 2
+        assert not [one for one in deployments if "annotations" in one["spec"]["template"]["metadata"]]
 
     def test_it_is_not_looked_for_unless_asked(self) -> None:
         assert "annotations" not in one(example(MINIMAL), "Deployment")["spec"]["template"]["metadata"]

@@ -31,7 +31,7 @@ def _key(name: str) -> dict[str, str]:
 # By rendering: the file below, and of each value what it is set to and what then stands in the objects.
 MARKED: Final[dict[Path, dict[str, tuple[Any, str]]]] = {
     EVERYTHING: {
-        "nameOverride": ("m-name", "app.kubernetes.io/name: m-name"),
+        "nameOverride": ("m-name", 'app.kubernetes.io/name: "m-name"'),
         "fullnameOverride": ("m-full", "name: m-full-integrity"),
         "commonLabels": ({"example.com/c": "m-common"}, "m-common"),
         "image.repository": ("m-repository", "m-repository:m-tag"),
@@ -59,7 +59,7 @@ MARKED: Final[dict[Path, dict[str, tuple[Any, str]]]] = {
         "podLabels": ({"example.com/p": "m-pod-label"}, "m-pod-label"),
         "extraVolumes": ([{"name": "m-volume", "emptyDir": {}}], "m-volume"),
         "extraVolumeMounts": ([{"name": "m-volume", "mountPath": "/m-mount"}], "/m-mount"),
-        "serviceAccount.name": ("m-account", "serviceAccountName: m-account"),
+        "serviceAccount.name": ("m-account", 'serviceAccountName: "m-account"'),
         "serviceAccount.annotations": ({"example.com/s": "m-account-note"}, "m-account-note"),
         "service.port": (8383, "port: 8383"),
         "service.tlsPort": (8484, "port: 8484"),
@@ -80,6 +80,8 @@ MARKED: Final[dict[Path, dict[str, tuple[Any, str]]]] = {
         "networkPolicy.ingress": ([{"podSelector": {"matchLabels": {"a": "m-ingress"}}}], "m-ingress"),
         "networkPolicy.metrics": ([{"podSelector": {"matchLabels": {"a": "m-metrics"}}}], "m-metrics"),
         "networkPolicy.egress": ([{"ports": [{"port": 8787}]}], "port: 8787"),
+        "networkPolicy.dns": ([{"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}], "cidr: 169.254.20.10/32"),
+        "networkPolicy.apiServerPorts": ([16443], "{port: 16443, protocol: TCP}"),
         "metrics.serviceMonitor.interval": ("88s", "interval: 88s"),
         "metrics.serviceMonitor.labels": ({"a": "m-service-monitor"}, "m-service-monitor"),
         "metrics.podMonitor.interval": ("89s", "interval: 89s"),
@@ -108,17 +110,17 @@ MARKED: Final[dict[Path, dict[str, tuple[Any, str]]]] = {
     },
     MINIMAL: {
         "image.digest": (f"sha256:{'7' * 64}", f"@sha256:{'7' * 64}"),
-        "policies.source": ("files", "configMap: {name: mutation-firewall-policies}"),
+        "policies.source": ("files", 'configMap: {name: "mutation-firewall-policies"}'),
         "policies.files": ({"m-file.yaml": "m-text"}, "m-text"),
         "autoscaling.enabled": (False, "replicas: 63"),
         "replicas": (63, "replicas: 63"),
         "tls.source": ("certManager", "kind: Certificate"),
         "tls.issuerRef": ({"name": "m-issuer"}, "m-issuer"),
         "backup.enabled": (True, "-backup"),
-        "backup.existingClaim": ("m-claim", "claimName: m-claim"),
+        "backup.existingClaim": ("m-claim", 'claimName: "m-claim"'),
     },
     QUICKSTART: {
-        "policies.source": ("configMap", "configMap: {name: m-config-map}"),
+        "policies.source": ("configMap", 'configMap: {name: "m-config-map"}'),
         "policies.configMap": ("m-config-map", "m-config-map"),
         "tls.source": ("secret", "caBundle"),
         "webhook.caBundle": ("m-bundle", "bS1idW5kbGU="),

@@ -21,6 +21,8 @@ LABEL: Final = "mutation-firewall.test"
 START_SECONDS: Final = 120
 # What is asked of an image that is there, or of a container.
 ASK_SECONDS: Final = 120
+# Tens of megabytes from a registry, or a network that lets nothing through and does not say so.
+PULL_SECONDS: Final = 300
 # Bootstrapping a base, downloading what the locks name, compiling it: minutes where all cores are busy.
 BUILD_SECONDS: Final = 1500
 _KEPT: Final = "72h"
@@ -70,8 +72,13 @@ class Engine:
         return done.stdout.strip()
 
     def has(self, image: str) -> bool:
-        """Whether an image is there, or can be pulled."""
-        return any(self.run(*words, image, check=False).returncode == 0 for words in (("image", "inspect"), ("pull",)))
+        """Whether an image is there, or can be pulled; a registry that answers nothing, or too slowly, has none."""
+        if self.run("image", "inspect", image, check=False).returncode == 0:
+            return True
+        try:
+            return self.run("pull", image, check=False, timeout=PULL_SECONDS).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
 
 @contextlib.contextmanager

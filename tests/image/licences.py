@@ -1,6 +1,5 @@
 """Which licences may be in what is shipped."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ ALLOWED: Final = frozenset(
         "Zlib",
     }
 )
-_WORDS: Final = re.compile(r"[A-Za-z0-9.+-]+")
 
 
 def said(component: Mapping[str, Any]) -> str:
@@ -36,8 +34,9 @@ def said(component: Mapping[str, Any]) -> str:
 def allowed(text: str) -> bool:
     """Whether all that must hold is allowed: of `A OR B` one will do."""
     inside = text.replace("(", " ").replace(")", " ")
-    return bool(inside.strip()) and all(
-        any(choice in ALLOWED for choice in _WORDS.findall(part) if choice not in {"OR", "WITH"})
+    return all(
+        # An exception allows more than its licence; what are not words of an expression is no choice.
+        any(choice.partition(" WITH ")[0].strip() in ALLOWED for choice in part.split(" OR "))
         for part in inside.split(" AND ")
     )
 

@@ -10,8 +10,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from app.controller.rights import rights
 from k8s.generate import COMPONENTS, FOLDER, NEEDS, OVERLAYS, Object, files, normalised, present, rendered
-from tests.helm.chart import CHART, program
+from tests.helm.chart import CHART, NAMESPACE, RELEASE, program
 from tests.kubernetes.cluster import NotHereError, programs
 
 # Lists whose order says nothing, and by what their items are told.
@@ -91,6 +92,31 @@ def test_each_component_alone(name: str, tmp_path: Path) -> None:
     values = [FOLDER / "components" / one / "values.yaml" for one in components]
     wanted = rendered(BASE / "values.yaml", *values, helm=str(program()))
     assert sorted_lists(found) == sorted_lists(wanted)
+
+
+def test_objects_of_one_name_in_two_namespaces_are_two() -> None:
+    """The controller's Role is one in the namespace of its Lease, and one where its events are."""
+    found = kustomized(FOLDER / "overlays" / "production").values()
+    wanted = rights(
+        name=f"{NAMESPACE}-{RELEASE}-controller",
+        namespace=NAMESPACE,
+        account=f"{RELEASE}-controller",
+        lease=f"{RELEASE}-controller",
+        exceptions=[],
+    )
+    for role in wanted:
+        same = [
+            one
+            for one in found
+            if one["kind"] == role["kind"]
+            and all(one["metadata"].get(key) == role["metadata"].get(key) for key in ("name", "namespace"))
+        ]
+        (one,) = same
+        assert one.get("rules") == role.get("rules")
+        assert one.get("subjects") == role.get("subjects")
+    twice = "kind: Role\nmetadata: {name: a, namespace: b}\n"
+    with pytest.raises(ValueError, match="two objects are `Role/b/a`"):
+        normalised(f"{twice}---\n{twice}")
 
 
 @pytest.mark.parametrize("minor", ["1.34", "1.36", "1.37"])

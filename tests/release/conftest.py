@@ -17,7 +17,18 @@ TODAY = date(2030, 1, 1)
 
 
 # What tests that run meanwhile make and remove.
-NOT_OURS = (".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", ".state", "build", "*.egg-info")
+NOT_OURS = (
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    ".coverage*",
+    ".state",
+    "build",
+    "*.egg-info",
+    ".test-*",
+)
 
 
 def copied(source: str, target: str) -> None:

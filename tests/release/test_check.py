@@ -145,6 +145,13 @@ def test_what_was_generated_is_behind(checkout, monkeypatch):
     assert ("docs/cli.md" in first.detail, first.fix) == (True, commands)
     assert ("alerts/dashboards/ledger.json" in second.detail, second.fix) == (True, grafana)
     assert "docs/cli.md" not in second.detail
+    # A file that is not there at all, and one generator after it.
+    (checkout.root / "alerts/dashboards/ledger.json").unlink()
+    checkout.commit()
+    monkeypatch.setattr(check, "GENERATORS", (grafana, commands))
+    first, second = check.generated(checkout.asked())
+    assert (first.detail, first.fix) == ("not as it is generated: alerts/dashboards/ledger.json", grafana)
+    assert (second.detail, second.fix) == ("not as it is generated: docs/cli.md", commands)
     monkeypatch.setattr(check, "GENERATORS", ("python alerts/no-such-thing.py > docs/cli.md", grafana))
     assert "failed" in the_only(check.generated(checkout.asked())).detail
 
@@ -215,6 +222,16 @@ def test_what_is_said(checkout, monkeypatch, capsys):
     assert "no  clean" in said
     assert "fix: git commit" in said
     assert "next" not in said
+
+
+def test_git_that_does_not_answer_is_no_consent(checkout, monkeypatch, capsys):
+    """As in a checkout that belongs to somebody else: nothing is known of the tree, the tags, what was released."""
+    (checkout.root / ".git" / "config").write_text("no configuration")
+    monkeypatch.setattr(check, "CHECKS", (check.clean, check.version, check.generated, check.schema, check.tag))
+    assert check.main(["--root", str(checkout.root), "--offline", "--tagged"]) == 1
+    said = capsys.readouterr().out
+    assert re.findall(r"^(ok|no)  ", said, re.MULTILINE) == ["no"] * 5
+    assert "`git status --porcelain` failed: fatal: bad config" in said
 
 
 def test_the_notes_are_what_the_changelog_has(checkout, capsys):

@@ -14,8 +14,8 @@
 {{- end -}}
 
 {{- define "mfw.selector" -}}
-app.kubernetes.io/name: {{ include "mfw.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "mfw.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "mfw.labels" -}}
@@ -26,6 +26,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* The labels with `.more`, which goes before `commonLabels`: a key that stands twice is refused by strict readers. */}}
+{{- define "mfw.labelsAnd" -}}
+{{- toYaml (merge (deepCopy .more) (include "mfw.labels" .root | fromYaml)) -}}
 {{- end -}}
 
 {{- define "mfw.serviceAccount" -}}
@@ -61,10 +66,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Annotations of the pods that show metrics; what somebody says goes before what is found. */}}
+{{- define "mfw.podAnnotations" -}}
+{{- $annotations := deepCopy .Values.podAnnotations -}}
+{{- if eq (include "mfw.detected" .) "annotations" -}}
+{{- $annotations = merge $annotations (dict "prometheus.io/scrape" "true" "prometheus.io/port" "9090" "prometheus.io/path" "/metrics") -}}
+{{- end -}}
+{{- toYaml $annotations -}}
+{{- end -}}
+
 {{/* Whether the pods of the service speak to the API server. */}}
 {{- define "mfw.usesApiServer" -}}
 {{- $own := hasPrefix "/var/run/secrets/kubernetes.io/serviceaccount/" (default "" .Values.settings.MFW_AUTH__JWT__TOKEN_FILE) -}}
 {{- if or .Values.canary.enabled $own (contains "label=" (default "" .Values.settings.MFW_KUBERNETES__AGENTS)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Rules of network policies: where names are looked up. */}}
+{{- define "mfw.dns" -}}
+{{- with .Values.networkPolicy.dns }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* Where an API server is: it has no label to be told by, and answers on one of these ports. Without any it is nowhere, for
+     a rule without ports would be about all of them. */}}
+{{- define "mfw.apiServer" -}}
+{{- with .Values.networkPolicy.apiServerPorts -}}
+- ports: {{- range . }}
+    - {port: {{ int . }}, protocol: TCP}
+  {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* Of the controller: its account, its Lease, and whatever else is in the namespace of the release. */}}
@@ -165,6 +194,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.controller.enabled (eq "required" (default "" .Values.settings.MFW_TLS__CLIENT_CERTIFICATES)) -}}
 {{- fail "controller.enabled shows no certificate: leave settings.MFW_TLS__CLIENT_CERTIFICATES out, or run `mfw controller` elsewhere" -}}
 {{- end -}}
+{{- if eq "none" (default "" .Values.settings.MFW_TLS__PLAIN_HTTP) -}}
+{{- fail "settings.MFW_TLS__PLAIN_HTTP none would close the port of the probes: leave it out, and health alone is answered there" -}}
+{{- end -}}
 {{- if and .Values.archive.enabled (not .Values.backup.enabled) -}}
 {{- fail "archive.enabled needs backup.enabled: archives lie on the volume of the backups" -}}
 {{- end -}}
@@ -219,7 +251,7 @@ capabilities: {drop: [ALL]}
 - {name: MFW_ERROR_TRACKING, value: logs}
 {{- end }}
 {{- range $name, $value := $root.Values.settings }}
-- {name: {{ $name }}, value: {{ $value | toString | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | toString | quote }}}
 {{- end }}
 {{- range $name := keys $secrets | sortAlpha }}
 - {name: {{ $name }}_FILE, value: /run/secrets/mfw/{{ $name }}}
@@ -271,7 +303,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 
 {{/* What the pods of jobs have in common; `.component`, `.url`. */}}
 {{- define "mfw.jobPod" -}}
-serviceAccountName: {{ include "mfw.serviceAccount" .root }}
+serviceAccountName: {{ include "mfw.serviceAccount" .root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 restartPolicy: Never
@@ -318,7 +350,7 @@ template:
       {{- include "mfw.secretVolume" (dict "root" .root "url" $url) | nindent 6 }}
       {{- if and .root.Values.backup.enabled .root.Values.migrations.backupBefore }}
       - name: backups
-        persistentVolumeClaim: {claimName: {{ .claim }}}
+        persistentVolumeClaim: {claimName: {{ .claim | quote }}}
       {{- end }}
 {{- end -}}
 
@@ -355,7 +387,7 @@ spec:
 
 {{/* How the API server reaches the webhook. */}}
 {{- define "mfw.webhookClient" -}}
-service: {namespace: {{ .Release.Namespace }}, name: {{ include "mfw.fullname" . }}, port: {{ .Values.service.tlsPort }}, path: /kubernetes/v1/validate}
+service: {namespace: {{ .Release.Namespace | quote }}, name: {{ include "mfw.fullname" . | quote }}, port: {{ .Values.service.tlsPort }}, path: /kubernetes/v1/validate}
 {{- if eq .Values.tls.source "secret" }}
 caBundle: {{ .Values.webhook.caBundle | b64enc }}
 {{- end }}
