@@ -30,7 +30,7 @@ FOREIGN: Final = {
         "gauge", {"deployment": set(), "condition": {"Progressing"}, "status": {"true", "false", "unknown"}}
     ),
     "kube_deployment_spec_replicas": Family("gauge", {"deployment": set()}),
-    "kube_job_status_failed": Family("gauge", {"job_name": set(), "reason": set()}),
+    "kube_job_failed": Family("gauge", {"job_name": set(), "condition": {"true", "false", "unknown"}}),
     "kube_pod_container_resource_limits": Family("gauge", {"resource": {"cpu", "memory"}, "unit": set()}),
     "kube_pod_container_status_last_terminated_exitcode": Family("gauge", {}),
     "kube_pod_container_status_last_terminated_reason": Family("gauge", {"reason": {"OOMKilled", "Error"}}),

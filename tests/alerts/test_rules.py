@@ -36,7 +36,7 @@ MATRIX = {
 FOREIGN = {
     "kube_deployment_spec_replicas",
     "kube_deployment_status_condition",
-    "kube_job_status_failed",
+    "kube_job_failed",
     "kube_pod_container_resource_limits",
     "kube_pod_container_status_last_terminated_exitcode",
     "kube_pod_container_status_last_terminated_reason",
