@@ -49,7 +49,9 @@ TEST_VARIABLES: Final = frozenset(
         "MFW_SHARING_CASES",
         "MFW_TEST_CRASHES",
         "MFW_TEST_CRASH_FACTOR",
+        "MFW_TEST_DATABASE",
         "MFW_TEST_NEXT_RELEASE",
+        "MFW_TEST_POSTGRES_IMAGE",
         "MFW_TOOLS_CACHE",
     }
 )

@@ -78,7 +78,10 @@ def shell(cluster: Cluster, folder: Path = ROOT) -> Iterator[Callable[[str], tup
 
 
 def everything(cluster: Cluster) -> set[str]:
-    """KIND NAMESPACE/NAME of all that is stored, but for what clusters write down by themselves."""
+    """KIND NAMESPACE/NAME of all that is stored, but for what clusters write down by themselves.
+
+    What a controller makes for something else goes with that, and comes when it has the time.
+    """
     groups = cluster.api("GET", "/apis").body["groups"]
     bases = ["/api/v1", *(f"/apis/{group['preferredVersion']['groupVersion']}" for group in groups)]
     found: set[str] = set()
@@ -90,7 +93,8 @@ def everything(cluster: Cluster) -> set[str]:
             for item in listed.get("items") or ():
                 metadata = item["metadata"]
                 where, name = metadata.get("namespace", ""), metadata["name"]
-                if where != "kube-system" and name not in {"kube-root-ca.crt", "default"}:
+                owned = any(one.get("controller") for one in metadata.get("ownerReferences", ()))
+                if not owned and where != "kube-system" and name not in {"kube-root-ca.crt", "default"}:
                     found.add(f"{resource['name']} {where}/{name}")
     return found
 

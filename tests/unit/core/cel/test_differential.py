@@ -94,6 +94,8 @@ DEFECTS = (
 LOOP = re.compile(
     r"\.(?:all|exists|exists_one|existsOne|map|filter|transformList)\(.*(?:cel\.bind|sortBy)\(", re.DOTALL
 )
+# The order of a map's keys is nobody's promise, hence neither that of a list that is made of them.
+UNORDERED = re.compile(r"(?:change\.[mo]|\})\.(?:map|transformList)\(")
 # What it accepts and should not, by our error.
 LENIENCES = (
     # `int(true)` is 1 for it if the checker does not see the type; it is no conversion of the language definition.
@@ -131,7 +133,7 @@ def check(text, result, changes):
                 _ENVIRONMENT.compile(text)
         return
     expression = _ENVIRONMENT.compile(text)
-    confused = LOOP.search(text) is not None
+    confused = any(one.search(text) is not None for one in (LOOP, UNORDERED))
     for made in changes:
         inputs = {**INPUT, "change": made}
         mine, theirs = ours(program, inputs), reference(expression, inputs)
