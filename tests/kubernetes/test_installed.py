@@ -92,9 +92,9 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(controllers: Cluster, server_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+def installed(alone: Cluster, server_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """The trial, with an autoscaler, backups, and tokens of the cluster's service accounts for a way in."""
-    cluster, folder = controllers, tmp_path_factory.mktemp("pasted")
+    cluster, folder = alone, tmp_path_factory.mktemp("pasted")
     values = {
         "autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 2},
         "backup": {"enabled": True},
@@ -111,8 +111,6 @@ def installed(controllers: Cluster, server_dsn: str, tmp_path_factory: pytest.Te
         },
     }
     _lay(folder, values)
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    until(lambda: cluster.api("GET", f"/api/v1/namespaces/{NAMESPACE}").status == 404)
     kinds = [
         *definitions(),
         *(YAML(typ="safe", pure=True).load(path) for path in (ROOT / "k8s" / "crds").glob("*.yaml")),

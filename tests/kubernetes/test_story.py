@@ -4,19 +4,16 @@ import pytest
 
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.node import Node
-from tests.kubernetes.story import NAMESPACE, Command, commands, told, until
+from tests.kubernetes.story import Command, commands, told
 
 # A whole installation, from its first pod to its last; far more than it takes.
 pytestmark = pytest.mark.timeout(600, func_only=True)
 
 
-def test_the_trial_of_the_page(controllers: Cluster, server_dsn: str) -> None:
-    # Another test may have been in the namespace that the page makes.
-    controllers.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    until(lambda: controllers.api("GET", f"/api/v1/namespaces/{NAMESPACE}").status == 404)
+def test_the_trial_of_the_page(alone: Cluster, server_dsn: str) -> None:
     said: list[str] = []
-    with Node(controllers, server_dsn) as node:
-        told(controllers, node, said.append)
+    with Node(alone, server_dsn) as node:
+        told(alone, node, said.append)
     story = "\n".join(said)
     for words in (
         "denied by policy `k8s-deployment`, rule `to-zero`",
