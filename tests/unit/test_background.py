@@ -37,5 +37,5 @@ async def test_what_a_task_failed_with_is_told_to_who_ends_it() -> None:
 
     task = asyncio.create_task(fails())
     await asyncio.wait([task])
-    with pytest.raises(ValueError):  # noqa: PT011 - which is enough
+    with pytest.raises(ValueError):
         await ended(task)
