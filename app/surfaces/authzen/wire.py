@@ -198,11 +198,10 @@ def _read_token(page: JsonObject, fingerprint: str) -> _Token:
         found = strict_json.parse(base64.urlsafe_b64decode(sent.encode())).tree
     except (FirewallError, ValueError):
         found = None
+    token: _Token | None = None
     match found:
         case [str(search), str(paged), int(limit), str(after)]:
             token = _Token(search, paged, limit, after)
-        case _:
-            token = None
     same = token is not None and token.fingerprint == fingerprint and 0 <= token.limit <= PAGE_MAX
     if token is None or not same or (page.keys() != {"token"} and _paged(page) != token.paged):
         refuse(
