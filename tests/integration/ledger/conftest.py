@@ -33,11 +33,20 @@ PATIENT = 60.0
 @contextlib.contextmanager
 def deadline(writer: LedgerWriter, seconds: float) -> Iterator[None]:
     """What is appended in the block has so long."""
-    before, writer._deadline = writer._deadline, seconds
+    before = writer._deadline
+    _told(writer, seconds)
     try:
         yield
     finally:
-        writer._deadline = before
+        _told(writer, before)
+
+
+def _told(writer: LedgerWriter, seconds: float) -> None:
+    # It looks at the line when the deadline of the first is over: of one that was longer, too late for those that follow.
+    if writer._alarm is not None:
+        writer._alarm.cancel()
+        writer._alarm = None
+    writer._deadline = seconds
 
 
 def make_entry(*, entry_id: UUID | None = None, size: int = 100) -> SealedEntry:
