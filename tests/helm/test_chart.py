@@ -200,6 +200,11 @@ def test_every_name_that_is_used_is_there(file: Path) -> None:
                 assert subject["namespace"] == (TRIAL if document["metadata"].get("namespace") == TRIAL else NAMESPACE)
 
 
+def test_without_a_cluster_the_same_is_made_each_time() -> None:
+    """Who renders a repository every few minutes would else change pods each time, and Secrets below them."""
+    assert tuple(read(template(EVERYTHING))) == example(EVERYTHING)
+
+
 def test_two_releases_share_no_name() -> None:
     second = read(template(EVERYTHING, release="second"))
     ours = {name for name in named(example(EVERYTHING)) if name.partition("/")[0] in CLUSTER_WIDE}
@@ -927,6 +932,24 @@ class TestMonitoring:
         ]
         rendered = one(render(MINIMAL, metrics={"rules": {"enabled": True}}), "PrometheusRule")["spec"]["groups"]
         assert rendered == wanted
+
+    @pytest.mark.parametrize("name", ["shield", RELEASE], ids=["other", "usual"])
+    def test_what_is_called_otherwise_is_looked_for_too(self, name: str) -> None:
+        """Else a rollout that stands still, a migration that failed, a controller that is away would be told to nobody."""
+        objects = render(EVERYTHING, fullnameOverride=name)
+        rules = one(objects, "PrometheusRule", name)["spec"]["groups"]
+        patterns = {
+            kind: found
+            for group in rules
+            for rule in group["rules"]
+            for kind, found in re.findall(r'\b(deployment|job_name|job)=~"([^"]*mutation-firewall[^"]*)"', rule["expr"])
+        }
+        (migration,) = [one for one in named(objects) if one.startswith(f"Job/{name}-migrate")]
+        names = {"deployment": f"{name}-controller", "job_name": migration.partition("/")[2], "job": f"{name}-metrics"}
+        assert patterns.keys() == names.keys()
+        for kind, found in patterns.items():
+            assert re.fullmatch(found, names[kind]), (kind, found)
+            assert not re.fullmatch(found, f"a-{names[kind]}".replace(RELEASE, "b"))
 
     def test_runbooks_of_ones_own(self) -> None:
         given = {"rules": {"enabled": True, "runbooks": "https://example.com/r"}}
