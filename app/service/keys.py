@@ -210,10 +210,15 @@ class KeyService:
         if own >= SCOPES_OF[Role.ADMIN]:
             own |= _GIVEN_BY_ADMINS
         if missing := sorted(given - own):
+            fix = "leave out the roles and scopes that have it, or ask an administrator"
+            if missing[0] in _GIVEN_BY_ADMINS:
+                # Scopes that were listed one by one do not grow with the role.
+                lacking = ", ".join(f"`{one}`" for one in sorted(SCOPES_OF[Role.ADMIN] - own))
+                fix = f"use a credential with the role `admin`, or with all of its scopes: yours lacks {lacking}"
             raise FirewallError(
                 Kind.FORBIDDEN,
                 f"you may not give scope `{missing[0]}`, which your credential does not have",
-                fix="leave out the roles and scopes that have it, or ask an administrator",
+                fix=fix,
             )
         if not principal.credential:
             return

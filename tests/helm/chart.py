@@ -101,9 +101,15 @@ def read(text: str) -> list[Object]:
 
 
 @functools.cache
+def text_of(file: Path) -> str:
+    """One file of values as it is rendered."""
+    return template(file)
+
+
+@functools.cache
 def example(file: Path) -> tuple[Object, ...]:
     """The objects of one file of values; nobody changes them."""
-    return tuple(read(template(file)))
+    return tuple(read(text_of(file)))
 
 
 def render(*files: Path, **values: Any) -> list[Object]:

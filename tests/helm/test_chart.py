@@ -40,6 +40,7 @@ from tests.helm.chart import (
     refusal,
     render,
     template,
+    text_of,
 )
 
 WAIT: Final = "MFW_DATABASE__WAIT_SECONDS"
@@ -121,6 +122,11 @@ def test_no_secret_is_in_it(file: Path) -> None:
 # Whose objects are no part of the firewall: something that an agent may change.
 TRIAL: Final = "firewall-trial"
 SECRET: Final = re.findall(r'"(MFW_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text().partition("is secret")[0])
+
+
+@every_example
+def test_no_line_ends_in_blanks(file: Path) -> None:
+    assert [line for line in text_of(file).splitlines() if line != line.rstrip()] == []
 
 
 @every_example
@@ -494,6 +500,21 @@ class TestValues:
         assert len(jobs) == 3
         assert all(re.fullmatch(r"[a-z0-9-]{1,62}[a-z0-9]", name) for name in jobs), jobs
 
+    def test_notes_say_what_has_to_be_there_before_anything_is_applied(self, tmp_path: Path) -> None:
+        """Without a set in force, the webhook would refuse the first policy that is applied."""
+        copy = tmp_path / CHART.name
+        shutil.copytree(CHART, copy)
+        (copy / "templates" / "NOTES.txt").rename(copy / "notes")
+        # Helm shows notes where there is a cluster alone.
+        (copy / "templates" / "notes.yaml").write_text('{{ fail (tpl (.Files.Get "notes") .) }}')
+        own = CHART / "ci" / "webhook-own-certificates-values.yaml"
+        told = ("Until a policy set is in force", "mfw policies push", "kubectl delete validatingwebhookconfiguration")
+        for source, said in (("database", True), ("files", False)):
+            given = json.dumps({"policies": {"source": source}})
+            done = helm("template", RELEASE, str(copy), "-n", NAMESPACE, "-f", str(own), "-f", "-", stdin=given)
+            assert "say in networkPolicy.dns where it is" in done.stderr
+            assert [words in done.stderr for words in told] == [said] * len(told), done.stderr
+
     def test_a_label_that_is_given_twice_stands_once(self) -> None:
         """What is said of pods and monitors goes before what is said of everything; a strict reader refuses two."""
         mine, all_ = {"example.com/team": "mine"}, {"example.com/team": "all"}
@@ -658,10 +679,11 @@ class TestNetwork:
 
     @pytest.mark.parametrize("peers", [[], [{"podSelector": {"matchLabels": {"app": "agent"}}}]], ids=["all", "some"])
     def test_helm_test_reaches_the_service(self, peers: list[Object]) -> None:
-        objects = render(MINIMAL, networkPolicy={"ingress": peers})
+        objects = render(MINIMAL, networkPolicy={"ingress": peers}, tls={"source": "own"})
         of = {pod.of: pod for pod in pods(objects)}
         test, service = of[f"Pod/{RELEASE}-test"], of[f"Deployment/{RELEASE}"]
         assert self._reaches(objects, test, service, "http")
+        assert self._reaches(objects, test, service, "https")
         assert not self._reaches(objects, test, service, "metrics") or not peers
         assert not self._reaches(objects, service, test, "http")
 

@@ -2,9 +2,13 @@
 
 import os
 import secrets
+import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +26,7 @@ from tests.certificates import serving, write
 from tests.helm.chart import (
     CHART,
     EXAMPLES,
+    MINIMAL,
     NAMESPACE,
     QUICKSTART,
     RELEASE,
@@ -39,6 +44,9 @@ SECRETS: Final = "/run/secrets/"
 BACKUPS: Final = "/backups"
 POLICIES: Final = "/opt/mutation-firewall"
 IN_THE_DATABASE: Final = CHART / "ci" / "backups-values.yaml"
+# Of whose certificates one is of the chart's own making, and the other somebody else's.
+OWN: Final = CHART / "ci" / "webhook-own-certificates-values.yaml"
+GIVEN: Final = CHART / "ci" / "webhook-given-certificate-values.yaml"
 
 
 def _contents() -> dict[str, str]:
@@ -155,3 +163,79 @@ def _told(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Wanted:
     assert done.exit_code == 0, done.output
     (told,) = found
     return told
+
+
+@contextmanager
+def _service(status: int, trust: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port of a service that is well, and answers whoever asks for a decision with that status."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(status)
+
+        def _answer(self, code: int) -> None:
+            self.send_response(code)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    if trust is not None:
+        server.socket = trust.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("file", "status", "known", "said"),
+    [
+        (MINIMAL, 401, True, None),
+        (MINIMAL, 200, True, "a decision was given to nobody in particular"),
+        (OWN, 401, True, None),
+        (OWN, 200, True, "a decision was given to nobody in particular"),
+        (OWN, 403, True, "HTTP Error 403"),
+        (OWN, 401, False, "CERTIFICATE_VERIFY_FAILED"),
+        (GIVEN, 401, False, None),
+        (GIVEN, 200, False, "a decision was given to nobody in particular"),
+    ],
+)
+def test_helm_test_asks_for_a_decision(
+    file: Path, status: int, *, known: bool, said: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.crt").write_bytes((issued := serving()).authority)
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = write(tmp_path, issued if known else serving())
+    trust.load_cert_chain(files.certificate, files.key)
+    (container,) = one(example(file), "Pod", f"{RELEASE}-test")["spec"]["containers"]
+    command, option, script = _command(container)
+    assert (command, option) == ("python", "-c")
+    with _service(status) as http, _service(status, trust) as https:
+        script = script.replace("/run/secrets/authority", str(tmp_path))
+        for scheme, port, here in (("http", 80, http), ("https", 443, https)):
+            script = script.replace(f"{scheme}://{RELEASE}.{NAMESPACE}.svc:{port}", f"{scheme}://127.0.0.1:{here}")
+        done = subprocess.run(
+            [sys.executable, option, script], capture_output=True, text=True, timeout=120, check=False, env={}
+        )
+    assert done.stdout == "{}\n"
+    assert (done.returncode == 0) is (said is None), done.stderr
+    assert said is None or said in done.stderr
+
+
+def test_nobody_in_particular_comes_far_where_a_certificate_has_to_be_shown() -> None:
+    pod = one(render(OWN, settings={"MFW_TLS__CLIENT_CERTIFICATES": "required"}), "Pod", f"{RELEASE}-test")
+    (container,) = pod["spec"]["containers"]
+    assert "/health" in _command(container)[-1]
+    assert "/v1/decisions" not in _command(container)[-1]

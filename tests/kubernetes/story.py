@@ -148,8 +148,9 @@ def _watched(node: Node, say: Say) -> None:
     counted = {line for line in lines if line.startswith("mfw_decisions_total{")}
     say(f"\n$ curl -s http://{where}/metrics | grep mfw_decisions_total")
     say("\n".join(sorted(counted)))
-    wanted = {f'mfw_decisions_total{{effect="{effect}"}} 1.0' for effect in ("allow", "deny", "hold")}
-    assert wanted <= counted, counted
+    # One each: or more, where an API server with much to do asked again.
+    decided = {line.partition('"')[2].partition('"')[0] for line in counted if not line.endswith(" 0.0")}
+    assert decided == {"allow", "deny", "hold"}, counted
 
 
 def _shortened(answer: str) -> str:

@@ -321,7 +321,7 @@ securityContext: {{- include "mfw.podSecurity" .root | nindent 2 }}
 
 {{/* The migration job, without its name, which is made of it. */}}
 {{- define "mfw.migration" -}}
-{{- $url := .root.Values.migrations.databaseUrl }}
+{{- $url := .root.Values.migrations.databaseUrl -}}
 activeDeadlineSeconds: {{ int .root.Values.migrations.activeDeadlineSeconds }}
 backoffLimit: {{ int .root.Values.migrations.backoffLimit }}
 template:
@@ -373,7 +373,7 @@ spec:
   enableServiceLinks: false
   restartPolicy: OnFailure
   securityContext: {{- include "mfw.podSecurity" .root | nindent 4 }}
-  {{- include "mfw.placement" .root | indent 2 }}
+  {{- with include "mfw.placement" .root | trim }}{{ . | nindent 2 }}{{ end }}
   containers:
     - name: certificates
       image: {{ .image | quote }}

@@ -12,6 +12,7 @@ import pytest
 
 from app.core.api_key import generate, is_well_formed
 from app.core.principal import (
+    SCOPES_OF,
     AccessScope,
     AuthMethod,
     Principal,
@@ -265,6 +266,14 @@ async def test_an_administrator_gives_every_scope(keys):
     made = await keys.create(wanted(*AccessScope), principal=ADMIN, reason="x")
     assert made.stored.scopes == set(AccessScope)
     assert made.stored.principal_id == "k"
+
+
+async def test_who_has_nearly_every_scope_is_told_which_one_is_missing(keys):
+    listed = principal(*(SCOPES_OF[Role.ADMIN] - {AccessScope.LEDGER_ERASE}))
+    error = await refused(keys.create(wanted(AccessScope.DECIDE), principal=listed, reason="x"))
+    assert error.fix == "use a credential with the role `admin`, or with all of its scopes: yours lacks `ledger:erase`"
+    listed = principal(*SCOPES_OF[Role.ADMIN])
+    await keys.create(wanted(AccessScope.DECIDE), principal=listed, reason="x")
 
 
 async def test_who_is_bound_makes_no_keys(keys):
