@@ -1,21 +1,21 @@
 """Keys that an issuer publishes (JWKS, RFC 7517): fetched ahead of need, once at a time, and kept while it is away."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from app.background import ended
 from app.core import strict_json
 from app.core.types import JsonObject
 from app.edge.authn.keys import EC_ALGORITHMS, RSA_ALGORITHMS, KeySet, VerificationKey, keys_of_jwk
 from app.errors import FirewallError, Kind
 from app.persistence.breaker import BreakerState, CircuitBreaker
+from app.trust import trust
 
 # reference/firewall-failure-mode-matrix.md, mode 14: 3 tries, breaker after 5 failures. Its 30 s are for a whole fetch:
 # three tries of 8 s with 1 s and 2 s between them.
@@ -153,10 +153,7 @@ class JwksKeys:
     async def stop(self) -> None:
         """End what runs."""
         for task in (self._task, self._fetching):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await ended(task)
         self._task = self._fetching = None
 
     async def refresh(self) -> bool:
@@ -242,12 +239,8 @@ def http_jwks(
     Raises FirewallError(INVALID_SETTINGS) for a CA file that cannot be read.
     """
     try:
-        trust = ssl.create_default_context(cafile=ca_file)
-        if ca_file is not None:
-            # An authority of one's own, such as a cluster's: those often name no key identifiers, which Python demands
-            # since 3.13. Chain, validity and name are looked at as ever.
-            trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    except (OSError, ssl.SSLError) as error:
+        believed = trust(ca_file)
+    except OSError as error:
         raise FirewallError(
             Kind.INVALID_SETTINGS,
             f"the certificates for the token issuer cannot be read: {getattr(error, 'strerror', None) or error}",
@@ -264,7 +257,7 @@ def http_jwks(
                 token = await asyncio.to_thread(token_file.read_text)
                 headers["authorization"] = f"Bearer {token.strip()}"
             async with httpx.AsyncClient(
-                verify=trust, timeout=TRY_SECONDS, follow_redirects=False, trust_env=False, headers=headers
+                verify=believed, timeout=TRY_SECONDS, follow_redirects=False, trust_env=False, headers=headers
             ) as client:
                 where = url
                 if where is None:

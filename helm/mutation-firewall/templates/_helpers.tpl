@@ -1,15 +1,16 @@
-{{/* What every object is called after: with the longest suffix, `-certificates`, as long as the name of a CronJob may be. */}}
+{{/* What every object is called after: with the longest suffix, `-certificates`, as long as the name of a CronJob may be.
+     Names of releases may have dots, those of Services may not. */}}
 {{- define "mfw.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 39 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "mfw.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 39 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- else if contains (include "mfw.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 39 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "mfw.name" .) | trunc 39 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "mfw.name" .) | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -256,6 +257,10 @@ capabilities: {drop: [ALL]}
 {{- range $name := keys $secrets | sortAlpha }}
 - {name: {{ $name }}_FILE, value: /run/secrets/mfw/{{ $name }}}
 {{- end }}
+{{- if $root.Values.databaseAuthority }}
+# Read by the driver, and by pg_dump and pg_restore.
+- {name: PGSSLROOTCERT, value: /run/secrets/mfw/database-ca.crt}
+{{- end }}
 {{- end -}}
 
 {{/* The secret settings as one folder of files, which the group of the pod reads: 288 is 0440, which not every reader of
@@ -273,6 +278,9 @@ capabilities: {drop: [ALL]}
       {{- range $name := keys $secrets | sortAlpha }}
       {{- $from := get $secrets $name }}
       - secret: {name: {{ $from.name | quote }}, items: [{key: {{ $from.key | quote }}, path: {{ $name }}}]}
+      {{- end }}
+      {{- with .root.Values.databaseAuthority }}
+      - secret: {name: {{ .name | quote }}, items: [{key: {{ .key | quote }}, path: database-ca.crt}]}
       {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
@@ -375,9 +383,7 @@ spec:
         - certificates
         - --service={{ .root.Release.Namespace }}/{{ $name }}
         - --secret={{ include "mfw.tlsSecret" .root }}
-        {{- if .root.Values.webhook.enabled }}
-        - --webhook={{ $name }}
-        {{- end }}
+        - {{ ternary (printf "--webhook=%s" $name) "--no-webhook" .root.Values.webhook.enabled }}
       resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {cpu: 500m, memory: 256Mi}}
       securityContext: {{- include "mfw.containerSecurity" .root | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError
