@@ -55,6 +55,11 @@ class Definition:
     digest: str
 
     @property
+    def promises_output(self) -> bool:
+        """Whether it says of what shape its structured content is."""
+        return self.listed.get("outputSchema") is not None
+
+    @property
     def annotations(self) -> Mapping[str, Any]:
         """What the tool says of itself. Believed only where it raises the risk."""
         found = self.listed.get("annotations")

@@ -224,7 +224,8 @@ class Relay:
         if (doubt := await self._definitions.doubt(definition)) is not None:
             return doubt.result()
         if "task" in params:
-            return refusal("tasks", "this gateway starts no tasks", fix="call the tool without `task`").result()
+            tasks = refusal("tasks", "this gateway starts no tasks", fix="call the tool without `task`")
+            return tasks.result(structured=not definition.promises_output)
         arguments = params.get("arguments")
         try:
             # INVARIANT: these bytes are judged, and what is passed on is read from them.
@@ -233,7 +234,7 @@ class Relay:
         except (ValueError, RecursionError):
             return refusal(
                 "malformed", "the arguments cannot be written as JSON", fix="send JSON values only, without NaN"
-            ).result()
+            ).result(structured=not definition.promises_output)
         client = ctx.session.client_params
         verdict = await self._judge.about_call(
             definition,
@@ -242,7 +243,7 @@ class Relay:
             client={} if client is None else {"name": client.client_info.name, "version": client.client_info.version},
         )
         if not verdict.allowed:
-            return verdict.result()
+            return verdict.result(structured=not definition.promises_output)
         judged = {**params, "name": name}
         if arguments is not None:
             judged["arguments"] = json.loads(snapshot)
@@ -254,7 +255,7 @@ class Relay:
         try:
             return await self._passed(ctx, session, link, params, definition=definition)
         except AwayError as error:
-            return _away(definition.upstream, error).result()
+            return _away(definition.upstream, error).result(structured=not definition.promises_output)
         except MCPError as error:
             if error.error.code not in {CONNECTION_CLOSED, REQUEST_TIMEOUT}:
                 raise
@@ -262,7 +263,7 @@ class Relay:
                 "upstream-lost",
                 f"the upstream `{definition.upstream}` was lost during the call ({error.error.message.lower()})",
                 fix="whether the call was carried out is not known: look before calling it again",
-            ).result()
+            ).result(structured=not definition.promises_output)
 
     async def _passed(
         self,

@@ -25,12 +25,16 @@ class Verdict:
     text: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def result(self) -> dict[str, Any]:
-        """The result of a tool that was not called."""
+    def result(self, *, structured: bool = False) -> dict[str, Any]:
+        """The result of a tool that was not called.
+
+        `structured` is for tools that promise no structured content of their own: clients hold that of an error, too,
+        against the schema of the output, and show none of a result that does not fit.
+        """
         facts = dict(self.facts)
         return {
             "content": [{"type": "text", "text": self.text}],
-            "structuredContent": {MEMBER: facts},
+            **({"structuredContent": {MEMBER: facts}} if structured else {}),
             "isError": True,
             "_meta": {META: facts},
         }

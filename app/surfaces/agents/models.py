@@ -56,8 +56,19 @@ class FunctionCall(_Lenient):
 
     type: Literal["function_call"] = "function_call"
     name: _Text
+    namespace: str | None = Field(default=None, description="whose tool it is, where `tool_namespace` does not say it")
     call_id: _Text | None = None
-    arguments: str = Field(default="", description="JSON in a string, read as strictly as a body")
+    arguments: str = Field(description="JSON in a string, read as strictly as a body")
+
+
+class McpApproval(_Lenient):
+    """What the model asked of a hosted MCP server."""
+
+    type: Literal["mcp_approval_request"]
+    id: _Text | None = None
+    server_label: _Text
+    name: _Text
+    arguments: str = Field(description="JSON in a string, read as strictly as a body")
 
 
 class ApprovalItemIn(_Lenient):
@@ -66,7 +77,7 @@ class ApprovalItemIn(_Lenient):
     type: Literal["tool_approval_item"]
     tool_name: _Text | None = None
     tool_namespace: _Text | None = None
-    raw_item: FunctionCall
+    raw_item: FunctionCall | McpApproval
 
 
 class ToolCallOut(_Strict):

@@ -21,6 +21,9 @@ MAX_CWD_CHARS: Final = 4096
 
 APPROVAL_ITEM: Final = "tool_approval_item"
 APPROVAL_REQUEST: Final = "tool_approval_request"
+# What of an approval item can be: a tool of the agent's own program, or one of an MCP server that OpenAI calls.
+FUNCTION_CALL: Final = "function_call"
+MCP_APPROVAL: Final = "mcp_approval_request"
 # Tools of one request for approval.
 MAX_APPROVALS: Final = 32
 JSONRPC: Final = "2.0"
@@ -30,6 +33,7 @@ PRE_TOOL_USE: Final = "PreToolUse"
 _CALL: Final = ("name", "arguments", "server", "annotations", "subject", "cwd", "context", "request_id")
 _CHECK: Final = ("request", "server", "annotations", "subject", "context")
 _ITEM_ARGUMENTS: Final = 'send `arguments` as the model wrote it, a string such as `{"order_id": 7}`'
+_ITEM_AS_IT_IS: Final = "send the item as it is"
 
 
 class Asked(NamedTuple):
@@ -79,25 +83,42 @@ def _approval_item(tree: JsonObject) -> Asked:
     raw = tree.get("raw_item")
     if not isinstance(raw, dict):
         refuse("`raw_item` is not an object", "/raw_item", fix="send the item that the model asked for")
-    kind = raw.get("type", "function_call")
-    if kind != "function_call":
+    kind = raw.get("type", FUNCTION_CALL)
+    if kind not in {FUNCTION_CALL, MCP_APPROVAL}:
         refuse(
-            "the item is no function call",
+            "the item is no function call, and no request to approve a call of an MCP server",
             "/raw_item/type",
             fix="send what else needs approval as `name` and `arguments`",
         )
     name = text(raw, "name", MAX_ID_CHARS, parent="raw_item")
     if tree.get("tool_name") is not None and tree["tool_name"] != name:
-        refuse("`tool_name` and `raw_item.name` are two names", "/tool_name", fix="send the item as it is")
-    written = raw.get("arguments", "")
+        refuse("`tool_name` and `raw_item.name` are two names", "/tool_name", fix=_ITEM_AS_IT_IS)
+    written = raw.get("arguments")
     if not isinstance(written, str):
         raise refuse_type(written, expected="a string of JSON", pointer="/raw_item/arguments")
     arguments = _arguments_in(written) if written else {}
-    namespace = tree.get("tool_namespace")
-    if namespace is not None and not isinstance(namespace, str):
-        raise refuse_type(namespace, expected="a string", pointer="/tool_namespace")
-    call = read_tool_call(name, arguments, server=namespace or None, context={"surface": "openai-agents"})
-    return Asked(call, _subject(tree), request_id=_optional_text(raw, "call_id", parent="raw_item"))
+    server, mark = _namespace(tree, raw), "call_id"
+    if kind == MCP_APPROVAL:
+        label, mark = text(raw, "server_label", MAX_ID_CHARS, parent="raw_item"), "id"
+        if server is not None and server != label:
+            refuse("the namespace and `raw_item.server_label` are two servers", "/tool_namespace", fix=_ITEM_AS_IT_IS)
+        server = label
+    call = read_tool_call(name, arguments, server=server, context={"surface": "openai-agents"})
+    return Asked(call, _subject(tree), request_id=_optional_text(raw, mark, parent="raw_item"))
+
+
+def _namespace(tree: JsonObject, raw: JsonObject) -> str | None:
+    """The namespace of a tool, which the SDK takes from the call where the item itself has none."""
+    found: set[str] = set()
+    for holder, member, pointer in ((tree, "tool_namespace", ""), (raw, "namespace", "/raw_item")):
+        value = holder.get(member)
+        if value is not None and not isinstance(value, str):
+            raise refuse_type(value, expected="a string", pointer=f"{pointer}/{member}")
+        if value:
+            found.add(value)
+    if len(found) > 1:
+        refuse("`tool_namespace` and `raw_item.namespace` are two names", "/tool_namespace", fix=_ITEM_AS_IT_IS)
+    return found.pop() if found else None
 
 
 def _approval_request(tree: JsonObject) -> Asked:
