@@ -117,6 +117,26 @@ def test_no_secret_is_in_it(file: Path) -> None:
                 assert name.endswith("_FILE") or name not in SECRET, f"{pod.of}: {name}"
 
 
+@pytest.mark.parametrize("kind", ["configMap", "secret"])
+def test_whoever_has_a_url_has_the_authorities(kind: str) -> None:
+    """A service that verifies its database, and jobs that cannot, would be installed and never be ready."""
+    objects = render(EVERYTHING, authorities={"secret": "", kind: "database", "key": "root.pem"})
+    found = 0
+    for pod in pods(objects):
+        volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", ())}
+        for container in pod.containers:
+            if "MFW_DATABASE__URL_FILE" not in env(container):
+                continue
+            (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "authorities"]
+            assert (mount["mountPath"], mount["readOnly"]) == ("/etc/mutation-firewall/authorities", True), pod.of
+            source = volumes["authorities"][kind]
+            assert source["items"] == [{"key": "root.pem", "path": "ca.crt"}], pod.of
+            assert source["secretName" if kind == "secret" else "name"] == "database"
+            found += 1
+    # The service, the migration with its backup, and four jobs.
+    assert found == 7
+
+
 # Whose objects are no part of the firewall: something that an agent may change.
 TRIAL: Final = "firewall-trial"
 SECRET: Final = re.findall(r'"(MFW_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text().partition("is secret")[0])
@@ -961,6 +981,7 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
             [_with(settings={"MFW_TLS__PLAIN_HTTP": "none"}, tls={"source": "own"})],
             "would close the port of the probes",
         ),
+        ([_with(authorities={"configMap": "a", "secret": "b"})], "authorities.configMap and authorities.secret"),
         ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -974,7 +995,7 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 24
+    assert helpers.count("{{- fail ") == 25
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
 
 

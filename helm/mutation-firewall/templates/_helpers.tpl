@@ -197,6 +197,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if eq "none" (default "" .Values.settings.MFW_TLS__PLAIN_HTTP) -}}
 {{- fail "settings.MFW_TLS__PLAIN_HTTP none would close the port of the probes: leave it out, and health alone is answered there" -}}
 {{- end -}}
+{{- if and .Values.authorities.configMap .Values.authorities.secret -}}
+{{- fail "authorities.configMap and authorities.secret: leave one out" -}}
+{{- end -}}
 {{- if and .Values.archive.enabled (not .Values.backup.enabled) -}}
 {{- fail "archive.enabled needs backup.enabled: archives lie on the volume of the backups" -}}
 {{- end -}}
@@ -276,11 +279,24 @@ capabilities: {drop: [ALL]}
       {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
+{{- with .root.Values.authorities }}
+{{- if .configMap }}
+- name: authorities
+  configMap: {name: {{ .configMap | quote }}, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+{{- else if .secret }}
+# One key: beside an authority there may be what it signs with.
+- name: authorities
+  secret: {secretName: {{ .secret | quote }}, defaultMode: 288, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "mfw.jobVolumeMounts" -}}
 - {name: secrets, mountPath: /run/secrets/mfw, readOnly: true}
 - {name: tmp, mountPath: /tmp}
+{{- if or .Values.authorities.configMap .Values.authorities.secret }}
+- {name: authorities, mountPath: /etc/mutation-firewall/authorities, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{/* With what an image is pulled, and where a pod may run: the same for every pod of the chart. */}}
@@ -327,7 +343,7 @@ template:
       - name: backup
         image: {{ .backupImage | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        args: [backup, create, --before-migration, --dir, /backups, --keep-days, {{ int .root.Values.backup.keepDays | quote }}]
+        args: [backup, create, --before-migration, --wait, "300", --dir, /backups, --keep-days, {{ int .root.Values.backup.keepDays | quote }}]
         env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.backup.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
