@@ -69,9 +69,9 @@ def options(url: str, api_key: str | None, *, ca_file: str | Path | None, transp
     verify: Any = False
     if parts.scheme == "https":
         # Imported and loaded only where something is encrypted: the authorities that this machine trusts.
-        import ssl
+        from app.trust import trust
 
-        verify = ssl.create_default_context(cafile=ca_file)
+        verify = trust(ca_file)
     made: dict[str, Any] = {
         "base_url": url,
         "headers": headers,

@@ -176,10 +176,9 @@ def _connection(
 ) -> http.client.HTTPConnection:
     if scheme != "https":
         return http.client.HTTPConnection(host, port, timeout=timeout)
-    import ssl
+    from app.trust import trust
 
-    context = ssl.create_default_context(cafile=ca_file)
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=trust(ca_file))
 
 
 def guard() -> None:

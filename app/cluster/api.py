@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 
 from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
+from app.trust import trust
 
 # Where a pod finds who it is; https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -195,21 +195,10 @@ class KubernetesApi:
     def _opened(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self._access.url,
-            verify=_trust(self._access.ca_file),
+            verify=trust(self._access.ca_file),
             timeout=self._timeout_seconds,
             trust_env=False,
         )
-
-
-def _trust(authority: Path) -> ssl.SSLContext:
-    """Belief in the cluster's own authority alone.
-
-    Without the demands on its form that Python makes since 3.13: authorities of clusters, Amazon's among them, name no
-    key identifiers. Chain, validity and name are looked at as ever.
-    """
-    context = ssl.create_default_context(cafile=str(authority))
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 def _object(content: bytes) -> JsonObject:

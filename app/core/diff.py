@@ -44,8 +44,15 @@ _BINARY_LINE = re.compile(r"[A-Za-z][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]+")
 # GNU patch would also read these between files: an indented diff, a context diff, a normal diff, an ed script.
 _INDENTED = re.compile(r"[ \tX]+(?:--- |\+\+\+ |@@ -|diff --git |\*\*\* |Index: )")
 _OTHER_FORMAT = re.compile(r"\*{15}.*|[0-9]+(?:,[0-9]+)?[acd](?:[0-9]+(?:,[0-9]+)?)?|[0-9]+(?:,[0-9]+)?s/.*")
+# What git (`diff.submodule=log`, unmerged paths) and GNU diff (`-r` without `-N`) say of what differs in place of
+# showing it: as free text it would be a change that nobody is asked about.
+_UNSHOWN = re.compile(
+    r"Submodule .+ (?:[0-9a-f]{4,64}\.{2,3}[0-9a-f]{4,64}.*|contains (?:untracked|modified) content)"
+    r"|\* Unmerged path .+|Only in .+: .+|Common subdirectories: .+ and .+|Symbolic links .+ and .+ differ"
+    r"|File .+ is an? .+ while file .+ is an? .+"
+)
 # Every line between files that is not plain text, and some that are: the others are passed over quickly.
-_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBF]|[ \tX]+[-+@d*I]")
+_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBFSOC]|[ \tX]+[-+@d*I]")
 # GNU diff dates what is not there at the start of 1970, in the local time zone.
 _EPOCH = re.compile(r"19(?:70-01-01|69-12-31) .*")
 _OCTAL = re.compile(r"[0-3][0-7]{2}")
@@ -167,6 +174,10 @@ class _Reader:
             self.fail("a combined diff of a merge", fix="send the diff against one parent: `git diff parent commit`")
         if line.startswith("GIT binary patch"):
             self.fail("a binary patch without a file")
+        if _UNSHOWN.fullmatch(line):
+            self.fail(
+                "something differs that is not shown", fix="send all of it: `git diff --submodule=short`, `diff -ruN`"
+            )
         if _INDENTED.match(line):
             self.fail("an indented diff", fix="remove the indentation, or send the diff alone")
         if _OTHER_FORMAT.fullmatch(line):

@@ -32,8 +32,9 @@ _READ: Final = frozenset({b"x-request-id", b"traceparent"}) | TIMEOUT_HEADERS
 # Health says how the service does, whatever else a caller says.
 _UNTIMED: Final = "/health"
 
-# Longer or stranger ids than these would only serve to write into other people's logs.
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# A UUID, base64, a path, `Root=1-67891233-abcdef`: what gateways and clients make. Longer or stranger ids, with spaces,
+# quotes or brackets, would only serve to write into what other people read.
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@|,-]{1,128}")
 
 # W3C Trace Context, section 3.2: version, trace id, parent id, flags; a version later than 00 may append more.
 _TRACEPARENT: Final = re.compile(

@@ -30,7 +30,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--wait",
-        type=float,
+        type=command_line.seconds,
         default=0,
         metavar="SECONDS",
         help="how long to wait for a database that is away (default 0)",

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -18,6 +19,9 @@ EXIT_USAGE = 2
 EXIT_MISMATCH = 3
 
 VARIABLE = "MFW_DATABASE__URL"
+# PostgreSQL counts in milliseconds, and takes 0 for no limit.
+_SHORTEST_LIMIT = 0.001
+_LONGEST = 86_400
 EXIT_CODES = f"""exit codes:
   {EXIT_DONE}  done, and the service starts on this schema
   {EXIT_FAILED}  the database refused, was away, or a lock was not to be had; nothing half-done is left
@@ -43,18 +47,37 @@ def parser(name: str, *, description: str, examples: str) -> argparse.ArgumentPa
     return made
 
 
+def seconds(text: str) -> float:
+    """What an option says, 0 to a day. Raises `argparse.ArgumentTypeError`: to `nan` no time ever comes to an end."""
+    return _between(text, 0)
+
+
+def _limit(text: str) -> float:
+    return _between(text, _SHORTEST_LIMIT)
+
+
+def _between(text: str, least: float) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not least <= found <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of seconds from {least:g} to {_LONGEST}")
+    return found
+
+
 def add_timeouts(to: argparse.ArgumentParser, *, lock: float, statement: float) -> None:
     """The two limits of a command that changes the schema, in seconds."""
     to.add_argument(
         "--lock-timeout",
-        type=float,
+        type=_limit,
         default=lock,
         metavar="SECONDS",
         help=f"longest wait for a table (default {lock:g})",
     )
     to.add_argument(
         "--statement-timeout",
-        type=float,
+        type=_limit,
         default=statement,
         metavar="SECONDS",
         help=f"longest time of one statement (default {statement:g})",

@@ -45,8 +45,9 @@ class Entities:
 class Search:
     """What is looked for, for what. `given` has the parties; of the one that is looked for the type and properties.
 
-    A page begins behind the name `after` and has `limit` results at most. `fingerprint` names the search. What is
-    allowed under obligations is found where the keys of all of them are among `fulfilled`.
+    A page begins behind the name `after` and has `limit` results at most. `fingerprint` names the search, `paged` how
+    its pages were asked for. What is allowed under obligations is found where the keys of all of them are among
+    `fulfilled`.
     """
 
     wanted: Wanted
@@ -57,6 +58,7 @@ class Search:
     fulfilled: Collection[str] = ()
     after: str | None = None
     fingerprint: str = ""
+    paged: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class SearchService:
         if search.wanted is not Wanted.SUBJECT:
             require_subject(principal, search.given["subject"])
         results: list[JsonObject] = []
-        last: str | None = None
+        last = search.after or ""
         for count, (name, candidate) in enumerate(self._behind(search, policy_set)):
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)

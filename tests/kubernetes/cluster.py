@@ -38,7 +38,8 @@ BUILD: Final = Path(__file__).parent / "tools" / "build"
 # Compiling takes minutes where nothing is in Go's cache.
 BUILD_SECONDS: Final = 1800
 START_SECONDS: Final = 60
-COMMAND_SECONDS: Final = 60
+# Longer than what a command is told to wait for itself.
+COMMAND_SECONDS: Final = 180
 ISSUER: Final = "https://kubernetes.default.svc"
 # What the API server's certificate is for, in a cluster as here.
 _NAMES: Final = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
@@ -165,6 +166,8 @@ class Cluster:
         self.webhook_key = generate(self.webhook_secret)
         self._children: list[subprocess.Popen[bytes]] = []
         self._clients: dict[bool, httpx.Client] = {}
+        self._events: list[dict[str, Any]] = []
+        self._heard = 0
 
     @property
     def ca_file(self) -> Path:
@@ -340,8 +343,13 @@ class Cluster:
 
     def events(self) -> list[dict[str, Any]]:
         """Every event of the audit log, the oldest first; it is written behind the answer."""
-        text, _, _ = self.audit_log.read_text().rpartition("\n")
-        return [json.loads(line) for line in text.splitlines()]
+        # Megabytes in the end, and asked for every few milliseconds: each line is read once.
+        with self.audit_log.open("rb") as log:
+            log.seek(self._heard)
+            text, newline, _ = log.read().rpartition(b"\n")
+        self._heard += len(text + newline)
+        self._events += [json.loads(line) for line in text.splitlines()]
+        return list(self._events)
 
     def kubeconfig(self, name: str, token: str) -> Path:
         """A kubeconfig of whose token it is, as NAME.kubeconfig in the folder."""

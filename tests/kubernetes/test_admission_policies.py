@@ -21,7 +21,7 @@ REQUESTS = [
     for number in range(len(scenario["requests"]))
 ]
 # The API server follows policies and parameters by watching them.
-SEEN_SECONDS: Final = 20
+SEEN_SECONDS: Final = 60
 PATHS: Final = {
     "deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "configmap": "/api/v1/namespaces/{}/configmaps",

@@ -96,6 +96,7 @@ def wall(cluster: Cluster) -> Iterator[Wall]:
             bound(),
             ended(),
             entered(),
+            hooked(),
         ]
         deadline = time.monotonic() + SEEN_SECONDS
         while waiting and time.monotonic() < deadline:
@@ -144,6 +145,16 @@ def entered() -> tuple[Any, ...]:
     return "POST", "/api/v1/namespaces/kube-wall/pods/one/exec?command=ls", None, "system-namespace"
 
 
+def hooked() -> tuple[Any, ...]:
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "mutation-firewall"},
+    }
+    path = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations{DRY_RUN}"
+    return "POST", path, configuration, "not-by-agents"
+
+
 @pytest.mark.parametrize(
     ("policy", "rule", "asked"),
     [
@@ -162,15 +173,7 @@ def entered() -> tuple[Any, ...]:
         (
             "firewall-itself",
             "not-by-agents",
-            (
-                "POST",
-                f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations{DRY_RUN}",
-                {
-                    "apiVersion": "admissionregistration.k8s.io/v1",
-                    "kind": "ValidatingWebhookConfiguration",
-                    "metadata": {"name": "mutation-firewall"},
-                },
-            ),
+            hooked()[:-1],
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

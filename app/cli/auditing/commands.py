@@ -113,7 +113,7 @@ def ledger_replay(
         typer.Option(help="A directory whose policies decided, where no set was stored; may be given several times."),
     ] = None,
     max_lag_seconds: Annotated[
-        float, typer.Option(min=0, help="For how long a replica may have followed an activation late.")
+        float, typer.Option(min=0, max=86_400, help="For how long a replica may have followed an activation late.")
     ] = 60.0,
     report: Annotated[Path | None, typer.Option(help="Where to write the report as JSON.")] = None,
     as_json: Json = False,

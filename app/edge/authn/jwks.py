@@ -5,7 +5,6 @@ import contextlib
 import logging
 import random
 import re
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from app.core.types import JsonObject
 from app.edge.authn.keys import EC_ALGORITHMS, RSA_ALGORITHMS, KeySet, VerificationKey, keys_of_jwk
 from app.errors import FirewallError, Kind
 from app.persistence.breaker import BreakerState, CircuitBreaker
+from app.trust import trust
 
 # reference/firewall-failure-mode-matrix.md, mode 14: 3 tries, breaker after 5 failures. Its 30 s are for a whole fetch:
 # three tries of 8 s with 1 s and 2 s between them.
@@ -242,12 +242,8 @@ def http_jwks(
     Raises FirewallError(INVALID_SETTINGS) for a CA file that cannot be read.
     """
     try:
-        trust = ssl.create_default_context(cafile=ca_file)
-        if ca_file is not None:
-            # An authority of one's own, such as a cluster's: those often name no key identifiers, which Python demands
-            # since 3.13. Chain, validity and name are looked at as ever.
-            trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    except (OSError, ssl.SSLError) as error:
+        believed = trust(ca_file)
+    except OSError as error:
         raise FirewallError(
             Kind.INVALID_SETTINGS,
             f"the certificates for the token issuer cannot be read: {getattr(error, 'strerror', None) or error}",
@@ -264,7 +260,7 @@ def http_jwks(
                 token = await asyncio.to_thread(token_file.read_text)
                 headers["authorization"] = f"Bearer {token.strip()}"
             async with httpx.AsyncClient(
-                verify=trust, timeout=TRY_SECONDS, follow_redirects=False, trust_env=False, headers=headers
+                verify=believed, timeout=TRY_SECONDS, follow_redirects=False, trust_env=False, headers=headers
             ) as client:
                 where = url
                 if where is None:

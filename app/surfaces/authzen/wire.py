@@ -145,18 +145,20 @@ def search_of(tree: Json, wanted: Wanted) -> Search:
     limit = page.get("limit", PAGE_DEFAULT)
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         refuse("`page.limit` is no whole number from 0", "/page/limit", fix=f"send at most {PAGE_MAX}, or leave it out")
-    asked = {**tree, "page": {name: value for name, value in page.items() if name != "token"}}
-    fingerprint = sha256(wanted.encode() + canonical(asked)).hexdigest()[:32]
-    after = _after(page, fingerprint) if page.get("token") else None
+    fingerprint = _digest([wanted.value, {name: value for name, value in tree.items() if name != "page"}])
+    token = _Token(fingerprint, _paged(page), min(limit, PAGE_MAX), None)
+    if page.get("token"):
+        token = _read_token(page, fingerprint)
     return Search(
         wanted,
         given,
         change,
         context,
-        limit=min(limit, PAGE_MAX),
+        limit=token.limit,
         fulfilled=fulfilled,
-        after=after,
+        after=token.after,
         fingerprint=fingerprint,
+        paged=token.paged,
     )
 
 
@@ -167,27 +169,55 @@ def _object(tree: JsonObject, name: str) -> JsonObject:
     return value
 
 
-def _after(page: JsonObject, fingerprint: str) -> str:
-    """The name behind which a page begins; a token is for the search that it came from."""
-    token = text(page, "token", TOKEN_MAX_CHARS, parent="page")
+class _Token(NamedTuple):
+    """What a token says: the search and the page that it came from, and the name behind which the next one begins."""
+
+    fingerprint: str
+    paged: str
+    limit: int
+    after: str | None
+
+
+def _digest(value: Json) -> str:
+    return sha256(canonical(value)).hexdigest()[:32]
+
+
+def _paged(page: JsonObject) -> str:
+    """Name how a page was asked for, other than by a token."""
+    return _digest({name: value for name, value in page.items() if name != "token"})
+
+
+def _read_token(page: JsonObject, fingerprint: str) -> _Token:
+    """Give what the token of a page says; it is for the search that it came from.
+
+    Section 8.2.1 wants the members of `page` to stay as they were, and its example of a second request has none but the
+    token: what is left out is as it was, and what is sent has to be.
+    """
+    sent = text(page, "token", TOKEN_MAX_CHARS, parent="page")
     try:
-        found = strict_json.parse(base64.urlsafe_b64decode(token.encode())).tree
+        found = strict_json.parse(base64.urlsafe_b64decode(sent.encode())).tree
     except (FirewallError, ValueError):
         found = None
-    if not isinstance(found, list) or len(found) != 2 or found[0] != fingerprint or not isinstance(found[1], str):
+    token: _Token | None = None
+    match found:
+        case [str(search), str(paged), int(limit), str(after)]:
+            token = _Token(search, paged, limit, after)
+    same = token is not None and token.fingerprint == fingerprint and 0 <= token.limit <= PAGE_MAX
+    if token is None or not same or (page.keys() != {"token"} and _paged(page) != token.paged):
         refuse(
             "the token is not one of this search",
             "/page/token",
             fix="send `next_token` of the page before, and everything else as it was",
         )
-    return found[1]
+    return token
 
 
 def found_to_wire(search: Search, found: Found) -> bytes:
     """Write a page; what is known of an entity beyond its name stays here."""
     token = ""
     if found.last is not None:
-        token = base64.urlsafe_b64encode(orjson.dumps([search.fingerprint, found.last])).decode()
+        next_page = _Token(search.fingerprint, search.paged, search.limit, found.last)
+        token = base64.urlsafe_b64encode(orjson.dumps(list(next_page))).decode()
     return orjson.dumps({"page": {"next_token": token, "count": len(found.results)}, "results": list(found.results)})
 
 

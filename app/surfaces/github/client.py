@@ -28,6 +28,7 @@ from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
 from app.persistence.breaker import CircuitBreaker
 from app.surfaces.github.wire import Deployment, Event, PullRequest, too_large
+from app.trust import trust
 
 # The failure mode matrix, mode 14, within the ten seconds that GitHub waits for an answer.
 TRIES: Final = 3
@@ -467,8 +468,8 @@ def _token_of(reply: Reply) -> tuple[str, float]:
 
 def _trust(ca_file: Path | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
+        return trust(ca_file)
+    except OSError as error:
         raise FirewallError(
             Kind.INVALID_SETTINGS,
             f"the certificates for GitHub cannot be read: {getattr(error, 'strerror', None) or error}",

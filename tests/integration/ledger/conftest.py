@@ -6,7 +6,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
@@ -17,6 +17,7 @@ from sqlalchemy import URL
 
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.types import Effect, Mutation, Reason, Verdict
+from app.ledger.append import LedgerWriter
 from app.ledger.receipt import PendingDecision, SealedEntry, seal_decision
 from app.persistence.engine import parse_dsn
 
@@ -25,6 +26,27 @@ ALLOW = Verdict(Effect.ALLOW, (Reason("prod-replicas", "small-growth", Effect.AL
 DIGEST = "sha256:" + "0" * 64
 
 _numbers = itertools.count()
+# Longer than any machine takes: where no time is to run out, none does, however busy it is.
+PATIENT = 60.0
+
+
+@contextlib.contextmanager
+def deadline(writer: LedgerWriter, seconds: float) -> Iterator[None]:
+    """What is appended in the block has so long."""
+    before = writer._deadline
+    _told(writer, seconds)
+    try:
+        yield
+    finally:
+        _told(writer, before)
+
+
+def _told(writer: LedgerWriter, seconds: float) -> None:
+    # It looks at the line when the deadline of the first is over: of one that was longer, too late for those that follow.
+    if writer._alarm is not None:
+        writer._alarm.cancel()
+        writer._alarm = None
+    writer._deadline = seconds
 
 
 def make_entry(*, entry_id: UUID | None = None, size: int = 100) -> SealedEntry:

@@ -13,6 +13,7 @@ from app.ledger.append import LedgerWriter
 from app.ledger.read import LedgerReader
 from app.persistence.breaker import BreakerState, CircuitBreaker
 from app.persistence.engine import create_engine
+from tests.integration.ledger.conftest import PATIENT, deadline
 
 
 class Observed:
@@ -30,7 +31,7 @@ class Observed:
 @contextlib.asynccontextmanager
 async def writing(dsn, **options):
     # Retries without a pause: what is tested is what happens, not when.
-    made = LedgerWriter(dsn, **{"backoff": (0.0, 0.01), **options})
+    made = LedgerWriter(dsn, **{"backoff": (0.0, 0.01), "deadline": PATIENT, **options})
     await made.start()
     try:
         yield made
@@ -151,14 +152,15 @@ async def test_a_question_that_was_lost_is_asked_again(wire, reader, entry, faul
 
 async def test_when_nothing_moves_the_deadline_answers_and_it_recovers(wire, reader, entry, fault):
     observed = Observed()
-    async with writing(wire.dsn, deadline=1.0, observer=observed) as writer:
+    async with writing(wire.dsn, observer=observed) as writer:
         await writer.append(entry())
         wire.fault = fault.HANG
-        error = await refused(writer.append(entry()))
-        assert error.kind is Kind.TIMEOUT
-        assert error.retry_after
-        waiting = asyncio.create_task(writer.append(entry()))
-        assert (await refused(waiting)).kind is Kind.TIMEOUT
+        with deadline(writer, 1.0):
+            error = await refused(writer.append(entry()))
+            assert error.kind is Kind.TIMEOUT
+            assert error.retry_after
+            waiting = asyncio.create_task(writer.append(entry()))
+            assert (await refused(waiting)).kind is Kind.TIMEOUT
         wire.mended.set()
         await until(lambda: writer.waiting == 0)
         await writer.append(entry())
@@ -451,7 +453,8 @@ async def test_a_database_without_schema_is_unavailable_until_it_has_one(empty_d
         assert (await refused(writer.append(entry()))).kind is Kind.UNAVAILABLE
         await schema.apply(empty_database_dsn)
         await until(lambda: writer.connected)
-        assert await writer.append(entry()) == 0
+        with deadline(writer, PATIENT):
+            assert await writer.append(entry()) == 0
 
 
 async def test_a_writer_that_has_nothing_to_write_stops_no_migration(database_dsn, database, entry):
@@ -489,7 +492,8 @@ async def test_a_statement_that_nobody_waits_for_does_not_stay_in_the_server(dat
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND ltrim(query, E'\\n') LIKE 'WITH head%'"
     )
     async with writing(database_dsn, deadline=1.0, statement_timeout=3600) as writer:
-        await writer.append(entry())
+        with deadline(writer, PATIENT):
+            await writer.append(entry())
         async with database.transaction():
             await database.execute("SELECT 1 FROM ledger_head FOR UPDATE")
             assert (await refused(writer.append(entry()))).kind is Kind.TIMEOUT

@@ -20,6 +20,7 @@ from app.migrations import schema
 from app.persistence.breaker import CircuitBreaker
 from app.persistence.embedded import EmbeddedPostgres
 from app.persistence.engine import create_engine
+from tests.integration.ledger.conftest import PATIENT, deadline
 
 APPENDER = Path(__file__).with_name("appender.py")
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -123,14 +124,14 @@ async def test_a_killed_postgres_loses_nothing_that_was_acknowledged(state_direc
 async def test_a_stopped_backend_is_a_timeout_and_goes_on_later(state_directory, entry):
     with EmbeddedPostgres(state_directory) as server:
         await schema.apply(server.dsn)
-        writer = LedgerWriter(server.dsn, deadline=1.0)
+        writer = LedgerWriter(server.dsn, deadline=PATIENT)
         await writer.start()
         assert await writer.append(entry()) == 0
         assert writer._connection is not None
         backend = writer._connection.get_server_pid()
         os.kill(backend, signal.SIGSTOP)
         try:
-            with pytest.raises(FirewallError) as caught:
+            with deadline(writer, 1.0), pytest.raises(FirewallError) as caught:
                 await writer.append(entry())
             assert caught.value.kind is Kind.TIMEOUT
         finally:

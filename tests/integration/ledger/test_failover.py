@@ -16,11 +16,12 @@ from app.persistence.breaker import CircuitBreaker
 from app.persistence.embedded import EmbeddedPostgres
 from app.persistence.engine import create_engine, parse_dsn
 from bench.network import BreakingNetwork
+from tests.integration.ledger.conftest import PATIENT, deadline
 
 
 @contextlib.asynccontextmanager
 async def writing(dsn, *, number=1, **options):
-    made = {"backoff": (0.0, 0.01), "deadline": 60.0, **options}
+    made = {"backoff": (0.0, 0.01), "deadline": PATIENT, **options}
     writers = [
         LedgerWriter(dsn, breaker=CircuitBreaker(clock=time.monotonic, failures_to_open=10_000), **made)
         for _ in range(number)
@@ -168,7 +169,7 @@ async def fail_over(everywhere, wire, name):
 
 async def test_a_server_that_turns_read_only_is_left_and_nothing_is_said(database_dsn, database, entry):
     """A primary that was demoted under our connection: its refusal is no answer."""
-    async with writing(database_dsn, deadline=2.0) as (writer,):
+    async with writing(database_dsn) as (writer,):
         assert await writer.append(entry()) == 0
         await writer._connection.execute("SET default_transaction_read_only = on")
         # The next connection is one to a server that can be written to.
@@ -176,7 +177,7 @@ async def test_a_server_that_turns_read_only_is_left_and_nothing_is_said(databas
         name = await database.fetchval("SELECT current_database()")
         await database.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         await writer._connection.execute("SET default_transaction_read_only = on")
-        with pytest.raises(FirewallError) as caught:
+        with deadline(writer, 2.0), pytest.raises(FirewallError) as caught:
             await writer.append(entry())
         assert caught.value.kind is Kind.UNAVAILABLE
     assert len(await entries(database_dsn)) == 2

@@ -14,11 +14,12 @@ from app.ledger.read import LedgerReader
 from app.ledger.within import append_within
 from app.persistence.breaker import CircuitBreaker
 from app.persistence.engine import connect, create_engine
+from tests.integration.ledger.conftest import PATIENT, deadline
 
 
 @contextlib.asynccontextmanager
 async def writing(dsn, **options):
-    made = LedgerWriter(dsn, **{"backoff": (0.0, 0.01), "pooled": True, **options})
+    made = LedgerWriter(dsn, **{"backoff": (0.0, 0.01), "deadline": PATIENT, "pooled": True, **options})
     await made.start()
     try:
         yield made
@@ -140,7 +141,8 @@ async def test_a_statement_that_takes_too_long_is_given_up_and_cancelled(pooled_
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND ltrim(query, E'\\n') LIKE 'WITH head%'"
     )
     async with writing(pooled_dsn, deadline=1.0, statement_timeout=3600) as writer:
-        await writer.append(entry())
+        with deadline(writer, PATIENT):
+            await writer.append(entry())
         async with database.transaction():
             await database.execute("SELECT 1 FROM ledger_head FOR UPDATE")
             with pytest.raises(FirewallError) as caught:

@@ -21,6 +21,9 @@ from app.persistence.engine import create_engine
 from app.policies.load import check_documents
 from app.service.decide import Decision, DecisionService, Outcome
 
+# Longer than any machine takes.
+PATIENT = 60.0
+
 WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 
 
@@ -110,8 +113,9 @@ class Replica:
 
     def __init__(self, dsn: str, *documents: Mapping[str, Any], **budgets: Any) -> None:
         self.engine = create_engine(dsn)
-        self.writer = LedgerWriter(dsn)
-        self.budgets = CountingBudgets(self.engine, **budgets)
+        # No time is to run out where a test is not about that, however busy the machine is.
+        self.writer = LedgerWriter(dsn, deadline=PATIENT)
+        self.budgets = CountingBudgets(self.engine, **{"deadline": PATIENT, **budgets})
         self.policy_set = compiled(*documents)
         self.ahead = timedelta()
         self.counted: list[Effect] = []

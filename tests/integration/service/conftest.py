@@ -25,6 +25,14 @@ from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "policies" / "starter"
+# How fast this machine is while the tests run must not decide what they see.
+UNHURRIED = {
+    "MFW_SHEDDING__ENABLED": "false",
+    "MFW_LEDGER__DEADLINE_SECONDS": "60",
+    "MFW_DATABASE__CONNECT_TIMEOUT_SECONDS": "60",
+    "MFW_EXT_AUTHZ__TIMEOUT_SECONDS": "60",
+    "MFW_HTTP__REQUEST_TIMEOUT_SECONDS": "120",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +123,7 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
         "MFW_LIMITS__BURST": "100000",
         "MFW_LIMITS__FAILURES_PER_MINUTE_PER_IP": "100000",
         "MFW_LOGGING__LEVEL": "warning",
-        # How fast this machine is while the tests run must not decide what they see.
-        "MFW_SHEDDING__ENABLED": "false",
+        **UNHURRIED,
         **overrides,
     }
     if keys is None:

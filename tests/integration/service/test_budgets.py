@@ -26,7 +26,7 @@ from app.ledger.receipt import PendingDecision, seal_decision
 from app.ledger.uses import SKEW_MAX, SWEEP_ROWS
 from app.persistence.breaker import FAILURES_TO_OPEN, RECOVERY, CircuitBreaker
 from tests.integration.ledger.conftest import Fault, Wire
-from tests.integration.service.budgeted import WHO, Replica, budget, mutation, policy
+from tests.integration.service.budgeted import PATIENT, WHO, Replica, budget, mutation, policy
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = Path(__file__).with_name("budgeted.py")
@@ -318,16 +318,18 @@ async def test_only_so_many_wait_in_all(database_dsn, database):
 
 
 async def test_a_lock_that_is_not_to_be_had_is_a_timeout_and_then_all_is_well(database_dsn, database):
-    async with Replica(database_dsn, policy(budget()), deadline=3.0) as replica:
+    async with Replica(database_dsn, policy(budget())) as replica:
         async with database.transaction():
             await replica.decide()
             row = await database.fetchrow("SELECT key FROM budget_uses")
             await database.execute(
                 "SELECT pg_advisory_xact_lock($1)", int.from_bytes(row["key"][:8], "big", signed=True)
             )
+            replica.budgets._deadline = 1.0
             waiting = asyncio.create_task(replica.decide())
             behind = asyncio.create_task(replica.decide())
             first, second = await refused(waiting), await refused(behind)
+            replica.budgets._deadline = PATIENT
             # The one that had the place was too late; who waited for it was never let in, or too late as well.
             assert first.kind is Kind.TIMEOUT
             assert second.kind in {Kind.OVERLOADED, Kind.TIMEOUT}

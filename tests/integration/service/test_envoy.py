@@ -64,7 +64,6 @@ def settings(folder) -> dict[str, str]:
         "MFW_POLICIES__DIRECTORY": str(folder / "policies"),
         "MFW_EXT_AUTHZ__MAPPING": str(folder / "mapping.yaml"),
         "MFW_EXT_AUTHZ__GRPC_PORT": str(free_port()),
-        "MFW_LEDGER__DEADLINE_SECONDS": "1",
     }
 
 

@@ -90,7 +90,6 @@ def settings(folder: Path) -> dict[str, Any]:
     return {
         "MFW_POLICIES__DIRECTORY": str(folder / "policies"),
         "MFW_EXT_AUTHZ__MAPPING": str(folder / "mapping.yaml"),
-        "MFW_LEDGER__DEADLINE_SECONDS": "1",
     }
 
 

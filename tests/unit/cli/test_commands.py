@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
@@ -67,6 +68,20 @@ class TestRoot:
         result = run("--version")
         assert result.exit_code == 0
         assert result.output == f"mutation-firewall {version('mutation-firewall')}\n"
+
+    def test_every_number_has_two_limits(self):
+        # One that has the lower one alone may be infinite, or no number.
+        def numbers(command):
+            for below in getattr(command, "commands", {}).values():
+                yield from numbers(below)
+            yield from ((command.name, one) for one in command.params if one.type_descriptor.annotation is float)
+
+        found = list(numbers(typer.main.get_command(app)))
+        assert len(found) > 10
+        assert [(name, one.name) for name, one in found if one.min is None or one.max is None] == []
+        refused = run("ledger", "replay", "--max-lag-seconds", "nan")
+        assert refused.exit_code == ExitCode.USAGE
+        assert "--max-lag-seconds" in refused.output
 
     @pytest.mark.parametrize(
         "command",

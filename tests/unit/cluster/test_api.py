@@ -1,6 +1,5 @@
 """What is sent to an API server, and what its answers are in our words."""
 
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 
 from app.cluster.api import Access, KubernetesApi
 from app.errors import FirewallError, Kind
-from tests.certificates import serving, strict_by_default
 
 
 def api(
@@ -115,14 +113,3 @@ def test_a_pod_knows_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(FirewallError) as caught:
         Access.in_cluster({})
     assert caught.value.kind is Kind.INVALID_SETTINGS
-
-
-async def test_an_authority_without_key_identifiers_is_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = strict_by_default(monkeypatch)
-    (tmp_path / "ca.crt").write_bytes(serving().authority)
-    await KubernetesApi(Access("https://kubernetes", tmp_path / "token", tmp_path / "ca.crt"))._opened().aclose()
-    (context,) = made
-    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

@@ -103,6 +103,9 @@ async def test_only_a_good_answer_that_says_so_is_kept(status: int, kept: bytes)
         ((b"x-request-id", b""),),
         ((b"x-request-id", b"a b"),),
         ((b"x-request-id", b"a\n"),),
+        ((b"x-request-id", b'"a"'),),
+        ((b"x-request-id", b"${a}"),),
+        ((b"x-request-id", b"<a>"),),
         ((b"x-request-id", b"x" * 129),),
         ((b"x-request-id", "ä".encode()),),
         ((b"x-request-id", b"one"), (b"x-request-id", b"two")),
@@ -144,10 +147,16 @@ async def test_another_traceparent_is_none(parents: list[str]) -> None:
     assert "trace_id" not in around.events[0]
 
 
+@pytest.mark.parametrize("sent", [b"Root=1-67891233-abcdef", b"kX9/a+b==", b"urn:uuid:7", b"|4bf9.1.", b"me@host,2"])
+async def test_what_gateways_make_comes_back(sent: bytes) -> None:
+    around = await Around(answers)(scope((b"x-request-id", sent)))
+    assert around.headers[b"x-request-id"] == sent
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"x-request-id", b"traceparent"]), st.binary(max_size=140)), max_size=3))
 async def test_no_header_breaks_it(headers: list[tuple[bytes, bytes]]) -> None:
     around = await Around(answers)(scope(*headers))
-    assert re.fullmatch(rb"[A-Za-z0-9._-]{1,128}", around.headers[b"x-request-id"])
+    assert re.fullmatch(rb"[A-Za-z0-9._~:/+=@|,-]{1,128}", around.headers[b"x-request-id"])
 
 
 async def test_one_event_tells_the_request() -> None:

@@ -31,6 +31,24 @@ def test_wrong_usage_is_2(arguments):
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize("option", ["--wait", "--lock-timeout", "--statement-timeout"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e400", "86401", "soon"])
+def test_a_time_that_never_ends_is_none(option, text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        apply.main(["--database-url", "postgresql://u@h/d", f"{option}={text}"])
+    assert ended.value.code == command_line.EXIT_USAGE
+    said = capsys.readouterr().err
+    assert f"argument {option}: `{text}` is no number of seconds from" in said
+
+
+@pytest.mark.parametrize("option", ["--lock-timeout", "--statement-timeout"])
+@pytest.mark.parametrize("text", ["0", "0.0001"])
+def test_what_postgresql_takes_for_no_limit_is_refused(option, text):
+    with pytest.raises(SystemExit) as ended:
+        rollback.main(["0001", "--database-url", "postgresql://u@h/d", option, text])
+    assert ended.value.code == command_line.EXIT_USAGE
+
+
 @pytest.mark.parametrize("command", [apply, status])
 def test_without_a_database_the_answer_names_the_variable(command, capsys):
     assert command.main([]) == command_line.EXIT_USAGE

@@ -814,6 +814,12 @@ class TestReference:
             assert not variable.meaning.endswith("."), variable.name
             assert "None" not in variable.type, variable.name
 
+    @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+    def test_a_number_that_is_none_is_refused_by_its_name(self, text):
+        numbers = {variable.name for variable in variables() if variable.type.startswith("number")}
+        assert len(numbers) > 20
+        assert numbers <= problems(dict.fromkeys(numbers, text) | DEVELOPMENT).keys()
+
     def test_numbers_say_their_limits(self):
         said = {variable.name: variable.type for variable in variables()}
         assert said["MFW_HTTP__PORT"] == "whole number, 0 to 65535"

@@ -41,6 +41,8 @@ _TABLES: Final[Mapping[str, Mapping[str, Mapping[str, tuple[int, str]]]]] = {
             "path": (4, "string"),
             "host": (5, "string"),
             "scheme": (6, "string"),
+            "query": (7, "string"),
+            "fragment": (8, "string"),
             "size": (9, "int64"),
             "protocol": (10, "string"),
             "body": (11, "string"),

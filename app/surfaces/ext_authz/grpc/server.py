@@ -213,6 +213,13 @@ def _http_of(content: bytes) -> Any:
         raise FirewallError(Kind.MALFORMED, "the message is not a CheckRequest") from None
     if (http.headers and http.HasField("header_map")) or (http.body and http.raw_body):
         raise FirewallError(Kind.MALFORMED, "the request has its headers or its body twice", fix="send one of the two")
+    # Envoy leaves both empty: all of it is in the path. What another sender means by them nobody would be asked about.
+    if http.fragment or http.query not in {"", http.path.partition("?")[2]}:
+        raise FirewallError(
+            Kind.MALFORMED,
+            "the request has a query or a fragment that is not in its path",
+            fix="send all of it in `path`, as Envoy does",
+        )
     return http
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 from app.edge.authn import JwksKeys, http_jwks, jwks
 from app.edge.authn.jwks import Fetched, FetchError
-from tests.certificates import serving, strict_by_default
 
 # RFC 7515, appendix A.3.1, its public part.
 KEY = {
@@ -143,19 +141,3 @@ async def test_nobody_is_led_away_from_https(
         assert len(asked) == 1
     else:
         assert (await fetch()).keys == [KEY]
-
-
-def test_an_authority_of_ones_own_need_not_name_key_identifiers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = strict_by_default(monkeypatch)
-    (tmp_path / "ca.crt").write_bytes(serving().authority)
-    http_jwks(url="https://kubernetes/openid/v1/jwks", ca_file=tmp_path / "ca.crt")
-    http_jwks(url="https://issuer.example/jwks")
-    own, public = made
-    assert (own.verify_flags & ssl.VERIFY_X509_STRICT, own.verify_mode, own.check_hostname) == (
-        0,
-        ssl.CERT_REQUIRED,
-        True,
-    )
-    assert public.verify_flags & ssl.VERIFY_X509_STRICT

@@ -243,10 +243,21 @@ def test_a_token_is_for_the_search_that_it_came_from():
     assert answer["page"]["count"] == 1
     token = answer["page"]["next_token"]
     assert search_of(changed(page={"limit": 1, "token": token}), Wanted.ACTION).after == "a"
+    # As in the example of section 8.2.3: what is left out is as it was.
+    for page in ({"token": token}, {"limit": 1, "token": token}):
+        found = search_of(changed(page=page), Wanted.ACTION)
+        assert (found.after, found.limit, found.fingerprint, found.paged) == (
+            "a",
+            1,
+            search.fingerprint,
+            search.paged,
+        )
     assert search_of(changed(page={"limit": 1, "token": ""}), Wanted.ACTION).after is None
     for tree, wanted in (
         (changed(page={"limit": 2, "token": token}), Wanted.ACTION),
+        (changed(page={"token": token, "properties": {}}), Wanted.ACTION),
         (changed(page={"limit": 1, "token": token}, context={}), Wanted.ACTION),
+        (changed(page={"token": token}, context={}), Wanted.ACTION),
         (changed(page={"limit": 1, "token": token}), Wanted.RESOURCE),
         (changed(page={"limit": 1, "token": "!"}), Wanted.ACTION),
         (changed(page={"limit": 1, "token": "W10="}), Wanted.ACTION),

@@ -95,6 +95,8 @@ async def test_fields_have_the_numbers_that_envoy_publishes():
             field(4, "/p?q"),
             field(5, "h"),
             field(6, "https"),
+            field(7, "q"),
+            field(8, "f"),
             b"\x48\x05",  # 9: size, a varint
             field(10, "HTTP/2"),
             field(11, "text"),
@@ -104,6 +106,7 @@ async def test_fields_have_the_numbers_that_envoy_publishes():
     request = CheckRequest.FromString(field(1, source + field(4, field(2, http)) + extensions))
     found = request.attributes.request.http
     assert (found.id, found.method, found.path, found.host, found.scheme) == ("id", "POST", "/p?q", "h", "https")
+    assert (found.query, found.fragment) == ("q", "f")
     assert (found.size, found.protocol, found.body, dict(found.headers)) == (5, "HTTP/2", "text", {"x-a": "b"})
     raw = field(12, b"\xff") + field(13, field(1, field(1, "x-a") + field(3, b"b")))
     found = CheckRequest.FromString(field(1, field(4, field(2, raw)))).attributes.request.http
@@ -127,6 +130,21 @@ async def test_fields_have_the_numbers_that_envoy_publishes():
     assert refused.SerializeToString() == expected
     assert HealthCheckResponse(status=1).SerializeToString() == b"\x08\x01"
     assert HealthCheckRequest.FromString(field(1, "s")).service == "s"
+
+
+@pytest.mark.parametrize(("query", "fragment", "runs"), [("b=c", "", True), ("b=d", "", False), ("", "f", False)])
+async def test_what_is_asked_is_in_the_path(query, fragment, runs):
+    request = CheckRequest.FromString(message())
+    request.attributes.request.http.query, request.attributes.request.http.fragment = query, fragment
+    seen = []
+
+    async def app(scope, _receive, send):
+        seen.append(scope["query_string"])
+        await send({"type": "http.response.start", "status": 403, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"status": 403}'})
+
+    assert denied(await server(app).check(request.SerializeToString(), Context())) == (403 if runs else 400)
+    assert seen == ([b"b=c"] if runs else [])
 
 
 async def test_a_check_is_the_request_that_it_describes():
