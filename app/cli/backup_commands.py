@@ -29,7 +29,10 @@ def backup_create(
         ),
     ] = False,
     wait: Annotated[
-        float, typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait for a database that is away.")
+        float,
+        typer.Option(
+            "--wait", min=0, max=86_400, metavar="SECONDS", help="How long to wait for a database that is away."
+        ),
     ] = 0,
     as_json: Json = False,
 ) -> None:
