@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from app.background import ended
 from app.cluster.accounts import ServiceAccounts
 from app.cluster.api import Access, KubernetesApi
 from app.cluster.canary import CanaryFlight
@@ -509,7 +510,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 opened.push_async_callback(grpc_checks.stop, max(1.0, settings.http.shutdown_grace_seconds - 5.0))
             health.started = True
             watching = asyncio.create_task(health.watch(), name="health")
-            opened.push_async_callback(_ended, watching)
+            opened.push_async_callback(ended, watching)
             yield {"drain": Drain(begin_draining, settings.http.drain_seconds), DOOR: door, "tls": certificate}
             health.draining = True
 
@@ -781,12 +782,6 @@ def _grpc_checks(settings: Settings, app: ASGIApp, *, ready: Callable[[], Awaita
         timeout_seconds=gateways.timeout_seconds,
         ready=ready,
     )
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 @contextlib.contextmanager

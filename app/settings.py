@@ -47,6 +47,7 @@ TEST_VARIABLES: Final = frozenset(
         "MFW_INDEX_CASES",
         "MFW_REQUIRE_ALL",
         "MFW_SHARING_CASES",
+        "MFW_TEST_CONTAINER_NETWORK",
         "MFW_TEST_CRASHES",
         "MFW_TEST_CRASH_FACTOR",
         "MFW_TEST_DATABASE",

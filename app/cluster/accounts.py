@@ -7,12 +7,12 @@ without a word is noticed. What has not been confirmed for too long is not known
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
+from app.background import ended, spread
 from app.core.types import JsonObject
 from app.errors import FirewallError, Kind
 
@@ -25,7 +25,6 @@ BACKOFF: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # What a start waits for at the most; after that service accounts are unknown until they are read.
 START_SECONDS: Final = 5.0
 
-_random: Final = random.Random()  # noqa: S311 - to spread replicas, not a secret
 _log: Final = logging.getLogger("mfw.accounts")
 
 
@@ -84,10 +83,7 @@ class ServiceAccounts:
     async def stop(self) -> None:
         """End following."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
         await self._api.close()
 
     def report(self) -> tuple[bool, str]:
@@ -115,7 +111,7 @@ class ServiceAccounts:
             if not again:
                 _log.warning("service accounts not followed", extra={"fields": {"error": self._fault}})
                 pause = self._backoff[min(failures, len(self._backoff) - 1)]
-                await asyncio.sleep(pause * (0.8 + 0.2 * _random.random()))
+                await asyncio.sleep(spread(pause))
             failures += 1
 
     async def _list(self) -> str:

@@ -4,13 +4,12 @@ Each replica does so for itself: one small request a minute needs no election, a
 """
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
+from app.background import ended, spread
 from app.cluster.api import Reply
 from app.core.admission.canary import NONCE_BYTES, Canary, flown
 from app.core.types import JsonObject
@@ -20,7 +19,6 @@ from app.observability.metrics import CanaryResult
 # Looks that may fail before health says so: an API server that is rolled out is away for a moment.
 _LATE: Final = 3
 
-_random: Final = random.Random()  # noqa: S311 - to spread replicas, not a secret
 _log: Final = logging.getLogger("mfw.canary")
 
 
@@ -71,10 +69,7 @@ class CanaryFlight:
     async def stop(self) -> None:
         """End, and close the connections."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
         await self._api.close()
 
     def report(self) -> tuple[bool, str]:
@@ -124,5 +119,4 @@ class CanaryFlight:
                 await self.send()
             except Exception:  # noqa: BLE001 - INVARIANT: it goes on whatever happens to one
                 _log.exception("canary not sent")
-            # Not all replicas at the same moment.
-            await asyncio.sleep(self._every_seconds * (0.8 + 0.2 * _random.random()))
+            await asyncio.sleep(spread(self._every_seconds))

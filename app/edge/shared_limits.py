@@ -7,13 +7,13 @@ anybody's bucket.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Final, Protocol
 
+from app.background import ended
 from app.core.quota import Limit, RouteClass
 from app.edge.limits import MAX_BUCKETS, Allowance, TokenBuckets
 from app.errors import FirewallError
@@ -91,11 +91,8 @@ class StoreLink:
 
     async def stop(self) -> None:
         """End the task and the connections."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        task, self._task = self._task, None
+        await ended(task)
         await self.store.close()
 
     async def announce(self) -> None:

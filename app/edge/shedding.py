@@ -12,7 +12,6 @@ import asyncio
 import logging
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Mapping
 from enum import IntEnum
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.background import chance
 from app.edge.context import SAFE_HEADERS, fresh_request_id
 from app.errors import Kind
 
@@ -64,9 +64,6 @@ _LAG_WEIGHT: Final = 0.2
 _LAG_EXHAUSTED: Final = 4.0
 
 _log: Final = logging.getLogger("mfw.load")
-
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread retries, no secret
 
 
 class Priority(IntEnum):
@@ -277,7 +274,7 @@ class Door:
         problem_type: str,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        chance: Callable[[], float] = _random.random,
+        chance: Callable[[], float] = chance,
     ) -> None:
         self.clock = clock
         # Each connection ends with its next refusal.

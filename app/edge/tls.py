@@ -5,7 +5,6 @@ does not fit, and keeps every client authority that it ever read.
 """
 
 import asyncio
-import contextlib
 import logging
 import ssl
 import time
@@ -19,6 +18,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from app.background import ended
 from app.core.tls_files import TlsFiles
 from app.errors import FirewallError, Kind
 
@@ -108,10 +108,7 @@ class ServingCertificate:
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
 
     def report(self) -> tuple[bool, str]:
         """Tell whether all is well, and when the certificate ends."""

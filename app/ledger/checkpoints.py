@@ -20,7 +20,6 @@ between any two steps leaves either nothing or the whole.
 import asyncio
 import logging
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from uuid import UUID
 
 import asyncpg
 
+from app.background import chance
 from app.core.merkle import Growth, grow, root, tiles_for_root
 from app.core.notes import Checkpoint, Note, NoteSignature, parse_note
 from app.core.tiles import HASH_BYTES
@@ -114,9 +114,6 @@ _WHAT_NOW: Final = "do not restart it away: docs/ledger.md, `When signing is ref
 
 _log: Final = logging.getLogger("mfw.checkpoints")
 
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread looks, no secret
-
 
 class NotaryState(StrEnum):
     """How the tree and its checkpoints do, as this replica knows."""
@@ -196,7 +193,7 @@ class Notary:
         observer: Observer | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = _random.random,
+        jitter: Callable[[], float] = chance,
         backoff: Sequence[float] = BACKOFF,
     ) -> None:
         self._connect = connect

@@ -3,7 +3,6 @@
 One transaction appends the entry that says so, writes down why, and deletes the record and what the index had of it.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from app.errors import FirewallError, Kind
 from app.ledger.read import Erasure, archived_at
 from app.ledger.receipt import EntryKind, SealedEntry
 from app.ledger.within import append_within
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import (
     ledger_entries,
     ledger_erasures,
@@ -53,16 +52,8 @@ Seal = Callable[[int], SealedEntry]
 class RecordEraser:
     """Erases records through an engine. Raises FirewallError (UNAVAILABLE, TIMEOUT) when the database fails."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        observer: Observer | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
-        self._clock = clock
+    def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def erase(self, id: UUID, *, reason: str, by: str, at: datetime, seal: Seal) -> Erased:  # noqa: A002 - its name
         """Erase the record of the entry with an id; where that was done before, say so and change nothing.
@@ -70,9 +61,7 @@ class RecordEraser:
         Raises FirewallError: NOT_FOUND, CONFLICT for a kind that is not erased, and for a record that is not in the
         database.
         """
-        async with transaction(
-            self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock
-        ) as connection:
+        async with self._transaction() as connection:
             await connection.execute(_TURN)
             entry = (await connection.execute(sa.select(ledger_entries).where(ledger_entries.c.id == id))).one_or_none()
             if entry is None:

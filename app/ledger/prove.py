@@ -4,10 +4,9 @@ Everything that goes into a proof is read by one transaction, and the proof is v
 does not hold would accuse the log of what its database has lost.
 """
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -26,7 +25,7 @@ from app.core.merkle import (
 from app.core.notes import LogProof, parse_note
 from app.core.tiles import TileId
 from app.errors import FirewallError, Kind
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import ledger_checkpoints, ledger_entries, ledger_head, ledger_tiles, ledger_tree
 
 # Seconds. A checkpoint is signed at most every second.
@@ -76,8 +75,7 @@ class Prover:
     """
 
     def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def inclusion(self, index: int, *, size: int | None = None) -> InclusionProof:
         """Prove an entry, in the tree of the newest checkpoint unless a size is named.
@@ -140,9 +138,6 @@ class Prover:
         except FirewallError as error:
             raise _damaged(error) from error
         return ConsistencyProof(old, wanted, before, after, tuple(proof), None if signed is None else signed.note)
-
-    def _transaction(self) -> Any:
-        return transaction(self._engine, operation=_OPERATION, observer=self._observer, clock=time.perf_counter)
 
 
 async def _size(connection: AsyncConnection) -> int:

@@ -1,6 +1,5 @@
 """What of the ledger anyone may verify: the signed checkpoint, tiles of hashes, bundles of receipts."""
 
-import time
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -8,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.tiles import HASH_BYTES, BundleId, TileId, encode_bundle
 from app.errors import FirewallError, Kind
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import ledger_checkpoints, ledger_entries, ledger_tiles
 
 # What the table holds; a path may name more levels than any tree has.
@@ -22,8 +21,7 @@ class PublishedLedger:
     """
 
     def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
+        self._transaction = Transactions(engine, operation="ledger_read", observer=observer)
 
     async def checkpoint(self) -> bytes:
         """The newest checkpoint: a signed note, with the cosignatures that came in so far."""
@@ -75,9 +73,7 @@ class PublishedLedger:
         return encode_bundle([bytes(row.receipt) for row in found])
 
     async def _rows(self, statement: "sa.Select[Any]") -> "list[sa.Row[Any]]":
-        async with transaction(
-            self._engine, operation="ledger_read", observer=self._observer, clock=time.monotonic
-        ) as connection:
+        async with self._transaction() as connection:
             return list(await connection.execute(statement))
 
 

@@ -8,9 +8,7 @@ nothing that was erased comes back.
 """
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -23,10 +21,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.background import chance, ended
 from app.core.canonical import canonical
 from app.core.types import Effect
 from app.errors import FirewallError, Kind
-from app.persistence.engine import DATABASE_ERRORS, Observer, Unobserved, transaction, translate
+from app.persistence.engine import DATABASE_ERRORS, Observer, Transactions, translate
 from app.persistence.tables import ledger_head, ledger_search, ledger_search_progress
 
 # Seconds between two looks at a ledger that does not grow: what was decided is found within a second.
@@ -54,8 +53,6 @@ _INDEX_BYTES: Final = 8
 _OPERATION: Final = "search"
 
 _log: Final = logging.getLogger("mfw.search")
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread polls, no secret
 
 _LAG: Final = sa.select(
     sa.select(ledger_head.c.next_index).scalar_subquery().label("size"),
@@ -200,16 +197,8 @@ class Page:
 class DecisionIndex:
     """The index, to search in. Every method raises FirewallError (UNAVAILABLE, TIMEOUT) when the database fails."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        observer: Observer | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
-        self._clock = clock
+    def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def page(self, wanted: Wanted, *, limit: int, before: int | None = None) -> Page:
         """Up to `limit` decisions that fit, the newest first, each with an index lower than `before`."""
@@ -217,9 +206,7 @@ class DecisionIndex:
             "since": None if wanted.since is None else max(wanted.since, _FIRST + OVERLAP) - OVERLAP,
             "until": None if wanted.until is None else min(wanted.until, _LAST - OVERLAP) + OVERLAP,
         }
-        async with transaction(
-            self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock
-        ) as connection:
+        async with self._transaction() as connection:
             await connection.execute(_CUSTOM_PLANS)
             bounds = (await connection.execute(_BOUNDS, times)).one()
             ends = [end for end in (before, bounds.end) if end is not None]
@@ -292,14 +279,14 @@ class Indexer:
         slice_max: int = SLICE_MAX,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        jitter: Callable[[], float] = _random.random,
+        jitter: Callable[[], float] = chance,
     ) -> None:
         self._engine = engine
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._slice_max = slice_max
         self._slice = slice_max
-        self._observer = observer or Unobserved()
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer, clock=clock)
         self._clock = clock
         self._jitter = jitter
         self._lag = 0
@@ -318,10 +305,7 @@ class Indexer:
     async def stop(self) -> None:
         """End following; a slice that is under way is rolled back and done again by the next one."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
 
     async def step(self) -> bool:
         """Index one slice where it is our turn; False where there was nothing to do, or another replica does it.
@@ -332,9 +316,7 @@ class Indexer:
             return False
         started = self._clock()
         try:
-            async with transaction(
-                self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock
-            ) as connection:
+            async with self._transaction() as connection:
                 start = (await connection.execute(_TURN)).scalar_one_or_none()
                 if start is None:
                     return False

@@ -1,6 +1,5 @@
 """The tree of the ledger at rest: its tiles, read and written for many at once, its size, and what was signed of it."""
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.core.merkle import Growth, Reader
 from app.core.tiles import TileId
 from app.errors import FirewallError, Kind
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import ledger_checkpoints, ledger_tree
 
 _READ: Final = """
@@ -65,8 +64,7 @@ class TileStore:
     """
 
     def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def read(self, tiles: Collection[TileId]) -> dict[TileId, bytes]:
         """The tiles that are there, in one query. One may be wider than asked for: it has grown since."""
@@ -99,9 +97,6 @@ class TileStore:
             note=bytes(row.note),
             cosignatures=bytes(row.cosignatures),
         )
-
-    def _transaction(self) -> Any:
-        return transaction(self._engine, operation=_OPERATION, observer=self._observer, clock=time.perf_counter)
 
 
 async def read_places(connection: "asyncpg.Connection[Any]", tiles: Collection[TileId]) -> dict[Place, bytes]:

@@ -3,7 +3,7 @@
 For what happens rarely. A decision goes through `append.py`, which shares one commit among many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,3 +25,12 @@ async def append_within(connection: AsyncConnection, entries: Sequence[SealedEnt
     if first is None:
         raise FirewallError(Kind.UNAVAILABLE, "the ledger has no head; restore the database")
     return first
+
+
+def appending(entry: SealedEntry) -> Callable[[AsyncConnection], Awaitable[int]]:
+    """What appends one entry within whatever transaction it is given, and gives its index."""
+
+    async def append(connection: AsyncConnection) -> int:
+        return await append_within(connection, [entry])
+
+    return append

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,7 +20,7 @@ from app.core.tiles import TileId
 from app.core.witnessing import ADD_CHECKPOINT, SIZE_MEDIA_TYPE, Submission, WitnessAddress
 from app.errors import FirewallError
 from app.persistence.breaker import CircuitBreaker
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import ledger_checkpoints
 
 # Seconds for one request, its connection included. A witness syncs a file and signs.
@@ -107,8 +107,7 @@ class CosignatureStore:
     """Keeps cosignatures beside the checkpoint that they are of. Raises FirewallError (UNAVAILABLE, TIMEOUT)."""
 
     def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
+        self._transaction = Transactions(engine, operation="cosignatures", observer=observer)
 
     async def keep(self, checkpoint: Published, cosignature: NoteSignature) -> None:
         """Add one, in the place of an older one by the same key; a checkpoint that was thinned out needs none."""
@@ -129,9 +128,6 @@ class CosignatureStore:
         async with self._transaction() as connection:
             found = await connection.scalar(sa.select(sa.func.max(ledger_checkpoints.c.size)))
         return int(found or 0)
-
-    def _transaction(self) -> Any:
-        return transaction(self._engine, operation="cosignatures", observer=self._observer, clock=time.monotonic)
 
 
 class Witnesses:

@@ -4,7 +4,7 @@ import ipaddress
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,7 +19,7 @@ from app.core.api_key import SECRET_BYTES, generate, hash_key
 from app.core.networks import networks_of
 from app.core.principal import SCOPES_OF, AccessScope, Role, roles_named, scopes_named, scopes_of, subject_patterns
 from app.errors import FirewallError, Kind
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import api_keys
 
 NAME_CHARACTERS_MAX: Final = 200
@@ -107,12 +107,9 @@ class ApiKeyStore:
         engine: AsyncEngine,
         *,
         observer: Observer | None = None,
-        clock: Callable[[], float] = time.perf_counter,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
-        self._clock = clock
+        self._transaction = Transactions(engine, operation=_OTHER, observer=observer)
         self._entropy = entropy
 
     async def create(
@@ -249,7 +246,7 @@ class ApiKeyStore:
 
     async def list_all(self) -> tuple[StoredApiKey, ...]:
         """Every key there ever was, oldest first."""
-        async with self._transaction(_OTHER) as connection:
+        async with self._transaction() as connection:
             return tuple(key for key, _ in await _all(connection))
 
     async def page(
@@ -263,12 +260,12 @@ class ApiKeyStore:
         if after is not None:
             before = sa.select(api_keys.c.created_at, api_keys.c.id).where(api_keys.c.id == after)
             statement = statement.where(place > before.scalar_subquery())
-        async with self._transaction(_OTHER) as connection:
+        async with self._transaction() as connection:
             return tuple(_stored(row) for row in await connection.execute(statement))
 
     async def get(self, id: UUID) -> StoredApiKey:  # noqa: A002 - the column's name
         """One key, whatever became of it. Raises FirewallError (NOT_FOUND)."""
-        async with self._transaction(_OTHER) as connection:
+        async with self._transaction() as connection:
             row = (await connection.execute(sa.select(api_keys).where(api_keys.c.id == id))).one_or_none()
         if row is None:
             raise _unknown(id)
@@ -314,15 +311,12 @@ class ApiKeyStore:
             .where(api_keys.c.id == sent.c.id)
             .where(api_keys.c.last_used_at.is_(None) | (api_keys.c.last_used_at <= sent.c.used_at - USE_RESOLUTION))
         )
-        async with self._transaction(_OTHER) as connection:
+        async with self._transaction() as connection:
             await connection.execute(statement)
-
-    def _transaction(self, operation: str) -> AbstractAsyncContextManager[AsyncConnection]:
-        return transaction(self._engine, operation=operation, observer=self._observer, clock=self._clock)
 
     @asynccontextmanager
     async def _changing(self) -> AsyncIterator[AsyncConnection]:
-        async with self._transaction(_OTHER) as connection:
+        async with self._transaction() as connection:
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             yield connection
 

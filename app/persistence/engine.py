@@ -2,8 +2,9 @@
 
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import StrEnum
 from functools import partial
 from typing import Any, Protocol, assert_never
@@ -292,6 +293,31 @@ async def transaction(
         raise translate(error) from error
     finally:
         observer.timed(operation, clock() - started)
+
+
+class Transactions:
+    """What opens transactions through one engine, each timed under the name of an operation."""
+
+    __slots__ = ("_clock", "_engine", "_observer", "_operation")
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        operation: str,
+        observer: Observer | None = None,
+        clock: "Clock" = time.perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._operation = operation
+        self._observer = observer or Unobserved()
+        self._clock = clock
+
+    def __call__(self, operation: str | None = None) -> AbstractAsyncContextManager[AsyncConnection]:
+        """One transaction, as `transaction` has it, under another name if one is given."""
+        return transaction(
+            self._engine, operation=operation or self._operation, observer=self._observer, clock=self._clock
+        )
 
 
 class Clock(Protocol):

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import asyncpg
 
+from app.background import chance
 from app.persistence.engine import DATABASE_ERRORS
 
 # Seconds. A listening connection hears nothing for days: a firewall in between may have forgotten it.
@@ -16,9 +16,6 @@ KEEP_ALIVE_SECONDS: Final = 60.0
 RECONNECT_SECONDS: Final = 0.2
 
 _log: Final = logging.getLogger("mfw.persistence")
-
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread attempts, no secret
 
 
 # Opens a connection of its own; None where there is none to be had (a pooler in transaction mode).
@@ -31,7 +28,7 @@ async def listen(
     channel: str,
     wake: asyncio.Event,
     retry_seconds: float,
-    jitter: Callable[[], float] = _random.random,
+    jitter: Callable[[], float] = chance,
 ) -> None:
     """Set `wake` at each notification, until cancelled; without a connection, try again after `retry_seconds`.
 

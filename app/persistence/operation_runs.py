@@ -1,17 +1,15 @@
 """What jobs leave behind of their runs, and what the service shows of the latest ones."""
 
-import time
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import operation_runs
 
 # Runs that are kept of each operation: a year of daily ones.
@@ -61,8 +59,7 @@ class OperationRuns:
     """The runs of jobs. Every method raises FirewallError (UNAVAILABLE, TIMEOUT) when the database fails."""
 
     def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def begin(self, operation: Operation, *, details: Mapping[str, Any]) -> Run:
         """Say that a run began; old ones are forgotten."""
@@ -138,9 +135,6 @@ class OperationRuns:
         async with self._transaction() as connection:
             row = (await connection.execute(statement)).one_or_none()
         return None if row is None else _run(row)
-
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return transaction(self._engine, operation=_OPERATION, observer=self._observer, clock=time.monotonic)
 
 
 def _run(row: "sa.Row[Any]") -> Run:

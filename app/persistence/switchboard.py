@@ -4,14 +4,13 @@ INVARIANT: what is known stays in force while nothing can be read; what was neve
 """
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from app.background import chance, spread, woken
 from app.core.switches import Switch, SwitchKind, concerning
 from app.errors import FirewallError, Kind
 from app.persistence.listening import Opens, listen
@@ -23,9 +22,6 @@ POLL_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 10.0
 
 _log: Final = logging.getLogger("mfw.switches")
-
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread polls, no secret
 
 
 class Switchboard:
@@ -42,7 +38,7 @@ class Switchboard:
         poll_seconds: float = POLL_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        jitter: Callable[[], float] = _random.random,
+        jitter: Callable[[], float] = chance,
     ) -> None:
         self._load = load
         self._connect = connect
@@ -137,11 +133,7 @@ class Switchboard:
 
     async def _follow(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                # Not all replicas at the same moment.
-                async with asyncio.timeout(self._poll_seconds * (0.8 + 0.2 * self._jitter())):
-                    await self._wake.wait()
-            self._wake.clear()
+            await woken(self._wake, within=spread(self._poll_seconds, self._jitter))
             await self.refresh()
 
 

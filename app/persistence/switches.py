@@ -1,8 +1,6 @@
 """Kill switches at rest: one row for each that was thrown, for good; its end is written into it once."""
 
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.switches import Switch, SwitchKind
 from app.errors import FirewallError, Kind
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import kill_switches
 
 # Replicas listen here; the payload means no more than "look now".
@@ -47,16 +45,8 @@ Append = Callable[[AsyncConnection], Awaitable[int]]
 class SwitchStore:
     """The table of kill switches. Every method raises FirewallError (UNAVAILABLE, TIMEOUT) when the database fails."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        observer: Observer | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
-        self._clock = clock
+    def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def in_force(self) -> tuple[StoredSwitch, ...]:
         """Every switch that nobody ended and that holds still, or did so a minute ago; the earliest first."""
@@ -138,9 +128,6 @@ class SwitchStore:
             row = (await connection.execute(statement)).one()
             await _tell(connection)
         return _stored(row)
-
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return transaction(self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock)
 
 
 async def _find(connection: AsyncConnection, id: UUID) -> "sa.Row[Any]":  # noqa: A002 - the column's name

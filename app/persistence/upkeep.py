@@ -1,13 +1,12 @@
 """What jobs found, kept at hand for the metrics: read once in a while, never by a scrape."""
 
 import asyncio
-import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
+from app.background import chance, ended, spread
 from app.core.integrity import IntegrityCheck
 from app.persistence.operation_runs import Latest
 
@@ -15,8 +14,6 @@ from app.persistence.operation_runs import Latest
 POLL_SECONDS: Final = 60.0
 
 _log: Final = logging.getLogger("mfw.upkeep")
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread polls, no secret
 
 
 class Upkeep:
@@ -27,7 +24,7 @@ class Upkeep:
         load: Callable[[], Awaitable[Latest]],
         *,
         poll_seconds: float = POLL_SECONDS,
-        jitter: Callable[[], float] = _random.random,
+        jitter: Callable[[], float] = chance,
     ) -> None:
         self._load = load
         self._poll_seconds = poll_seconds
@@ -57,10 +54,7 @@ class Upkeep:
     async def stop(self) -> None:
         """End following; what is known stays."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
 
     async def refresh(self) -> None:
         """Look now; never raises: what is known stays."""
@@ -75,8 +69,7 @@ class Upkeep:
     async def _follow(self) -> None:
         while True:
             await self.refresh()
-            # Not all replicas at the same moment.
-            await asyncio.sleep(self._poll_seconds * (0.8 + 0.2 * self._jitter()))
+            await asyncio.sleep(spread(self._poll_seconds, self._jitter))
 
 
 def _seconds(moment: datetime | None) -> float:

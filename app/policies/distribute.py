@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import stat
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from app.background import chance, spread, woken
 from app.core import dsse
 from app.core.dsse import Envelope
 from app.core.index import CompiledPolicySet
@@ -45,9 +45,6 @@ MAX_LAG_SECONDS: Final = 30.0
 _POLLS_MISSED: Final = 2
 
 _log: Final = logging.getLogger("mfw.policies")
-
-# Of its own: tests that need the same chance twice seed the common one.
-_random: Final = random.Random()  # noqa: S311 - to spread polls, no secret
 
 
 class Failure(StrEnum):
@@ -119,7 +116,7 @@ class PolicySource(ABC):
         failed: Callable[[Failure], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        jitter: Callable[[], float] = _random.random,
+        jitter: Callable[[], float] = chance,
     ) -> None:
         self._poll_seconds = poll_seconds
         self._max_lag = max_lag_seconds
@@ -238,11 +235,7 @@ class PolicySource(ABC):
     async def _follow(self) -> None:
         """Step (1)."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                # Not all replicas at the same moment.
-                async with asyncio.timeout(self._poll_seconds * (0.8 + 0.2 * self._jitter())):
-                    await self._wake.wait()
-            self._wake.clear()
+            await woken(self._wake, within=spread(self._poll_seconds, self._jitter))
             await self.refresh()
 
     def _verified(self, digest: str, envelopes: Iterable[Envelope]) -> Signed | None:

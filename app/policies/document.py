@@ -115,11 +115,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
     match = read_match(members["match"], reader) if "match" in members else Match()
     variables = _variables(members.get("variables"), reader)
     names: set[str] = set()
-    conditions = [
-        condition
-        for item, path in reader.items(members.get("matchConditions"), "spec.matchConditions")
-        if (condition := read_condition(item, path, variables, names, reader)) is not None
-    ]
+    conditions = read_conditions(members.get("matchConditions"), variables, names, reader)
     rules = [
         rule
         for item, path in reader.items(members.get("rules"), "spec.rules")
@@ -141,7 +137,7 @@ def _spec(node: Node, name: str, labels: dict[str, str], reader: Reader) -> Poli
         rules=tuple(rules),
         mode=Mode(mode),
         match=match,
-        conditions=tuple(conditions),
+        conditions=conditions,
         labels=labels,
         budgets=budgets,
         validity=validity,
@@ -286,10 +282,17 @@ def _variables(node: Node | None, reader: Reader) -> dict[str, str]:
     return texts
 
 
-def read_condition(
-    node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader
-) -> Condition | None:
-    """Read one of `matchConditions`; None if anything is wrong with it."""
+def read_conditions(
+    node: Node | None, variables: dict[str, str], names: set[str], reader: Reader
+) -> tuple[Condition, ...]:
+    """Read `matchConditions`, without those that anything is wrong with; `names` gets theirs."""
+    found = [
+        _condition(item, path, variables, names, reader) for item, path in reader.items(node, "spec.matchConditions")
+    ]
+    return tuple(condition for condition in found if condition is not None)
+
+
+def _condition(node: Node, path: str, variables: dict[str, str], names: set[str], reader: Reader) -> Condition | None:
     members = reader.mapping(node, path, known=shape.CONDITION.known, required=shape.CONDITION.required)
     name = _unique(members.get("name"), f"{path}.name", names, reader)
     program = read_program(members.get("expression"), f"{path}.expression", ResultType.BOOL, variables, reader)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from app.core.index import Match, Policy, PolicyException
 from app.core.types import Effect
 from app.policies import shape
-from app.policies.document import read_condition, read_match, read_metadata, read_validity
+from app.policies.document import read_conditions, read_match, read_metadata, read_validity
 from app.policies.reader import Reader
 from app.policies.tree import Mapping as Object
 from app.policies.tree import Node, Scalar, Sequence
@@ -30,15 +30,10 @@ def read_exception(root: Node, reader: Reader) -> PolicyException | None:
     validity = read_validity(spec, "spec", reader)
     policies = _policies(spec.get("policies"), reader)
     match = read_match(spec["match"], reader) if "match" in spec else Match()
-    names: set[str] = set()
-    conditions = [
-        condition
-        for item, path in reader.items(spec.get("matchConditions"), "spec.matchConditions")
-        if (condition := read_condition(item, path, {}, names, reader)) is not None
-    ]
+    conditions = read_conditions(spec.get("matchConditions"), {}, set(), reader)
     if len(reader.diagnostics) > before or name is None or owner is None or reason is None:
         return None
-    return PolicyException(name, owner, reason, validity, policies, match, tuple(conditions), labels)
+    return PolicyException(name, owner, reason, validity, policies, match, conditions, labels)
 
 
 def _policies(node: Node | None, reader: Reader) -> dict[str, frozenset[str] | None]:

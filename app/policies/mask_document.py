@@ -5,7 +5,7 @@ from app.core.cel import ResultType
 from app.core.index import Match
 from app.core.record_masks import ANY_DEPTH, ANY_MEMBER, PARTS, RATIONALE, Hiding, MaskAction, RecordMask, may_be_hidden
 from app.policies import shape
-from app.policies.document import read_condition, read_match, read_metadata, read_program
+from app.policies.document import read_conditions, read_match, read_metadata, read_program
 from app.policies.reader import Reader
 from app.policies.tree import Mapping, Node
 
@@ -26,12 +26,7 @@ def read_mask(root: Node, reader: Reader) -> RecordMask | None:
     of = shape.MASK_SPEC
     spec = reader.mapping(members["spec"], "spec", known=of.known, required=of.required)
     match = read_match(spec["match"], reader) if "match" in spec else Match()
-    names: set[str] = set()
-    conditions = [
-        condition
-        for item, path in reader.items(spec.get("matchConditions"), "spec.matchConditions")
-        if (condition := read_condition(item, path, {}, names, reader)) is not None
-    ]
+    conditions = read_conditions(spec.get("matchConditions"), {}, set(), reader)
     hidings = [
         hiding
         for item, path in reader.items(spec.get("masks"), "spec.masks")
@@ -39,7 +34,7 @@ def read_mask(root: Node, reader: Reader) -> RecordMask | None:
     ]
     if len(reader.diagnostics) > before or name is None:
         return None
-    return RecordMask(name, tuple(hidings), match, tuple(conditions), labels)
+    return RecordMask(name, tuple(hidings), match, conditions, labels)
 
 
 def _hiding(node: Node, path: str, reader: Reader) -> Hiding | None:

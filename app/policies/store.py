@@ -4,9 +4,7 @@ Nothing here is ever changed or removed. The last activation names the set in fo
 more activation.
 """
 
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -21,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.core.dsse import Envelope, Signature
 from app.core.types import Json
 from app.errors import FirewallError, Kind
-from app.persistence.engine import Observer, Unobserved, transaction
+from app.persistence.engine import Observer, Transactions
 from app.persistence.tables import policy_set_activations, policy_set_signatures, policy_sets
 from app.policies.signatures import PAYLOAD_TYPE
 
@@ -100,16 +98,8 @@ def documents_of(content: bytes, *, digest: str) -> list[Json]:
 class PolicySetStore:
     """The tables of policy sets. Every method raises FirewallError (UNAVAILABLE, TIMEOUT) when the database fails."""
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        observer: Observer | None = None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._engine = engine
-        self._observer = observer or Unobserved()
-        self._clock = clock
+    def __init__(self, engine: AsyncEngine, *, observer: Observer | None = None) -> None:
+        self._transaction = Transactions(engine, operation=_OPERATION, observer=observer)
 
     async def put(
         self, digest: str, *, documents: bytes, policies: int, rules: int, created_by: str, note: str | None = None
@@ -283,9 +273,6 @@ class PolicySetStore:
             # Sent by the server when, and only when, the transaction commits.
             await connection.execute(sa.select(sa.func.pg_notify(CHANNEL, str(made.sequence))))
         return made
-
-    def _transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return transaction(self._engine, operation=_OPERATION, observer=self._observer, clock=self._clock)
 
 
 def check_text(text: str | None, member: str, *, required: bool = False) -> None:

@@ -6,13 +6,13 @@ says who, when and why, as nothing in the ledger can be left out.
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from app.core.principal import AuthMethod, Principal, PrincipalKind
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, seal
-from app.ledger.within import append_within
+from app.ledger.within import appending
 from app.policies.load import check_documents
 from app.policies.signatures import NOBODY, RequiredSigners
 from app.policies.store import Activation, PolicySetStore
@@ -77,10 +77,6 @@ async def force(
         },
         salt=entropy(SALT_BYTES),
     )
-
-    async def append(connection: Any) -> int:
-        return await append_within(connection, [entry])
-
     return await store.activate(
         digest,
         previous=None if latest is None else latest.digest,
@@ -88,5 +84,5 @@ async def force(
         activated_by=operator,
         activated_at=now,
         ledger_id=entry.id,
-        append=append,
+        append=appending(entry),
     )

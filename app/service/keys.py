@@ -19,7 +19,7 @@ from app.core.principal import SCOPES_OF, AccessScope, AuthMethod, Principal, Pr
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, SealedEntry, seal, timestamp
-from app.ledger.within import append_within
+from app.ledger.within import appending
 from app.persistence.api_keys import ApiKeyStore, Installed, NewApiKey, StoredApiKey, check_rights
 from app.policies.store import check_text
 from app.service.decide import UUID_ENTROPY_BYTES
@@ -115,7 +115,7 @@ class KeyService:
             reason=reason,
             record={"key": _described({"name": wanted.name, **rights})},
         )
-        made = await self._store.create(wanted.name, **rights, id=key_id, append=_appending(entry))
+        made = await self._store.create(wanted.name, **rights, id=key_id, append=appending(entry))
         await self._followed()
         return made
 
@@ -150,7 +150,7 @@ class KeyService:
             record={"key": {**_rights(old), "expires_at": _moment(expires_at)}, "old_ends_at": timestamp(ends_at)},
         )
         made, ended = await self._store.rotate(
-            key_id, id=new_id, ends_at=ends_at, expires_at=expires_at, append=_appending(entry)
+            key_id, id=new_id, ends_at=ends_at, expires_at=expires_at, append=appending(entry)
         )
         await self._followed()
         return Rotated(made, ended)
@@ -173,7 +173,7 @@ class KeyService:
             reason=reason,
             record={"key": _rights(found), **({"force": True} if force else {})},
         )
-        revoked = await self._store.revoke(key_id, keep_an_admin=not force, append=_appending(entry))
+        revoked = await self._store.revoke(key_id, keep_an_admin=not force, append=appending(entry))
         await self._followed()
         return revoked
 
@@ -193,7 +193,7 @@ class KeyService:
                 "key": _described({"name": BOOTSTRAP_NAME, "principal_id": BOOTSTRAP_NAME, "roles": [Role.ADMIN.value]})
             },
         )
-        return await self._store.install(key, name=BOOTSTRAP_NAME, id=key_id, append=_appending(entry))
+        return await self._store.install(key, name=BOOTSTRAP_NAME, id=key_id, append=appending(entry))
 
     async def _judge(self, principal: Principal, given: frozenset[AccessScope], networks: tuple[str, ...]) -> None:
         """Whether a caller may give these rights away. Raises FirewallError (FORBIDDEN)."""
@@ -260,13 +260,6 @@ class KeyService:
             },
             salt=self._entropy(SALT_BYTES),
         )
-
-
-def _appending(entry: SealedEntry) -> Callable[[Any], Awaitable[int]]:
-    async def append(connection: Any) -> int:
-        return await append_within(connection, [entry])
-
-    return append
 
 
 def _rights(key: StoredApiKey) -> dict[str, Any]:

@@ -7,7 +7,7 @@ itself needs no entry of its own, for the one that it began with says when.
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from app.core.index import CompiledPolicySet
@@ -16,9 +16,9 @@ from app.core.switches import TARGETED, Switch, SwitchKind
 from app.core.uuid7 import uuid7
 from app.errors import FirewallError, Kind
 from app.ledger.receipt import SALT_BYTES, EntryKind, SealedEntry, seal, timestamp
-from app.ledger.within import append_within
+from app.ledger.within import appending
 from app.persistence.switchboard import Switchboard
-from app.persistence.switches import Append, StoredSwitch, SwitchStore
+from app.persistence.switches import StoredSwitch, SwitchStore
 from app.policies.store import check_text
 from app.service.decide import UUID_ENTROPY_BYTES
 
@@ -89,7 +89,7 @@ class SwitchService:
             more={"until": None if until is None else timestamp(until)},
         )
         made = await self._store.throw(
-            switch, reason=wanted.reason, thrown_by=principal.id, thrown_at=now, append=_appending(entry)
+            switch, reason=wanted.reason, thrown_by=principal.id, thrown_at=now, append=appending(entry)
         )
         await self._board.refresh()
         return made
@@ -107,7 +107,7 @@ class SwitchService:
         entry = self._sealed(
             identifier, held.switch, act="end-switch", reason=reason, principal=principal, now=now, more={}
         )
-        made = await self._store.end(id, reason=reason, ended_by=principal.id, ended_at=now, append=_appending(entry))
+        made = await self._store.end(id, reason=reason, ended_by=principal.id, ended_at=now, append=appending(entry))
         await self._board.refresh()
         return made
 
@@ -148,13 +148,6 @@ class SwitchService:
             record={"engine": self._engine, "reason": reason, "target": switch.target, **more, **members},
             salt=self._entropy(SALT_BYTES),
         )
-
-
-def _appending(entry: SealedEntry) -> Append:
-    async def append(connection: Any) -> int:
-        return await append_within(connection, [entry])
-
-    return append
 
 
 def _check_target(wanted: Wanted) -> None:

@@ -1,7 +1,7 @@
 """What raw ASGI endpoints have in common: how they answer, and how they stand in the API document."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Final, NamedTuple, TypeVar
 
 from starlette.responses import Response
@@ -20,6 +20,11 @@ class Answer(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+
+
+def success(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Answer:
+    """Make the answer of a request that went well: JSON, and what its caller is told beside it."""
+    return Answer(200, [JSON, (b"content-length", b"%d" % len(body)), *headers], body)
 
 
 async def in_time(work: Awaitable[T], *, seconds: float, fix: str | None = None) -> T:

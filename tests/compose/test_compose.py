@@ -93,6 +93,12 @@ def test_a_container_has_no_more_rights_than_it_needs(name):
     assert not any("docker.sock" in mount for mount in service.get("volumes", ()))
 
 
+def test_the_file_is_what_the_specification_of_compose_allows():
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    told = run(sys.executable, "-m", "check_jsonschema", *schema, str(ROOT / "compose.yaml"))
+    assert "validation done" in told
+
+
 @pytest.mark.parametrize("name", [name for name in SERVICES if name not in ONCE])
 def test_each_says_when_it_is_well(name):
     check = SERVICES[name]["healthcheck"]

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from tests.integration.cli.conftest import environment
+from tests.integration.conftest import CONTAINER_LABEL
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NAME: Final = "mutation-firewall-test:latest"
 BASE: Final = "python:3.13-slim-bookworm"
-LABEL: Final = "mutation-firewall.test"
+LABEL: Final = CONTAINER_LABEL
 START_SECONDS: Final = 120
 # What is asked of an image that is there, or of a container.
 ASK_SECONDS: Final = 120

@@ -1,7 +1,7 @@
 """A real PostgreSQL for every integration test: one server per session, one migrated template, one database per test.
 
 The embedded server is the default; `MFW_TEST_DATABASE=testcontainers` takes one in Docker, of the image that
-`MFW_TEST_POSTGRES_IMAGE` names.
+`MFW_TEST_POSTGRES_IMAGE` names, with the network of this machine where `MFW_TEST_CONTAINER_NETWORK` is `host`.
 
 Ask for `database_dsn`: a database of your own, migrated, empty, gone afterwards. `empty_database_dsn` is one without any
 schema. `server_dsn` is the server itself, for who needs to create databases. All are superuser DSNs for asyncpg.
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -34,6 +35,8 @@ from tests.ports import free_port
 TEMPLATE = "template_migrated"
 # A checkout of the release after this one: everything then runs on the schema that a rollout of that one makes.
 NEXT_RELEASE = os.environ.get("MFW_TEST_NEXT_RELEASE")
+# By which containers of tests are found.
+CONTAINER_LABEL = "mutation-firewall.test"
 # Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
 IN_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "100"}
 
@@ -67,10 +70,21 @@ def _container() -> Iterator[str]:
     from testcontainers.community.postgres import PostgresContainer
 
     image = os.environ.get("MFW_TEST_POSTGRES_IMAGE", "postgres:18-bookworm")
-    made = PostgresContainer(image, username="firewall", dbname="firewall", driver=None)
+    # What production asks of a password; and it is asked for, also on the loopback.
+    made = PostgresContainer(image, username="firewall", password=secrets.token_hex(24), dbname="firewall", driver=None)
+    made.with_env("POSTGRES_INITDB_ARGS", "--auth-host=scram-sha-256")
     made.with_command(" ".join(["postgres", *(f"-c {name}={value}" for name, value in IN_HASTE.items())]))
-    with made as running:
-        yield running.get_connection_url()
+    options: dict[str, Any] = {"labels": {CONTAINER_LABEL: ""}}
+    if os.environ.get("MFW_TEST_CONTAINER_NETWORK") != "host":
+        with made.with_kwargs(**options) as running:
+            yield running.get_connection_url()
+        return
+    # A daemon without a bridge publishes no port; the server and those who ask whether it is ready read this one.
+    port = free_port()
+    made.with_env("PGPORT", str(port))
+    made.ports.clear()
+    with made.with_kwargs(**options, network_mode="host"):
+        yield f"postgresql://{made.username}:{made.password}@127.0.0.1:{port}/{made.dbname}"
 
 
 @pytest.fixture(scope="session")

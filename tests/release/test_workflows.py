@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ def test_a_release_is_checked_as_a_commit_is_before_anything_is_made():
     assert runs == ["bash .ci/run", ours, "make release-check ARGS=--tagged"]
     assert jobs["publish"]["needs"] == "check"
     assert jobs["publish"]["environment"] == "release"
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [("github-workflows", list(FILES.values())), ("dependabot", [ROOT / ".github" / "dependabot.yml"])],
+)
+def test_each_file_is_one_that_the_host_reads(schema, files):
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -120,9 +135,19 @@ def test_what_was_made_is_signed_and_attested_by_digest():
     for one in attested:
         assert one["subject-digest"].startswith("${{ steps.")
         assert one["push-to-registry"] is True
-    # Checked first that the tag is free.
-    names = [step.get("name") for step in publish]
-    assert names.index("nothing is pushed twice") < names.index("image") < names.index("chart")
+
+
+def test_a_run_that_ended_half_way_is_run_again():
+    publish = read("release.yml")["jobs"]["publish"]["steps"]
+    # Whatever is pushed is looked for first, which test_publish.py tries.
+    scripts = "\n".join(step.get("run", "") for step in publish)
+    assert re.findall(r"\b(?:docker|helm) (?:push|build|package)\b", scripts) == []
+    assert re.findall(r"release/publish (\w+)", scripts) == ["images", "chart"]
+    # A page is made where there is none, and filled while nobody sees it.
+    (page,) = [step["run"] for step in publish if "gh release" in step.get("run", "")]
+    assert (
+        page.index("release view") < page.index("release create") < page.index("isDraft") < page.index("release upload")
+    )
 
 
 def test_what_is_pinned_is_renewed():

@@ -7,7 +7,7 @@ generated classes nor its loading time belong to the serving path.
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
@@ -133,6 +133,15 @@ def below(node: Node) -> "tuple[Node, ...]":
             return (node.over, node.initial, node.condition, node.step, node.result)
         case _:
             assert_never(node)
+
+
+def nodes(node: Node) -> Iterator[Node]:
+    """Give a node and all below it."""
+    todo = [node]
+    while todo:
+        one = todo.pop()
+        yield one
+        todo += below(one)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from app.core.cel.checked import Call, Comprehension, Constant, Identifier, Node, Select, below
+from app.core.cel.checked import Call, Comprehension, Constant, Identifier, Node, Select, below, nodes
 from app.core.cel.estimate import is_bind
 from app.core.masking import MASK, is_secret
 
@@ -150,7 +150,7 @@ class Reader:
     def reads(self, node: Node) -> tuple[Path, ...]:
         """Give what a part of the tree reads from outside of itself, each once, in the order of its text."""
         own: set[Local] = set()
-        for one in _every(node):
+        for one in nodes(node):
             if isinstance(one, Comprehension) and one is not node:
                 own.update(self._locals[id(one.step)].values(), self._locals[id(one.result)].values())
         if isinstance(node, Comprehension):
@@ -207,11 +207,3 @@ def _outside(path: Path, own: set[Local]) -> Path:
             return short
         short = short.then(step)
     return path
-
-
-def _every(node: Node) -> Iterator[Node]:
-    todo = [node]
-    while todo:
-        one = todo.pop()
-        yield one
-        todo += below(one)

@@ -16,7 +16,7 @@ from app.core.cel.checked import (
     MapLiteral,
     MessageLiteral,
     Node,
-    below,
+    nodes,
     read_checked,
     read_types,
 )
@@ -99,7 +99,7 @@ def portable(
             raise UnportableError(f"it reads `.{token.text}`, with a leading dot")
     data = serialised(text, variables=variables)
     root, types = read_checked(data).root, read_types(data)
-    every = list(_every(root))
+    every = list(nodes(root))
     reader = Reader(root, readable=inputs.__contains__)
     known = _MESSAGES if for_people else _CONDITIONS
     readable = inputs.union(*({one.variable, one.accumulator} for one in every if isinstance(one, Comprehension)))
@@ -144,14 +144,6 @@ def _check_locals(node: Comprehension, renamed: Mapping[str, str]) -> None:
 def _check_name(name: str, readable: frozenset[str]) -> None:
     if name not in readable and not name.startswith(_VARIABLES):
         raise UnportableError(f"it reads `{name}`")
-
-
-def _every(node: Node) -> Iterator[Node]:
-    todo = [node]
-    while todo:
-        one = todo.pop()
-        yield one
-        todo += below(one)
 
 
 def _with_keys(path: Path) -> Iterator[Path]:

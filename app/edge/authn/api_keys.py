@@ -1,7 +1,6 @@
 """API keys as the edge knows them: in memory, by hash, as fresh as the store lets them be."""
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import time
@@ -11,6 +10,7 @@ from hashlib import sha256
 from typing import Final, Protocol
 from uuid import UUID
 
+from app.background import ended
 from app.core.networks import is_within, networks_of
 from app.core.principal import AuthMethod, Principal, PrincipalKind, roles_named, scopes_named, subject_patterns
 from app.edge.authn.rejected import RejectedError
@@ -139,9 +139,7 @@ class ApiKeyRing:
     async def stop(self) -> None:
         """End the task that keeps the keys fresh, and write the last uses."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await ended(self._task)
             self._task = None
             await self._write()
 

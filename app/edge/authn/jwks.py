@@ -1,7 +1,6 @@
 """Keys that an issuer publishes (JWKS, RFC 7517): fetched ahead of need, once at a time, and kept while it is away."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
@@ -10,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from app.background import ended
 from app.core import strict_json
 from app.core.types import JsonObject
 from app.edge.authn.keys import EC_ALGORITHMS, RSA_ALGORITHMS, KeySet, VerificationKey, keys_of_jwk
@@ -153,10 +153,7 @@ class JwksKeys:
     async def stop(self) -> None:
         """End what runs."""
         for task in (self._task, self._fetching):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await ended(task)
         self._task = self._fetching = None
 
     async def refresh(self) -> bool:

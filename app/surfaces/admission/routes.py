@@ -27,7 +27,7 @@ from app.service.decide import Decision, Rehearsal, ReviewExchange
 from app.surfaces.admission import models
 from app.surfaces.admission.answers import decision_to_wire, error_to_wire, rehearsal_to_wire, unforeseen_to_wire
 from app.surfaces.admission.wire import API_VERSION, Asked, asked_by, review_of
-from app.surfaces.answering import JSON, Answer, Delegated
+from app.surfaces.answering import Delegated, success
 from app.surfaces.openapi import json_body, problem_responses
 from app.surfaces.problems import problem, status_and_title
 
@@ -206,8 +206,7 @@ class AdmissionEndpoint:
         await self._deliver(error_to_wire(error, asked, request_id=request_id), exchange, send)
 
     async def _deliver(self, body: bytes, exchange: AdmissionExchange, send: Send) -> None:
-        length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
+        await deliver(success(body, exchange.limit_headers), send)
 
     def _seconds(self, scope: Scope) -> float:
         """How long this review may take: less than the API server waits, for then it decides without us."""

@@ -35,7 +35,7 @@ from app.surfaces.agents.answers import (
     tool_call_to_wire,
 )
 from app.surfaces.agents.wire import Asked, hook_call_of, mcp_call_of, rpc_id_of, tool_call_of
-from app.surfaces.answering import JSON, Answer, Delegated, too_late
+from app.surfaces.answering import Delegated, success, too_late
 from app.surfaces.openapi import ONCE, REPLAYED_HEADER, inlined, json_body, problem_responses
 from app.surfaces.problems import problem, status_and_title
 
@@ -236,8 +236,7 @@ class ToolCallEndpoint:
             await self._deliver(refused, exchange, send)
 
     async def _deliver(self, body: bytes, exchange: ToolCallExchange, send: Send) -> None:
-        length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
+        await deliver(success(body, exchange.limit_headers), send)
 
 
 def _unforeseen() -> FirewallError:

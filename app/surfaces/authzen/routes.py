@@ -23,7 +23,7 @@ from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Decision, Exchange, Outcome
 from app.service.search import Found, Search, Wanted
-from app.surfaces.answering import JSON, Answer, Delegated, in_time, too_late
+from app.surfaces.answering import Delegated, in_time, success, too_late
 from app.surfaces.authzen import models
 from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS, SEARCH, metadata_of
 from app.surfaces.authzen.wire import (
@@ -202,8 +202,7 @@ class _Endpoint:
             return
         except ClientDisconnectedError:
             return
-        length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
+        await deliver(success(body, exchange.limit_headers), send)
 
 
 class EvaluationEndpoint(_Endpoint):

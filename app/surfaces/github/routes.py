@@ -28,7 +28,7 @@ from app.edge.idempotency import REPLAYED
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim, claim
 from app.service.decide import Decision, Exchange
-from app.surfaces.answering import JSON, Answer, Delegated
+from app.surfaces.answering import Delegated, success
 from app.surfaces.github import models
 from app.surfaces.github.answers import decision_to_wire, doubts_of, nothing_to_wire, refusal
 from app.surfaces.github.wire import Event, GithubView, event_of, files_of, mutation_of, require_small
@@ -232,8 +232,7 @@ class WebhookEndpoint:
         except Exception:
             await self._tell(FirewallError(Kind.UNAVAILABLE, "an internal error"), exchange, request_id)
             raise
-        length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
+        await deliver(success(body, exchange.limit_headers), send)
 
     async def _decided(self, exchange: DeliveryExchange) -> bytes:
         """INVARIANT: nothing is reported before it is in the ledger, and no success is answered before the report."""

@@ -22,7 +22,7 @@ from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError, Kind
 from app.ledger.once import Claim
 from app.service.decide import BatchExchange, Outcome
-from app.surfaces.answering import JSON, Answer, Delegated, too_late
+from app.surfaces.answering import Delegated, success, too_late
 from app.surfaces.decided import decision_members
 from app.surfaces.native.lines import is_lines
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, BatchOut, BatchRequest
@@ -167,8 +167,7 @@ class BatchEndpoint:
         finally:
             if exchange.holds_slot:
                 self.slots.release()
-        length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
+        await deliver(success(body, exchange.limit_headers), send)
 
 
 def batch_router(endpoint: BatchEndpoint) -> APIRouter:

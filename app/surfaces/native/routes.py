@@ -19,7 +19,7 @@ from app.edge.idempotency import REPLAYED, claim_of
 from app.errors import FirewallError
 from app.ledger.once import Claim
 from app.service.decide import Decision, Exchange
-from app.surfaces.answering import JSON, Answer, Delegated, too_late
+from app.surfaces.answering import Delegated, success, too_late
 from app.surfaces.native.models import EXAMPLE_DECISION, EXAMPLE_REQUEST, DecisionOut, DecisionRequest
 from app.surfaces.native.wire import decision_to_wire, mutation_from_wire
 from app.surfaces.openapi import ONCE, REPLAYED_HEADER, json_body, problem_responses
@@ -120,8 +120,7 @@ class DecisionEndpoint:
         except ClientDisconnectedError:
             # Raised in step 1, so nothing was decided. Not passed on: inside FastAPI it would become a 500.
             return
-        length = (b"content-length", b"%d" % len(body))
-        await deliver(Answer(200, [JSON, length, *exchange.limit_headers], body), send)
+        await deliver(success(body, exchange.limit_headers), send)
 
 
 class HotPath:
