@@ -436,7 +436,7 @@ class DatabaseSettings(_Section):
             "required; a password of 16 or more characters that is no common word; TLS unless the host is local"
         ),
         Field(
-            description="`postgresql://user:password@host:5432/name?sslmode=verify-full&sslrootcert=FILE`",
+            description="`postgresql://user:password@host:5432/name?sslmode=verify-full`",
         ),
     ] = None
     embedded: Annotated[

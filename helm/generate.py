@@ -90,7 +90,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
     # Texts alone: Helm writes a large number as 1e+06.
     "settings": _free(additionalProperties=_text(), propertyNames=_VARIABLE),
     "secretSettings": _free(additionalProperties=_KEY_OF_A_SECRET, propertyNames=_VARIABLE),
-    "authorities.key": _text(r"^[A-Za-z0-9._-]+$"),
+    "databaseAuthority": _KEY_OR_NONE,
     "policies.source": _either("starter", "files", "configMap", "database"),
     "policies.files": _FILES,
     "autoscaling.minReplicas": _whole(1),

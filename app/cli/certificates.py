@@ -130,6 +130,13 @@ def _service_names(namespace: str, name: str) -> list[str]:
     return [f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local", f"{name}.{namespace}", name]
 
 
+def configurations_of(named: Sequence[str], *, none: bool) -> Sequence[str]:
+    """Whose `caBundle` is kept: those that options name, or that of the chart. Raises Refused."""
+    if none and named:
+        raise Refused(ExitCode.USAGE, "a webhook is named, and none is wanted", fix="leave one of the two options out")
+    return () if none else named or ("mutation-firewall",)
+
+
 def access_of(server: str | None, token_file: Path | None, ca_file: Path | None) -> Access:
     """The API server that options name, or the one of the pod that this is. Raises Refused, and FirewallError."""
     if server is None and token_file is None and ca_file is None:

@@ -159,6 +159,9 @@ def certificates(
         list[str] | None,
         typer.Option(help="ValidatingWebhookConfiguration whose caBundle is kept; may be given several times."),
     ] = None,
+    no_webhook: Annotated[
+        bool, typer.Option("--no-webhook", help="There is none: nobody but clients of the service is to believe it.")
+    ] = False,
     name: Annotated[
         list[str] | None, typer.Option(help="A further DNS name or address; may be given several times.")
     ] = None,
@@ -186,13 +189,13 @@ def certificates(
     same time. A renewal takes three looks: the next authority is announced, then its certificate is used, then the
     former one is taken out. Without --watch run it every day, as a CronJob.
     """
-    from app.cli.certificates import run_certificates
+    from app.cli.certificates import configurations_of, run_certificates
 
     with reporting(as_json=as_json):
         run_certificates(
             service=service,
             secret=secret,
-            configurations=webhook or ("mutation-firewall",),
+            configurations=configurations_of(webhook or (), none=no_webhook),
             names=name or (),
             terms=(days, settle_seconds, overlap_seconds),
             access=(server, token_file, server_ca_file),

@@ -93,6 +93,15 @@ def test_every_command_can_be_read(name, line):
         assert setting in SETTINGS, setting
 
 
+@pytest.mark.parametrize(("name", "line"), commands("cluster", "node"))
+def test_what_is_typed_for_a_cluster_says_enough(name, line):
+    # Values that are new in this release are missing in those of the one before, and the chart's schema wants them all.
+    assert "--reuse-values" not in line
+    # One replica of several tells nothing of the others, and of a Job's pod that failed first there is but the backup.
+    assert "logs deploy/" not in line
+    assert "component=migration" not in line or " logs " not in line or "--all-containers" in line
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_settings_that_are_named_exist(name):
     for setting in re.findall(r"\bMFW_[A-Z]+__[A-Z_]+", PAGES[name]):

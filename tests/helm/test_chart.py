@@ -44,6 +44,7 @@ from tests.helm.chart import (
 
 WAIT: Final = "MFW_DATABASE__WAIT_SECONDS"
 MINORS: Final = ("1.34", "1.36", "1.37")
+CONTROLLER: Final = CHART / "ci" / "controller-values.yaml"
 # Of operators: their schemas are not Kubernetes' own.
 FOREIGN: Final = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "Certificate"}
 # Who makes a cluster has these; nothing of the chart's may be called the same in another release.
@@ -115,26 +116,6 @@ def test_no_secret_is_in_it(file: Path) -> None:
             given = env(container)
             for name in given:
                 assert name.endswith("_FILE") or name not in SECRET, f"{pod.of}: {name}"
-
-
-@pytest.mark.parametrize("kind", ["configMap", "secret"])
-def test_whoever_has_a_url_has_the_authorities(kind: str) -> None:
-    """A service that verifies its database, and jobs that cannot, would be installed and never be ready."""
-    objects = render(EVERYTHING, authorities={"secret": "", kind: "database", "key": "root.pem"})
-    found = 0
-    for pod in pods(objects):
-        volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", ())}
-        for container in pod.containers:
-            if "MFW_DATABASE__URL_FILE" not in env(container):
-                continue
-            (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "authorities"]
-            assert (mount["mountPath"], mount["readOnly"]) == ("/etc/mutation-firewall/authorities", True), pod.of
-            source = volumes["authorities"][kind]
-            assert source["items"] == [{"key": "root.pem", "path": "ca.crt"}], pod.of
-            assert source["secretName" if kind == "secret" else "name"] == "database"
-            found += 1
-    # The service, the migration with its backup, and four jobs.
-    assert found == 7
 
 
 # Whose objects are no part of the firewall: something that an agent may change.
@@ -217,6 +198,11 @@ def test_every_name_that_is_used_is_there(file: Path) -> None:
             for subject in document["subjects"]:
                 assert f"ServiceAccount/{subject['name']}" in there
                 assert subject["namespace"] == (TRIAL if document["metadata"].get("namespace") == TRIAL else NAMESPACE)
+
+
+def test_without_a_cluster_the_same_is_made_each_time() -> None:
+    """Who renders a repository every few minutes would else change pods each time, and Secrets below them."""
+    assert tuple(read(template(EVERYTHING))) == example(EVERYTHING)
 
 
 def test_two_releases_share_no_name() -> None:
@@ -476,6 +462,24 @@ class TestValues:
         longest = named(read(template(EVERYTHING, release="r" * 53)))
         assert max(len(name.partition("/")[2]) for name in longest if name.startswith("CronJob/")) <= 52
 
+    @pytest.mark.parametrize(
+        ("release", "values"),
+        [
+            ("fw.eu-1", {}),
+            (f"{'r' * 38}.eu", {}),
+            ("fw", {"nameOverride": "shield.eu"}),
+            ("fw", {"fullnameOverride": f"{'r' * 38}.eu"}),
+        ],
+        ids=["release", "cut", "name", "full name"],
+    )
+    def test_names_with_dots(self, release: str, values: dict[str, str]) -> None:
+        """Releases may be called so, Services may not."""
+        for document in read(template(EVERYTHING, values=values, release=release)):
+            if document["kind"] == "Service":
+                assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", document["metadata"]["name"])
+            for value in document["metadata"].get("labels", {}).values():
+                assert re.fullmatch(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?", value)
+
     def test_the_longest_name_of_a_job_is_a_label(self, tmp_path: Path) -> None:
         """Its pods are labelled with it; whoever packages the chart may give it a version with a commit in it."""
         copy = tmp_path / CHART.name
@@ -592,6 +596,24 @@ class TestValues:
             else:
                 assert keys["MFW_DATABASE__URL"] == keys["MFW_DATABASE__DIRECT_URL"] == "migrations-database-url"
 
+    def test_whoever_asks_the_database_knows_its_authority(self) -> None:
+        """The service, its jobs, and the backup before a migration: by `PGSSLROOTCERT`, which drivers and programs read."""
+        ca = "/run/secrets/mfw/database-ca.crt"
+        asked = set()
+        for pod in pods(render(EVERYTHING, databaseAuthority={"name": "pg-ca", "key": "ca.crt"})):
+            for container in pod.containers:
+                given = env(container)
+                if "MFW_DATABASE__URL_FILE" not in given:
+                    continue
+                asked.add(pod.of.partition("/")[0])
+                assert given["PGSSLROOTCERT"] == ca
+                (mount,) = [one for one in container["volumeMounts"] if ca.startswith(f"{one['mountPath']}/")]
+                (volume,) = [one for one in pod.spec["volumes"] if one["name"] == mount["name"]]
+                wanted = {"name": "pg-ca", "items": [{"key": "ca.crt", "path": "database-ca.crt"}]}
+                assert {"secret": wanted} in volume["projected"]["sources"]
+        assert asked == {"Deployment", "Job", "CronJob"}
+        assert all("PGSSLROOTCERT" not in env(one) for pod in pods(example(EVERYTHING)) for one in pod.containers)
+
 
 class TestNetwork:
     """Who may speak to whom, where somebody sees to it."""
@@ -679,6 +701,19 @@ def test_the_certificates_account_may_touch_one_secret() -> None:
     ]
     cluster = one(example(EVERYTHING), "ClusterRole", f"{NAMESPACE}-{RELEASE}-certificates")
     assert [rule.get("resourceNames") for rule in cluster["rules"]] == [[RELEASE]]
+
+
+@pytest.mark.parametrize(
+    ("file", "announced"), [(EVERYTHING, f"--webhook={RELEASE}"), (CONTROLLER, "--no-webhook")], ids=["webhook", "none"]
+)
+def test_the_certificate_is_announced_where_its_account_may(file: Path, announced: str) -> None:
+    """Without a webhook, nothing that is in no namespace is asked for: nobody granted it."""
+    objects = example(file)
+    made = [pod for pod in pods(objects) if pod.labels.get("app.kubernetes.io/component") == "certificates"]
+    assert len(made) == 2
+    assert all(announced in pod.containers[0]["args"] for pod in made)
+    granted = {name for name in named(objects) if name == f"ClusterRole/{NAMESPACE}-{RELEASE}-certificates"}
+    assert bool(granted) is announced.startswith("--webhook=")
 
 
 class TestWebhook:
@@ -898,6 +933,24 @@ class TestMonitoring:
         rendered = one(render(MINIMAL, metrics={"rules": {"enabled": True}}), "PrometheusRule")["spec"]["groups"]
         assert rendered == wanted
 
+    @pytest.mark.parametrize("name", ["shield", RELEASE], ids=["other", "usual"])
+    def test_what_is_called_otherwise_is_looked_for_too(self, name: str) -> None:
+        """Else a rollout that stands still, a migration that failed, a controller that is away would be told to nobody."""
+        objects = render(EVERYTHING, fullnameOverride=name)
+        rules = one(objects, "PrometheusRule", name)["spec"]["groups"]
+        patterns = {
+            kind: found
+            for group in rules
+            for rule in group["rules"]
+            for kind, found in re.findall(r'\b(deployment|job_name|job)=~"([^"]*mutation-firewall[^"]*)"', rule["expr"])
+        }
+        (migration,) = [one for one in named(objects) if one.startswith(f"Job/{name}-migrate")]
+        names = {"deployment": f"{name}-controller", "job_name": migration.partition("/")[2], "job": f"{name}-metrics"}
+        assert patterns.keys() == names.keys()
+        for kind, found in patterns.items():
+            assert re.fullmatch(found, names[kind]), (kind, found)
+            assert not re.fullmatch(found, f"a-{names[kind]}".replace(RELEASE, "b"))
+
     def test_runbooks_of_ones_own(self) -> None:
         given = {"rules": {"enabled": True, "runbooks": "https://example.com/r"}}
         rules = one(render(MINIMAL, metrics=given), "PrometheusRule")
@@ -981,7 +1034,6 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
             [_with(settings={"MFW_TLS__PLAIN_HTTP": "none"}, tls={"source": "own"})],
             "would close the port of the probes",
         ),
-        ([_with(authorities={"configMap": "a", "secret": "b"})], "authorities.configMap and authorities.secret"),
         ([_with(archive={"enabled": True})], "archive.enabled needs backup.enabled"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -995,7 +1047,7 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 25
+    assert helpers.count("{{- fail ") == 24
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
 
 

@@ -39,6 +39,7 @@ MARKED: Final[dict[Path, dict[str, tuple[Any, str]]]] = {
         "image.pullSecrets": (["m-pull"], "m-pull"),
         "settings": ({"MFW_LOGGING__LEVEL": "m-level"}, "m-level"),
         "secretSettings": ({"MFW_GITHUB__TOKEN": _key("m-secret")}, "m-secret"),
+        "databaseAuthority": (_key("m-database-ca"), "m-database-ca"),
         "ledgerOrigin": ("m-origin.example.com/l", "m-origin"),
         "autoscaling.minReplicas": (71, "minReplicas: 71"),
         "autoscaling.maxReplicas": (72, "maxReplicas: 72"),

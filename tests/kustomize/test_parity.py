@@ -12,7 +12,7 @@ import pytest
 
 from app.controller.rights import rights
 from k8s.generate import COMPONENTS, FOLDER, NEEDS, OVERLAYS, Object, files, normalised, present, rendered
-from tests.helm.chart import CHART, NAMESPACE, RELEASE, program
+from tests.helm.chart import CHART, NAMESPACE, RELEASE, env, pods, program
 from tests.kubernetes.cluster import NotHereError, programs
 
 # Lists whose order says nothing, and by what their items are told.
@@ -92,6 +92,32 @@ def test_each_component_alone(name: str, tmp_path: Path) -> None:
     values = [FOLDER / "components" / one / "values.yaml" for one in components]
     wanted = rendered(BASE / "values.yaml", *values, helm=str(program()))
     assert sorted_lists(found) == sorted_lists(wanted)
+
+
+def test_an_overlay_of_ones_own_as_the_page_has_it(tmp_path: Path) -> None:
+    """Every image is another one, and every process that knows the ledger knows its new name."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
+    folder = FOLDER / "overlays" / f".test-{tmp_path.name}"
+    folder.mkdir()
+    try:
+        (folder / "kustomization.yaml").write_text(text)
+        found = kustomized(folder)
+    finally:
+        (folder / "kustomization.yaml").unlink(missing_ok=True)
+        folder.rmdir()
+    for pod in pods(list(found.values())):
+        for container in pod.containers:
+            assert container["image"].startswith("registry.example.com/"), pod.of
+            assert env(container).get("MFW_LEDGER__ORIGIN") in {None, "firewall.bank.example/ledger"}, pod.of
+
+
+def test_whoever_applies_production_as_it_is_stops_nobody_else() -> None:
+    """The webhook asks about agents alone, and the service knows the same ones."""
+    found = kustomized(FOLDER / "overlays" / "production")
+    for hook in found[f"ValidatingWebhookConfiguration/{RELEASE}"]["webhooks"]:
+        assert any("system:serviceaccount:agents:" in one["expression"] for one in hook["matchConditions"])
+    (container,) = found[f"Deployment/{RELEASE}"]["spec"]["template"]["spec"]["containers"]
+    assert env(container)["MFW_KUBERNETES__AGENTS"] == "namespace=agents"
 
 
 def test_objects_of_one_name_in_two_namespaces_are_two() -> None:

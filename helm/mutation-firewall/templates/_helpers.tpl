@@ -1,15 +1,16 @@
-{{/* What every object is called after: with the longest suffix, `-certificates`, as long as the name of a CronJob may be. */}}
+{{/* What every object is called after: with the longest suffix, `-certificates`, as long as the name of a CronJob may be.
+     Names of releases may have dots, those of Services may not. */}}
 {{- define "mfw.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 39 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "mfw.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 39 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- else if contains (include "mfw.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 39 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "mfw.name" .) | trunc 39 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "mfw.name" .) | replace "." "-" | trunc 39 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -197,9 +198,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if eq "none" (default "" .Values.settings.MFW_TLS__PLAIN_HTTP) -}}
 {{- fail "settings.MFW_TLS__PLAIN_HTTP none would close the port of the probes: leave it out, and health alone is answered there" -}}
 {{- end -}}
-{{- if and .Values.authorities.configMap .Values.authorities.secret -}}
-{{- fail "authorities.configMap and authorities.secret: leave one out" -}}
-{{- end -}}
 {{- if and .Values.archive.enabled (not .Values.backup.enabled) -}}
 {{- fail "archive.enabled needs backup.enabled: archives lie on the volume of the backups" -}}
 {{- end -}}
@@ -259,6 +257,10 @@ capabilities: {drop: [ALL]}
 {{- range $name := keys $secrets | sortAlpha }}
 - {name: {{ $name }}_FILE, value: /run/secrets/mfw/{{ $name }}}
 {{- end }}
+{{- if $root.Values.databaseAuthority }}
+# Read by the driver, and by pg_dump and pg_restore.
+- {name: PGSSLROOTCERT, value: /run/secrets/mfw/database-ca.crt}
+{{- end }}
 {{- end -}}
 
 {{/* The secret settings as one folder of files, which the group of the pod reads: 288 is 0440, which not every reader of
@@ -277,26 +279,16 @@ capabilities: {drop: [ALL]}
       {{- $from := get $secrets $name }}
       - secret: {name: {{ $from.name | quote }}, items: [{key: {{ $from.key | quote }}, path: {{ $name }}}]}
       {{- end }}
+      {{- with .root.Values.databaseAuthority }}
+      - secret: {name: {{ .name | quote }}, items: [{key: {{ .key | quote }}, path: database-ca.crt}]}
+      {{- end }}
 - name: tmp
   emptyDir: {sizeLimit: 64Mi}
-{{- with .root.Values.authorities }}
-{{- if .configMap }}
-- name: authorities
-  configMap: {name: {{ .configMap | quote }}, items: [{key: {{ .key | quote }}, path: ca.crt}]}
-{{- else if .secret }}
-# One key: beside an authority there may be what it signs with.
-- name: authorities
-  secret: {secretName: {{ .secret | quote }}, defaultMode: 288, items: [{key: {{ .key | quote }}, path: ca.crt}]}
-{{- end }}
-{{- end }}
 {{- end -}}
 
 {{- define "mfw.jobVolumeMounts" -}}
 - {name: secrets, mountPath: /run/secrets/mfw, readOnly: true}
 - {name: tmp, mountPath: /tmp}
-{{- if or .Values.authorities.configMap .Values.authorities.secret }}
-- {name: authorities, mountPath: /etc/mutation-firewall/authorities, readOnly: true}
-{{- end }}
 {{- end -}}
 
 {{/* With what an image is pulled, and where a pod may run: the same for every pod of the chart. */}}
@@ -391,9 +383,7 @@ spec:
         - certificates
         - --service={{ .root.Release.Namespace }}/{{ $name }}
         - --secret={{ include "mfw.tlsSecret" .root }}
-        {{- if .root.Values.webhook.enabled }}
-        - --webhook={{ $name }}
-        {{- end }}
+        - {{ ternary (printf "--webhook=%s" $name) "--no-webhook" .root.Values.webhook.enabled }}
       resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {cpu: 500m, memory: 256Mi}}
       securityContext: {{- include "mfw.containerSecurity" .root | nindent 8 }}
       terminationMessagePolicy: FallbackToLogsOnError

@@ -70,6 +70,12 @@ def test_what_was_done_is_said(monkeypatch):
     assert calls[0]["terms"].names == ("s.n.svc", "s.n.svc.cluster.local", "s.n", "s", "x")
     as_json = json.loads(certificates(*given, "--dry-run", "--json").stdout)
     assert (as_json["done"], as_json["dry_run"]) == ([{"act": "made", "what": "n/s"}], True)
+    certificates(*given, "--no-webhook")
+    certificates(*given, "--webhook", "b", "--webhook", "c")
+    assert [list(call["configurations"]) for call in calls] == [["mutation-firewall"]] * 2 + [[], ["b", "c"]]
+    both = certificates(*given, "--no-webhook", "--webhook", "b")
+    assert (both.exit_code, len(calls)) == (2, 4)
+    assert "leave one of the two options out" in both.stderr
 
 
 def test_a_watch_goes_on_while_the_api_server_is_away(monkeypatch):
