@@ -8,12 +8,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-# How long examples take, or take to be made, tells of the machine, and of who else works on it.
-settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
-
 # CI sets it: a machine without some tool may skip a test for a newcomer, CI may not.
 REQUIRE_ALL = os.environ.get("MFW_REQUIRE_ALL") == "1"
+
+# How long examples take, or take to be made, tells of the machine, and of who else works on it. CI has the same ones each
+# time (`tests/seeds.py`).
+settings.register_profile(
+    "untimed",
+    settings.default,
+    deadline=None,
+    derandomize=REQUIRE_ALL,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

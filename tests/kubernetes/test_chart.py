@@ -116,6 +116,8 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace that accepts nothing but restricted pods."""
     yield cluster.namespace(NAMESPACE, **RESTRICTED)
     helm("uninstall", RELEASE, "-n", NAMESPACE, "--no-hooks", env={"KUBECONFIG": str(cluster.admin_kubeconfig)})
+    # Where a test failed it may still be there, and would refuse what other tests do.
+    cluster.api("DELETE", f"{HOOKS}/{RELEASE}")
 
 
 def _keeper(cluster: Cluster, tmp_path: Path) -> tuple[str, list[str]]:

@@ -226,7 +226,7 @@ async def test_from_the_last_good_copy_while_the_database_is_away(state_director
     changes: list[SetInForce] = []
     try:
         await schema.apply(dsn)
-        engine = create_engine(dsn, connect_timeout=1)
+        engine = create_engine(dsn)
         publisher = Publisher(PolicySetStore(engine))
         options = {"connect": partial(connect, dsn), "copies": tmp_path / "copies", "poll_seconds": 0.1}
         digest = await publisher.activate("a")

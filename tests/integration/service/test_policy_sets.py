@@ -450,7 +450,6 @@ def test_it_starts_without_a_database_from_the_last_good_copy(serve, state_direc
             **DATABASE,
             "MFW_POLICIES__CACHE_DIRECTORY": str(tmp_path),
             "MFW_POLICIES__POLL_SECONDS": "0.2",
-            "MFW_DATABASE__CONNECT_TIMEOUT_SECONDS": "1",
         }
         with serve(dsn, **settings) as service, admin(service) as client:
             digest = put(client, named("all"))["digest"]

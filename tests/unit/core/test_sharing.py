@@ -12,6 +12,7 @@ from app.core.cel.budget import STEPS_MAX
 from app.core.decide import decide
 from app.core.index import CompiledPolicySet, Condition, Policy, Rule
 from app.core.types import Effect, NormalisedMutation
+from tests.seeds import seed
 
 NOW = dt.datetime(2026, 3, 14, tzinfo=dt.UTC)
 CASES = int(os.environ.get("MFW_SHARING_CASES", "300"))
@@ -75,10 +76,10 @@ def mutation(pick):
 
 
 def test_sharing_changes_no_verdict(monkeypatch):
-    seed = random.SystemRandom().randrange(2**32)
+    begin = seed()
     rewritten = 0
     for case in range(CASES):
-        pick = random.Random(f"{seed}-{case}")
+        pick = random.Random(f"{begin}-{case}")
         policies = [
             Policy(
                 f"p{i}",
@@ -98,7 +99,7 @@ def test_sharing_changes_no_verdict(monkeypatch):
         assert [a is b for a, b in zip(alone.policies, policies, strict=True)]
         for _ in range(3):
             asked = mutation(pick)
-            assert decide(sharing, asked, NOW) == decide(alone, asked, NOW), f"case {seed}-{case}: {asked.inputs}"
+            assert decide(sharing, asked, NOW) == decide(alone, asked, NOW), f"case {begin}-{case}: {asked.inputs}"
     assert rewritten > CASES // 2
 
 
