@@ -47,7 +47,9 @@ async def latest(dsn):
 
 
 async def test_a_database_that_is_on_its_way_is_waited_for(database_dsn, monkeypatch):
-    read, words, asked = revision.read, [], []
+    read = revision.read
+    words: list[str] = []
+    asked: list[object] = []
 
     async def late(engine):
         asked.append(engine)

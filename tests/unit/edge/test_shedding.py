@@ -422,7 +422,8 @@ class TestMemory:
 
     def test_what_is_free_is_given_back_before_it_closes_the_door(self, tmp_path):
         root = self.root(tmp_path, memory_dot_max=str(10 * os.sysconf("SC_PAGE_SIZE")))
-        statm, given_back, now = root / "proc/self/statm", [], [0.0]
+        statm, now = root / "proc/self/statm", [0.0]
+        given_back: list[float] = []
         statm.write_text("20 9 1\n")
 
         def give_back():
