@@ -11,16 +11,21 @@ from app.cli.integrity import described_finding
 from app.cli.keys import named_database
 from app.cli.output import console, plain, table, write_json
 from app.cli.progress import progress
-from app.ops.backup import Manifest, backups, create, create_before_migration
+from app.ops.backup import Created, Manifest, backups, create, create_before_migration, reached
 from app.ops.restore import Restored, restore, verify
 
 
-def run_create(directory: Path, *, keep_days: int, before_migration: bool, as_json: bool) -> None:
+def run_create(directory: Path, *, keep_days: int, before_migration: bool, wait: float, as_json: bool) -> None:
     """Make a backup. Raises `FirewallError` and `Refused`."""
     clock, keep = partial(datetime.now, UTC), timedelta(days=keep_days)
     with named_database() as dsn:
         make = create_before_migration if before_migration else create
-        made = asyncio.run(make(dsn, directory, clock=clock, keep=keep))
+
+        async def waited() -> Created | None:
+            await reached(dsn, within=wait, told=lambda why: console(stderr=True).print(f"waiting: {plain(why)}"))
+            return await make(dsn, directory, clock=clock, keep=keep)
+
+        made = asyncio.run(waited())
     if made is None:
         if as_json:
             write_json({})

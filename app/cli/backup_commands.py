@@ -28,6 +28,12 @@ def backup_create(
             help="Take an earlier release's schema too; of a database without any there is nothing to keep.",
         ),
     ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait", min=0, max=86_400, metavar="SECONDS", help="How long to wait for a database that is away."
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Dump the whole database beside a note of its ledger: size, root of the tree, last checkpoint.
@@ -38,7 +44,7 @@ def backup_create(
     from app.cli.backup import run_create
 
     with reporting(as_json=as_json):
-        run_create(directory, keep_days=keep_days, before_migration=before_migration, as_json=as_json)
+        run_create(directory, keep_days=keep_days, before_migration=before_migration, wait=wait, as_json=as_json)
 
 
 @backup.command("list", epilog="Example: `mfw backup list --dir /backups`")

@@ -9,6 +9,8 @@ An event loop that is late, or memory that runs out, closes (4), then (3), then 
 """
 
 import asyncio
+import ctypes
+import gc
 import logging
 import math
 import os
@@ -37,6 +39,9 @@ BATCH_SHARE: Final = 0.75
 OTHER_SHARE: Final = 0.5
 # What remains for a thread to grow into before the kernel ends the process.
 MEMORY_EXHAUSTED: Final = 0.97
+# From which share on memory that nothing is in any more is given back, and how often at most. Seconds.
+GIVE_BACK_SHARE: Final = 0.8
+GIVE_BACK_SECONDS: Final = 15.0
 # Seconds, whole: who was refused together shall not come back together.
 RETRY_SECONDS: Final = (1, 2, 3)
 # A refusal costs a tenth of a decision. So many of them in a second take a few hundredths of a core, and so many are
@@ -405,13 +410,33 @@ class Memory:
     `root` is where the kernel shows it.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        *,
+        give_back: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._give_back = give_back or _give_back
+        self._clock = clock
+        self._next = float("-inf")
         self._statm = root / "proc/self/statm"
         self._limit = _memory_limit(root)
         self._page = os.sysconf("SC_PAGE_SIZE")
 
     def share(self) -> float:
-        """From 0 to about 1; 0 where nobody can tell."""
+        """From 0 to about 1; 0 where nobody can tell.
+
+        What large requests leave behind the allocator keeps: it would count for ever, and close the door for ever.
+        """
+        used = self._share()
+        if used >= GIVE_BACK_SHARE and self._clock() >= self._next:
+            self._give_back()
+            self._next = self._clock() + GIVE_BACK_SECONDS
+            used = self._share()
+        return used
+
+    def _share(self) -> float:
         if self._limit is None:
             return 0.0
         try:
@@ -419,6 +444,14 @@ class Memory:
             return int(self._statm.read_bytes().split()[1]) * self._page / self._limit
         except (OSError, ValueError, IndexError):
             return 0.0
+
+
+def _give_back() -> None:
+    """Give what is free back to the kernel, as far as the C library knows how: glibc does."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _memory_limit(root: Path) -> int | None:

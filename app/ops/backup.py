@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +99,15 @@ class Created:
 
     manifest: Manifest
     pruned: tuple[str, ...]
+
+
+async def reached(dsn: str, *, within: float, told: Callable[[str], None]) -> None:
+    """Wait for a database that is away. Raises FirewallError (UNAVAILABLE, TIMEOUT) where it does not come in time."""
+    engine = create_engine(dsn, pool_size=1)
+    try:
+        await revision.wait(partial(revision.read, engine), within=within, told=told)
+    finally:
+        await engine.dispose()
 
 
 async def create(dsn: str, directory: Path, *, clock: Clock, keep: timedelta = KEEP) -> Created:

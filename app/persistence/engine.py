@@ -1,5 +1,7 @@
 """How this service reaches PostgreSQL: an engine for everything, and one raw connection for the ledger's writer."""
 
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -229,11 +231,37 @@ def translate(error: BaseException, *, retry_after: float = RETRY_AFTER) -> Fire
         case ErrorKind.TIMEOUT:
             return FirewallError(Kind.TIMEOUT, "the database did not answer in time", retry_after=retry_after)
         case ErrorKind.CONNECTION | ErrorKind.BREAKER_OPEN:
-            return FirewallError(Kind.UNAVAILABLE, "the database cannot be reached", retry_after=retry_after)
+            why, fix = _why(error)
+            return FirewallError(
+                Kind.UNAVAILABLE, f"the database cannot be reached{why}", retry_after=retry_after, fix=fix
+            )
         case ErrorKind.CONFLICT | ErrorKind.OTHER:
             return FirewallError(Kind.UNAVAILABLE, "the database refused the operation", retry_after=retry_after)
         case other:
             assert_never(other)
+
+
+def _why(error: BaseException) -> tuple[str, str | None]:
+    """What is wrong between us and the database that waiting does not mend, and what does, where we can tell."""
+    for cause in causes(error):
+        match cause:
+            case ssl.SSLCertVerificationError():
+                fix = "see that it is for the host of the URL, and that `sslrootcert=FILE` there names who signed it"
+                return ": its certificate does not hold", fix
+            case asyncpg.ClientConfigurationError():
+                return (
+                    ": the URL asks for what is not here",
+                    "`sslmode=verify-full` needs the authority of the server's certificate: `sslrootcert=FILE`",
+                )
+            case asyncpg.InvalidAuthorizationSpecificationError():
+                return ": it does not let us in", "see the role and the password of the URL, and pg_hba.conf"
+            case asyncpg.InvalidCatalogNameError():
+                return ": it is not on that server", "see the name at the end of the URL's path, or create it"
+            case socket.gaierror():
+                return ": the name of its host cannot be looked up", None
+            case _:
+                continue
+    return "", None
 
 
 # What can come out of a call to the database. Everything else is a defect of ours and must not be disguised.

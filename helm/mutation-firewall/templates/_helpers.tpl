@@ -335,7 +335,7 @@ template:
       - name: backup
         image: {{ .backupImage | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        args: [backup, create, --before-migration, --dir, /backups, --keep-days, {{ int .root.Values.backup.keepDays | quote }}]
+        args: [backup, create, --before-migration, --wait, "300", --dir, /backups, --keep-days, {{ int .root.Values.backup.keepDays | quote }}]
         env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
         resources: {{- toYaml .root.Values.backup.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}

@@ -17,7 +17,7 @@ from app.ledger.files import digest_file
 from app.migrations import schema
 from app.ops import backup as module
 from app.ops import programs
-from app.ops.backup import backups, create, create_before_migration, manifest_of, prune
+from app.ops.backup import backups, create, create_before_migration, manifest_of, prune, reached
 from app.ops.integrity import Wanted, run
 from app.ops.restore import restore, verify
 from app.persistence import revision
@@ -44,6 +44,25 @@ async def latest(dsn):
         return await OperationRuns(engine).latest()
     finally:
         await engine.dispose()
+
+
+async def test_a_database_that_is_on_its_way_is_waited_for(database_dsn, monkeypatch):
+    read = revision.read
+    words: list[str] = []
+    asked: list[object] = []
+
+    async def late(engine):
+        asked.append(engine)
+        if len(asked) == 1:
+            raise FirewallError(Kind.UNAVAILABLE, "the database cannot be reached")
+        return await read(engine)
+
+    monkeypatch.setattr(revision, "read", late)
+    await reached(database_dsn, within=60, told=words.append)
+    assert len(asked) == 2
+    assert words == ["the database cannot be reached"]
+    nowhere = "postgresql://firewall:secret@127.0.0.1:1/firewall"
+    assert (await refused(reached(nowhere, within=0, told=words.append))).kind is Kind.UNAVAILABLE
 
 
 async def refused(awaitable):

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import json
+import os
 import random
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from app.edge.shedding import (
     BASE_SECONDS,
     ENTERED,
+    GIVE_BACK_SECONDS,
     HELD_SECONDS,
     MEMORY_EXHAUSTED,
     REFUSALS_AT_ONCE,
@@ -30,6 +32,7 @@ from app.edge.shedding import (
     Shedder,
     SheddingMiddleware,
     Watch,
+    _give_back,
 )
 
 HEALTH, DECISION, BATCH, OTHER = Priority
@@ -416,6 +419,25 @@ class TestMemory:
         assert memory.share() == 0.0
         (tmp_path / "proc/self/statm").unlink()
         assert memory.share() == 0.0
+
+    def test_what_is_free_is_given_back_before_it_closes_the_door(self, tmp_path):
+        root = self.root(tmp_path, memory_dot_max=str(10 * os.sysconf("SC_PAGE_SIZE")))
+        statm, now = root / "proc/self/statm", [0.0]
+        given_back: list[float] = []
+        statm.write_text("20 9 1\n")
+
+        def give_back():
+            given_back.append(now[0])
+            statm.write_text("20 7 1\n")
+
+        memory = Memory(root, give_back=give_back, clock=lambda: now[0])
+        assert (memory.share(), given_back) == (0.7, [0.0])
+        statm.write_text("20 8 1\n")
+        now[0] = GIVE_BACK_SECONDS - 1
+        assert (memory.share(), given_back) == (0.8, [0.0]), "it takes its time, and not every second"
+        now[0] = GIVE_BACK_SECONDS
+        assert (memory.share(), given_back) == (0.7, [0.0, GIVE_BACK_SECONDS])
+        _give_back()
 
 
 class TestWatch:

@@ -1,5 +1,8 @@
 """How a DSN is read, and what the caller is told of the database's errors."""
 
+import socket
+import ssl
+
 import asyncpg
 import pytest
 import sqlalchemy as sa
@@ -68,6 +71,25 @@ def test_an_error_keeps_its_kind_however_deep_it_is_wrapped(error, kind, told):
         translated = translate(seen, retry_after=3.0)
         assert translated.kind is told
         assert translated.retry_after == 3.0
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ssl.SSLCertVerificationError(1, "self-signed certificate"), ["its certificate", "sslrootcert=FILE"]),
+        (asyncpg.ClientConfigurationError("root certificate file"), ["the URL", "sslrootcert=FILE"]),
+        (asyncpg.InvalidPasswordError("for user a"), ["does not let us in", "password"]),
+        (asyncpg.InvalidCatalogNameError('database "b"'), ["is not on that server", "create it"]),
+        (socket.gaierror(-2, "Name or service not known"), ["the name of its host cannot be looked up"]),
+    ],
+)
+def test_what_waiting_does_not_mend_is_said(error, words):
+    for seen in (error, _wrapped(error)):
+        told = str(translate(seen))
+        assert told.startswith("the database cannot be reached: ")
+        assert all(word in told for word in words)
+        assert str(error) not in told
+    assert str(translate(ConnectionRefusedError())) == "the database cannot be reached"
 
 
 def test_what_is_already_ours_stays():
