@@ -22,7 +22,7 @@ from app.cli.integrity_commands import integrity
 from app.cli.kubernetes_commands import kubernetes
 from app.cli.ledger_commands import ledger
 from app.cli.mcp_commands import mcp
-from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, Used, local_policies
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Local, LocalPolicies, Timeout, Url, Used, local_policies
 from app.cli.output import reporting
 from app.cli.switch_commands import switch
 from app.cli.witness_commands import witnessing
@@ -136,10 +136,8 @@ def decide(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     timeout: Timeout = 10.0,
-    local: Annotated[
-        bool, typer.Option("--local", help="Decide in this process, with no service. Nothing is recorded: a rehearsal.")
-    ] = False,
-    policies: Annotated[Path | None, typer.Option(help="Directory of the policy files, with --local.")] = None,
+    local: Local = False,
+    policies: LocalPolicies = None,
     used: Used = None,
     as_json: Json = False,
 ) -> None:

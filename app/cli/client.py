@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -27,6 +29,31 @@ _FURTHER: Final = (
     "approval",
     "signatures",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service and who asks it; `timeout` is in seconds."""
+
+    url: str
+    api_key: str | None
+    timeout: float
+
+    def ask(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
+        """The JSON object of a success. Raises `Refused`."""
+        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        raw = call(path, url=self.url, api_key=self.api_key, timeout=self.timeout, body=sent, what="policy set")
+        try:
+            answer = json.loads(raw)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise Refused(ExitCode.BAD_DATA, f"what answers at `{self.url}` is no mutation firewall", fix="check --url")
+        return answer
+
+    def run(self, operation: Operation[T]) -> tuple[T, Any]:
+        """The answer, and the JSON that it came as. Raises `Refused`."""
+        return run(operation, url=self.url, api_key=self.api_key, timeout=self.timeout)
 
 
 def call(

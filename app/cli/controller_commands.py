@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import DEFAULT_URL, ApiKey, Url
+from app.cli.options import DEFAULT_URL, ApiKey, CaFile, Server, ServerCaFile, TokenFile, Url
 from app.cli.output import reporting
 
 
@@ -16,9 +16,7 @@ def controller(
     key_file: Annotated[
         Path | None, typer.Option(help="File with the API key, read anew each time; in place of --api-key.")
     ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option(help="PEM file of the authority that the firewall's certificate is checked by.")
-    ] = None,
+    ca_file: CaFile = None,
     exceptions_namespace: Annotated[
         list[str] | None,
         typer.Option(help="Namespace whose PolicyExceptions count; may be given several times. Without it none does."),
@@ -51,9 +49,9 @@ def controller(
         int | None,
         typer.Option(min=0, max=65_535, help="Port of /metrics, /health/live and /health/ready (default: none)."),
     ] = None,
-    server: Annotated[str | None, typer.Option(help="https URL of the API server, outside of a pod.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File of the token that is sent there.")] = None,
-    server_ca_file: Annotated[Path | None, typer.Option(help="PEM file of its authority.")] = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+    server_ca_file: ServerCaFile = None,
 ) -> None:
     """Bring MutationPolicies and PolicyExceptions of a cluster into force, and say on each what became of it.
 

@@ -1,30 +1,21 @@
 """The commands `mfw decisions ...`, and those of `mfw ledger ...` that ask a service: proof, erase."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
 from app.cli.ledger_commands import ledger
-from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Timeout, Url, service_at
 from app.cli.output import reporting
 from app.core.types import Effect
-
-if TYPE_CHECKING:
-    from app.cli.policy_sets import Service
 
 decisions = typer.Typer(no_args_is_help=True, help="Look up what was decided, and why.")
 
 _When = Annotated[
     str | None, typer.Option(metavar="TIME", help="RFC 3339, such as `2026-01-31T09:30:00Z`, or how long ago: `24h`.")
 ]
-
-
-def _service(url: str, api_key: str | None, timeout: float) -> "Service":
-    from app.cli.policy_sets import Service
-
-    return Service(url, api_key, timeout)
 
 
 @decisions.command("show", epilog="Example: `mfw decisions show 01980c3e-6f2a-7c11-9d0e-3a5b1c2d4e5f`")
@@ -40,7 +31,7 @@ def decisions_show(
     from app.cli.recorded import run_show
 
     with reporting(as_json=as_json):
-        run_show(decision_id, service=_service(url, api_key, timeout), as_json=as_json)
+        run_show(decision_id, service=service_at(url, api_key, timeout), as_json=as_json)
 
 
 @decisions.command(
@@ -83,7 +74,7 @@ def decisions_list(
             since=since,
             until=until,
             limit=limit,
-            service=_service(url, api_key, timeout),
+            service=service_at(url, api_key, timeout),
             as_json=as_json,
         )
 
@@ -116,7 +107,7 @@ def ledger_proof(
     from app.cli.recorded import run_proof
 
     with reporting(as_json=as_json):
-        run_proof(index, size=size, key=key, out=out, service=_service(url, api_key, timeout), as_json=as_json)
+        run_proof(index, size=size, key=key, out=out, service=service_at(url, api_key, timeout), as_json=as_json)
 
 
 @ledger.command(
@@ -144,4 +135,4 @@ def ledger_erase(
     if not yes and not as_json:
         typer.confirm(f"erase the record of {entry_id} for good?", abort=True, err=True)
     with reporting(as_json=as_json):
-        run_erase(entry_id, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
+        run_erase(entry_id, reason=reason, service=service_at(url, api_key, timeout), as_json=as_json)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import Json
+from app.cli.options import CaFile, Json, Policies, Server, ServerCaFile, TokenFile
 from app.cli.output import reporting
 
 kubernetes = typer.Typer(no_args_is_help=True, help="Put the firewall in front of a cluster.")
@@ -18,10 +18,8 @@ kubernetes = typer.Typer(no_args_is_help=True, help="Put the firewall in front o
 )
 def webhook_config(
     *,
-    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
-    ca_file: Annotated[
-        Path | None, typer.Option(help="PEM file of the authority that the firewall's certificate is checked by.")
-    ] = None,
+    policies: Policies,
+    ca_file: CaFile = None,
     service: Annotated[
         str, typer.Option(metavar="NAMESPACE/NAME[:PORT]", help="The Service of the firewall in the cluster.")
     ] = "mutation-firewall/mutation-firewall:443",
@@ -84,7 +82,7 @@ def webhook_config(
 )
 def backstop(
     *,
-    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    policies: Policies,
     agent: Annotated[
         list[str] | None,
         typer.Option(
@@ -178,9 +176,9 @@ def certificates(
         float, typer.Option(min=0.1, max=86_400, help="With --watch: how often to look that all is as it should be.")
     ] = 600,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it; change nothing.")] = False,
-    server: Annotated[str | None, typer.Option(help="https URL of the API server, outside of a pod.")] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File of the token that is sent there.")] = None,
-    server_ca_file: Annotated[Path | None, typer.Option(help="PEM file of its authority.")] = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+    server_ca_file: ServerCaFile = None,
     as_json: Json = False,
 ) -> None:
     """Make the certificate of the webhook, renew it, and have API servers know it.

@@ -4,18 +4,17 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from app.cli.authoring.check import show
-from app.cli.client import call, run
+from app.cli.client import Service
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, console, plain, table, write_json
-from app.client.operations import Operation
 from app.core import dsse
 from app.core.canonical import canonical
 from app.core.dsse import Envelope
@@ -23,37 +22,10 @@ from app.errors import FirewallError
 from app.policies.diagnostics import INVALID, Diagnostic, PolicyErrors, Severity
 from app.policies.load import Checked, check_directory, check_files
 
-T = TypeVar("T")
-
 PATH: Final = "/v1/policy-sets"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 # What a policy may be called, and so what is safe as the name of a file.
 _NAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A service and who asks it; `timeout` is in seconds."""
-
-    url: str
-    api_key: str | None
-    timeout: float
-
-    def ask(self, path: str, body: Mapping[str, Any] | bytes | None = None) -> dict[str, Any]:
-        """The JSON object of a success. Raises `Refused`."""
-        sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        raw = call(path, url=self.url, api_key=self.api_key, timeout=self.timeout, body=sent, what="policy set")
-        try:
-            answer = json.loads(raw)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise Refused(ExitCode.BAD_DATA, f"what answers at `{self.url}` is no mutation firewall", fix="check --url")
-        return answer
-
-    def run(self, operation: Operation[T]) -> tuple[T, Any]:
-        """The answer, and the JSON that it came as. Raises `Refused`."""
-        return run(operation, url=self.url, api_key=self.api_key, timeout=self.timeout)
 
 
 def run_push(

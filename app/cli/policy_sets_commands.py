@@ -1,22 +1,13 @@
 """The commands `mfw policies ...` that store sets of policies in a service and put them into force."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.cli.authoring.commands import policies
-from app.cli.options import DEFAULT_URL, ApiKey, Json, Reason, Timeout, Url
+from app.cli.options import DEFAULT_URL, ApiKey, Json, Reason, Timeout, Url, service_at
 from app.cli.output import reporting
-
-if TYPE_CHECKING:
-    from app.cli.policy_sets import Service
-
-
-def _service(url: str, api_key: str | None, timeout: float) -> "Service":
-    from app.cli.policy_sets import Service
-
-    return Service(url, api_key, timeout)
 
 
 @policies.command("push", epilog="Example: `mfw policies push policies/starter --note 'commit 41d5c0e'`")
@@ -42,7 +33,7 @@ def policies_push(
     from app.cli.policy_sets import run_push
 
     with reporting(as_json=as_json):
-        run_push(paths, service=_service(url, api_key, timeout), note=note, signature=signature, as_json=as_json)
+        run_push(paths, service=service_at(url, api_key, timeout), note=note, signature=signature, as_json=as_json)
 
 
 @policies.command(
@@ -63,7 +54,7 @@ def policies_activate(
     from app.cli.policy_sets import run_activate
 
     with reporting(as_json=as_json):
-        run_activate(digest, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
+        run_activate(digest, reason=reason, service=service_at(url, api_key, timeout), as_json=as_json)
 
 
 @policies.command("history", epilog="Example: `mfw policies history --limit 10`")
@@ -79,7 +70,7 @@ def policies_history(
     from app.cli.policy_sets import run_history
 
     with reporting(as_json=as_json):
-        run_history(limit=limit, service=_service(url, api_key, timeout), as_json=as_json)
+        run_history(limit=limit, service=service_at(url, api_key, timeout), as_json=as_json)
 
 
 @policies.command("rollback", epilog="Example: `mfw policies rollback --reason 'holds every deployment'`")
@@ -98,7 +89,7 @@ def policies_rollback(
     from app.cli.policy_sets import run_rollback
 
     with reporting(as_json=as_json):
-        run_rollback(digest, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
+        run_rollback(digest, reason=reason, service=service_at(url, api_key, timeout), as_json=as_json)
 
 
 @policies.command("force", epilog="Example: `mfw policies force sha256:... --reason 'locked out'`")
@@ -141,4 +132,4 @@ def policies_export(
     from app.cli.policy_sets import run_export
 
     with reporting(as_json=as_json):
-        run_export(digest, output=output, service=_service(url, api_key, timeout), as_json=as_json)
+        run_export(digest, output=output, service=service_at(url, api_key, timeout), as_json=as_json)

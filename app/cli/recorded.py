@@ -8,9 +8,9 @@ from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
+from app.cli.client import Service
 from app.cli.exits import ExitCode
 from app.cli.output import Refused, console, plain, table, write_json
-from app.cli.policy_sets import Service
 from app.core.merkle import leaf_hash, verify_inclusion
 from app.core.notes import Checkpoint, LogProof, VerifierKey, open_checkpoint, parse_note
 from app.policies.durations import check_duration, seconds

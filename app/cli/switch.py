@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
+from app.cli.client import Service
 from app.cli.output import console, plain, table, write_json
-from app.cli.policy_sets import Service
 from app.client import switches
 from app.client.firewall import SWITCHES_PAGE
 from app.client.switches import Switch

@@ -1,24 +1,15 @@
 """The commands `mfw switch ...`: turning things off by hand, on all replicas at once."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from app.cli.options import DEFAULT_URL, ApiKey, For, Json, Reason, Timeout, Url
+from app.cli.options import DEFAULT_URL, ApiKey, For, Json, Reason, Timeout, Url, service_at
 from app.cli.output import reporting
 from app.core.switches import SwitchKind
 
-if TYPE_CHECKING:
-    from app.cli.policy_sets import Service
-
 switch = typer.Typer(no_args_is_help=True, help="Throw, list and end kill switches.")
-
-
-def _service(url: str, api_key: str | None, timeout: float) -> "Service":
-    from app.cli.policy_sets import Service
-
-    return Service(url, api_key, timeout)
 
 
 @switch.command("deny-all", epilog="Example: `mfw switch deny-all --reason 'incident 4711' --for 1h`")
@@ -35,7 +26,7 @@ def switch_deny_all(
     from app.cli.switch import run_throw
 
     with reporting(as_json=as_json):
-        service = _service(url, api_key, timeout)
+        service = service_at(url, api_key, timeout)
         run_throw(SwitchKind.DENY_ALL, None, reason=reason, lasting=lasting, service=service, as_json=as_json)
 
 
@@ -54,7 +45,7 @@ def switch_deny_subject(
     from app.cli.switch import run_throw
 
     with reporting(as_json=as_json):
-        service = _service(url, api_key, timeout)
+        service = service_at(url, api_key, timeout)
         run_throw(SwitchKind.DENY_SUBJECT, subject_id, reason=reason, lasting=lasting, service=service, as_json=as_json)
 
 
@@ -76,7 +67,7 @@ def switch_shadow(
     from app.cli.switch import run_throw
 
     with reporting(as_json=as_json):
-        service = _service(url, api_key, timeout)
+        service = service_at(url, api_key, timeout)
         run_throw(SwitchKind.SHADOW, policy, reason=reason, lasting=lasting, service=service, as_json=as_json)
 
 
@@ -94,7 +85,7 @@ def switch_stop_approvals(
     from app.cli.switch import run_throw
 
     with reporting(as_json=as_json):
-        service = _service(url, api_key, timeout)
+        service = service_at(url, api_key, timeout)
         run_throw(SwitchKind.STOP_APPROVALS, None, reason=reason, lasting=lasting, service=service, as_json=as_json)
 
 
@@ -111,7 +102,7 @@ def switch_list(
     from app.cli.switch import run_list
 
     with reporting(as_json=as_json):
-        run_list(everything=everything, service=_service(url, api_key, timeout), as_json=as_json)
+        run_list(everything=everything, service=service_at(url, api_key, timeout), as_json=as_json)
 
 
 @switch.command("off", epilog="Example: `mfw switch off 019a... --reason 'fixed by change 4712'`")
@@ -128,4 +119,4 @@ def switch_off(
     from app.cli.switch import run_off
 
     with reporting(as_json=as_json):
-        run_off(switch_id, reason=reason, service=_service(url, api_key, timeout), as_json=as_json)
+        run_off(switch_id, reason=reason, service=service_at(url, api_key, timeout), as_json=as_json)

@@ -17,7 +17,6 @@ import msgspec
 import orjson
 
 from app.core import pointer
-from app.core.types import Json
 from app.errors import FirewallError, Kind
 
 # Deeper than any object of Kubernetes or Terraform; far from the recursion limit of every parser behind us.
@@ -31,7 +30,6 @@ INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
 _decode = msgspec.json.Decoder().decode
-_pack = msgspec.msgpack.Encoder().encode
 _dumps = orjson.dumps
 
 # INT64_MAX has 19 digits: a document without a run of 19 digits holds no integer beyond it.
@@ -43,9 +41,6 @@ _INDENT = b"  "
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
-# A float64 is the only thing that MessagePack tags with this byte (it may also be part of text or of a number).
-_MSGPACK_FLOAT = b"\xcb"
-
 _BOM = b"\xef\xbb\xbf"
 # Possessive, and a string without an end runs to the end of the text: linear on any input.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]', re.DOTALL)
@@ -56,11 +51,6 @@ class Document(NamedTuple):
     """A JSON document that has exactly one reading: see `app.core.types.Json` for what holds in `tree`."""
 
     tree: Any
-
-    @property
-    def floats(self) -> bool:
-        """Whether any number in the document was written with a fraction or an exponent."""
-        return has_floats(self.tree)
 
 
 class _Repeated(dict[str, Any]):
@@ -116,25 +106,6 @@ def parse(body: bytes, *, max_depth: int = MAX_DEPTH, max_values: int | None = M
     if _LONG_RUN in body.translate(_DIGIT_CLASS) and _fault(tree) is not None:
         return _explain(body, max_depth=max_depth)
     return Document(tree)
-
-
-def has_floats(tree: Json) -> bool:
-    """Tell whether a JSON tree holds a float anywhere.
-
-    Does not check: that the tree is JSON (`canonical.canonical` does).
-    """
-    if _MSGPACK_FLOAT not in _pack(tree):
-        return False
-    stack: list[Any] = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, float):
-            return True
-        if isinstance(node, dict):
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
-    return False
 
 
 def _without_strings(body: bytes) -> bytes:

@@ -8,9 +8,8 @@ null. Bytes that are no UTF-8, which nothing of ours writes, stand as `receipt_b
 """
 
 import base64
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,7 +19,7 @@ import orjson
 import zstandard
 
 from app.errors import FirewallError, Kind
-from app.ledger.files import FileDigest, Written, new_file
+from app.ledger.files import Written, new_file
 from app.ledger.receipt import timestamp
 from app.ledger.rows import LedgerRow
 
@@ -34,29 +33,16 @@ _READ_BYTES: Final = 256 * 1024
 _STEP_BYTES: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class RecordsFile:
-    """A file that was written: the entries from `start` up to before `end`, `count` of them."""
-
-    path: Path
-    start: int
-    end: int
-    count: int
-    digest: FileDigest
-
-
 class RecordsWriter:
-    """Writes rows, by rising index; `count` says how many so far."""
+    """Writes rows, by rising index."""
 
     def __init__(self, out: Written) -> None:
         self._out = out
         self._stream = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
-        self.count = 0
 
     def add(self, row: LedgerRow) -> None:
         """Write one more row."""
         self._out.write(self._stream.compress(encode_row(row)))
-        self.count += 1
 
     def finish(self) -> None:
         """Write what is still held back. Nothing can be added after this."""
@@ -70,16 +56,6 @@ def records_file(path: Path) -> Iterator[RecordsWriter]:
         writer = RecordsWriter(out)
         yield writer
         writer.finish()
-
-
-def write_records(path: Path, rows: Iterable[LedgerRow], *, start: int, end: int) -> RecordsFile:
-    """Write the rows of a range of entries; not every index of it need be there. Raises FirewallError (UNAVAILABLE)."""
-    with new_file(path) as out:
-        writer = RecordsWriter(out)
-        for row in rows:
-            writer.add(row)
-        writer.finish()
-    return RecordsFile(path, start, end, writer.count, out.digest)
 
 
 def read_records(path: Path, *, heard: Callable[[bytes], object] | None = None) -> Iterator[LedgerRow]:

@@ -3,8 +3,9 @@
 The embedded server is the default; `MFW_TEST_DATABASE=testcontainers` takes one in Docker, of the image that
 `MFW_TEST_POSTGRES_IMAGE` names, with the network of this machine where `MFW_TEST_CONTAINER_NETWORK` is `host`.
 
-Ask for `database_dsn`: a database of your own, migrated, empty, gone afterwards. `empty_database_dsn` is one without any
-schema. `server_dsn` is the server itself, for who needs to create databases. All are superuser DSNs for asyncpg.
+Ask for `database_dsn`: a database of your own, migrated, empty, gone afterwards; `database` is a connection to it.
+`empty_database_dsn` is one without any schema. `server_dsn` is the server itself, for who needs to create databases.
+All are superuser DSNs for asyncpg.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,6 +132,14 @@ def _cloned(server_dsn: str, template: str) -> Iterator[str]:
 def database_dsn(server_dsn: str, _template: str) -> Iterator[str]:
     """The DSN of a migrated database that this test alone uses."""
     yield from _cloned(server_dsn, _template)
+
+
+@pytest.fixture
+async def database(database_dsn: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
+    """A connection to it."""
+    connection = await asyncpg.connect(database_dsn)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture(scope="module")

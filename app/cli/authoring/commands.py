@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.authoring.formats import Format
-from app.cli.options import Json, Used
+from app.cli.options import Json, Policies, Used
 from app.cli.output import reporting
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Directory of the policy files.")]
@@ -134,7 +134,7 @@ def policies_test(
 def policies_explain(
     *,
     file: Annotated[str, typer.Option("--file", "-f", help="The mutation as JSON; `-` reads standard input.")],
-    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    policies: Policies,
     now: Now = None,
     everything: Annotated[bool, typer.Option("--all", help="Show the policies that do not match, too.")] = False,
     used: Used = None,
@@ -158,7 +158,7 @@ def policies_explain(
 def policies_bench(
     *,
     files: Annotated[list[str], typer.Option("--file", "-f", help="A mutation as JSON; may be given several times.")],
-    policies: Annotated[Path, typer.Option(help="Directory of the policy files.")],
+    policies: Policies,
     rounds: Annotated[int, typer.Option(min=1, max=100_000, help="How often each expression is run.")] = 200,
     now: Now = None,
     as_json: Json = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.checking.formats import Format
-from app.cli.options import DEFAULT_URL, ApiKey, Timeout, Url, Used, local_policies
+from app.cli.options import DEFAULT_URL, ApiKey, Local, LocalPolicies, Timeout, Url, Used, local_policies
 from app.cli.output import reporting
 from app.core.manifest import ArtefactKind
 
@@ -41,10 +41,6 @@ _Context = Annotated[
 _Format = Annotated[
     Format, typer.Option("--format", help="`markdown` is a comment for a pull request, `sarif` for code scanning.")
 ]
-_Local = Annotated[
-    bool, typer.Option("--local", help="Decide in this process, with no service. Nothing is recorded: a rehearsal.")
-]
-_Policies = Annotated[Path | None, typer.Option(help="Directory of the policy files, with --local.")]
 
 
 @check.command(
@@ -65,8 +61,8 @@ def check_terraform(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     timeout: Timeout = 30.0,
-    local: _Local = False,
-    policies: _Policies = None,
+    local: Local = False,
+    policies: LocalPolicies = None,
     used: Used = None,
 ) -> None:
     """Ask about every change of a Terraform or OpenTofu plan; they are allowed together or not at all.
@@ -116,8 +112,8 @@ def check_diff_command(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     timeout: Timeout = 30.0,
-    local: _Local = False,
-    policies: _Policies = None,
+    local: Local = False,
+    policies: LocalPolicies = None,
     used: Used = None,
 ) -> None:
     """Ask about a change of source code, as a whole: a diff, or what lies between two commits."""
@@ -184,8 +180,8 @@ def check_manifest_command(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     timeout: Timeout = 30.0,
-    local: _Local = False,
-    policies: _Policies = None,
+    local: Local = False,
+    policies: LocalPolicies = None,
     used: Used = None,
 ) -> None:
     """Ask about a new model, prompt, tool or memory, by the digests of its files and the evidence of its evaluation.

@@ -42,7 +42,9 @@ class Bench:
         """The command of a gateway; `behind` is the command of its one upstream, [] for none."""
         behind = self.upstream() if behind is None else behind
         tail = ["--", *behind] if behind else []
-        return [sys.executable, "-m", "app", "mcp", "gateway", "--agent", "bot", *options, *tail]
+        # The last one of an option holds; how fast a firewall is on this machine must not decide.
+        patient = ["--timeout", "60"]
+        return [sys.executable, "-m", "app", "mcp", "gateway", "--agent", "bot", *patient, *options, *tail]
 
     def stdio(self, *options: str, behind: list[str] | None = None) -> StdioServerParameters:
         """The gateway as a client starts it."""

@@ -14,12 +14,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.principal import AuthMethod, Principal, PrincipalKind, Role
 from app.core.types import Effect, Mutation, Reason, Verdict
 from app.ledger.append import LedgerWriter
+from app.ledger.read import LedgerReader
 from app.ledger.receipt import PendingDecision, SealedEntry, seal_decision
-from app.persistence.engine import parse_dsn
+from app.persistence.engine import create_engine, parse_dsn
 
 WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 ALLOW = Verdict(Effect.ALLOW, (Reason("prod-replicas", "small-growth", Effect.ALLOW, "adds 1"),))
@@ -64,6 +66,18 @@ def make_entry(*, entry_id: UUID | None = None, size: int = 100) -> SealedEntry:
 @pytest.fixture
 def entry() -> Callable[..., SealedEntry]:
     return make_entry
+
+
+@pytest.fixture
+async def engine(database_dsn: str) -> AsyncIterator[AsyncEngine]:
+    made = create_engine(database_dsn)
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+def reader(engine: AsyncEngine) -> LedgerReader:
+    return LedgerReader(engine)
 
 
 class Fault(Enum):

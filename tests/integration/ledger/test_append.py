@@ -5,14 +5,11 @@ import contextlib
 import time
 from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
-from app.ledger.read import LedgerReader
 from app.persistence.breaker import BreakerState, CircuitBreaker
-from app.persistence.engine import create_engine
 from tests.integration.ledger.conftest import PATIENT, deadline
 
 
@@ -37,20 +34,6 @@ async def writing(dsn, **options):
         yield made
     finally:
         await made.stop(drain_timeout=0.05)
-
-
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def reader(database_dsn):
-    engine = create_engine(database_dsn)
-    yield LedgerReader(engine)
-    await engine.dispose()
 
 
 async def until(condition):

@@ -15,7 +15,6 @@ from app.ledger.erase import RecordEraser
 from app.ledger.read import LedgerReader, RecordState
 from app.ledger.receipt import EntryKind, parse, seal
 from app.ledger.search import DecisionIndex, Indexer, Wanted
-from app.persistence.engine import create_engine
 
 ADMIN = Principal("admin", PrincipalKind.USER, frozenset({Role.ADMIN}), AuthMethod.API_KEY)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -25,13 +24,6 @@ SUBJECT = Wanted(subject=("agent", "coder-7"))
 def sealed(idx):
     said = {"act": "erase-record", "erased_index": str(idx)}
     return seal(EntryKind.ERASURE, id=uuid4(), at=NOW, principal=ADMIN, members=said, record={}, salt=os.urandom(32))
-
-
-@pytest.fixture
-async def engine(database_dsn):
-    made = create_engine(database_dsn)
-    yield made
-    await made.dispose()
 
 
 @pytest.fixture

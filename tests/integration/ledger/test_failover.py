@@ -54,13 +54,6 @@ async def whole(dsn):
     return report.whole
 
 
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
 async def test_a_connection_that_breaks_at_any_byte_costs_nothing_that_was_said(database_dsn, entry):
     """Both writers lose their connections wherever chance has it, also in the middle of a message."""
     network = BreakingNetwork(database_dsn, lives=lambda: random.randint(1, 60_000))

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
-from app.ledger.read import LedgerReader
 from app.ledger.within import append_within
 from app.persistence.breaker import CircuitBreaker
 from app.persistence.engine import connect, create_engine
@@ -30,20 +29,6 @@ async def writing(dsn, **options):
 def never_opens():
     """A breaker for tests in which connections break as often as they can."""
     return CircuitBreaker(clock=time.monotonic, failures_to_open=10_000)
-
-
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def reader(database_dsn):
-    engine = create_engine(database_dsn)
-    yield LedgerReader(engine)
-    await engine.dispose()
 
 
 async def test_two_transactions_of_one_client_have_two_connections(pooled_dsn):

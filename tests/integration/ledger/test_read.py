@@ -13,13 +13,6 @@ from app.persistence.engine import create_engine
 
 
 @pytest.fixture
-async def reader(database_dsn):
-    engine = create_engine(database_dsn)
-    yield LedgerReader(engine)
-    await engine.dispose()
-
-
-@pytest.fixture
 async def entries(database_dsn, entry):
     made = [entry() for _ in range(5)]
     writer = LedgerWriter(database_dsn)

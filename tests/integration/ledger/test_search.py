@@ -43,13 +43,6 @@ def other_entry(number):
 
 
 @pytest.fixture
-async def engine(database_dsn):
-    made = create_engine(database_dsn)
-    yield made
-    await made.dispose()
-
-
-@pytest.fixture
 async def append(database_dsn):
     writer = LedgerWriter(database_dsn)
     await writer.start()

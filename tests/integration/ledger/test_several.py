@@ -10,7 +10,6 @@ import pytest
 
 from app.errors import FirewallError, Kind
 from app.ledger.append import AWAIT_WRITERS, LedgerWriter
-from app.ledger.read import LedgerReader
 from app.persistence.engine import create_engine
 
 
@@ -29,20 +28,6 @@ async def writing(dsn, *, number=1, **options):
 def crowd(writer):
     """As after a wait for the head."""
     writer._crowded_until = math.inf
-
-
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def reader(database_dsn):
-    engine = create_engine(database_dsn)
-    yield LedgerReader(engine)
-    await engine.dispose()
 
 
 @pytest.mark.parametrize("number", [2, 5, 20])

@@ -17,13 +17,6 @@ async def ledger(database_dsn):
     await opened.close()
 
 
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
 async def emptied(database, table):
     """What no role of the service may do."""
     await database.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")

@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.core.notes import Algorithm, Checkpoint, Note, SignerKey, open_checkpoint
 from app.ledger.published import PublishedLedger
 from app.ledger.witnesses import CosignatureStore, HttpPost, WitnessAwayError, Witnesses, WitnessesState
-from app.persistence.engine import create_engine
 from tests.integration.service.published import LOG, ORIGIN, publish
 from tests.integration.service.witnessing import witness
 
@@ -26,13 +25,6 @@ class Signed:
     def __init__(self, checkpoint):
         self.size = checkpoint.size
         self.note = Note(checkpoint.text, (LOG.sign(checkpoint.text),)).serialise()
-
-
-@pytest.fixture
-async def engine(database_dsn):
-    made = create_engine(database_dsn)
-    yield made
-    await made.dispose()
 
 
 @pytest.fixture

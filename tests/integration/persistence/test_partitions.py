@@ -17,13 +17,6 @@ NOW = Month.of(datetime.now(UTC))
 WANTED = [NOW.after(count) for count in range(4)]
 
 
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
 async def months(database):
     return sorted(one.month for one in await attached(database, TABLE) if one.month is not None)
 

@@ -54,12 +54,18 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
 class TlsInFront:
     """What a managed PostgreSQL shows: asked for TLS it agrees, and only then passes bytes on to the server behind."""
 
-    def __init__(self, socket_file: str, *, key: Path, certificate: Path) -> None:
-        self._socket_file = socket_file
+    def __init__(self, behind: sa.URL, *, key: Path, certificate: Path) -> None:
+        self._behind = behind
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, key)
         self.encrypted = 0
         self.plain = 0
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the server behind: the embedded one has a socket file, one in a container a port."""
+        if folder := self._behind.query.get("host"):
+            return await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+        return await asyncio.open_connection(self._behind.host, self._behind.port)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -71,7 +77,7 @@ class TlsInFront:
             await writer.drain()
             await writer.start_tls(self._context)
             self.encrypted += 1
-            behind_reader, behind_writer = await asyncio.open_unix_connection(self._socket_file)
+            behind_reader, behind_writer = await self._connect()
             await asyncio.gather(_pump(reader, behind_writer), _pump(behind_reader, writer))
         writer.close()
 
@@ -89,7 +95,7 @@ async def guarded(database_dsn: str, tmp_path: Path) -> AsyncIterator[tuple[str,
     """The DSN of a server that speaks TLS, without `sslmode`; the certificate to trust; who counts connections."""
     key, certificate = _certificate(tmp_path)
     url = sa.make_url(database_dsn)
-    front = TlsInFront(f"{url.query['host']}/.s.PGSQL.5432", key=key, certificate=certificate)
+    front = TlsInFront(url, key=key, certificate=certificate)
     server = await asyncio.start_server(front.serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]

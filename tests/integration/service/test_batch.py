@@ -28,13 +28,6 @@ NOT_BLUE = {"rules": [
 ]}  # fmt: skip
 
 
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
-
-
 async def until(true):
     while not true():
         await asyncio.sleep(0)

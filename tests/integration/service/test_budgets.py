@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import orjson
 import pytest
 
@@ -33,13 +32,6 @@ PROGRAM = Path(__file__).with_name("budgeted.py")
 # For tests that turn the clock by hours.
 ANY_CLOCK = timedelta(days=40)
 HOLD: dict[str, Any] = {"effect": "hold", "approval": {"anyOf": [{"group": "sre"}]}}
-
-
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
 
 
 async def uses(database):

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from app.core.batch import Batch, BatchMode
@@ -25,13 +24,6 @@ from tests.integration.service.budgeted import WHO, Exchange, Replica, budget, m
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
 ONE, BATCH = "/v1/decisions", "/v1/decisions:batch"
-
-
-@pytest.fixture
-async def database(database_dsn):
-    connection = await asyncpg.connect(database_dsn)
-    yield connection
-    await connection.close()
 
 
 class Keyed(Exchange):

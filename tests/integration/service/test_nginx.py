@@ -203,7 +203,9 @@ def test_a_host_in_the_request_line_is_the_host(behind):
 
 def test_without_a_ledger_or_a_firewall_nothing_passes(serve, database_dsn, folder, tmp_path):
     with contextlib.ExitStack() as opened:
-        service = opened.enter_context(serve(database_dsn, **settings(folder)))
+        # NGINX waits a minute.
+        made = settings(folder) | {"MFW_LEDGER__DEADLINE_SECONDS": "4"}
+        service = opened.enter_context(serve(database_dsn, **made))
         with nginx(tmp_path, service) as gateway:
             assert gateway.send("GET", "/v1/orders/7")[0] == 200
             cut_off(database_dsn)

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from app.cli import app, recorded
+from app.cli.client import Service
 from app.cli.exits import ExitCode
 from app.cli.output import Refused
-from app.cli.policy_sets import Service
 from app.core.notes import LogProof, SignerKey
 
 ORIGIN = "log.example.com/ledger"

@@ -279,21 +279,6 @@ def test_long_runs_of_digits_that_are_no_large_integers():
 
 
 @given(_TREES)
-def test_floats_are_noticed(tree):
-    def naive(node: Any) -> bool:
-        if isinstance(node, dict):
-            return any(map(naive, node.values()))
-        return any(map(naive, node)) if isinstance(node, list) else isinstance(node, float)
-
-    assert parse(json.dumps(tree).encode()).floats is naive(tree)
-    assert strict_json.has_floats(tree) is naive(tree)
-
-
-def test_a_number_that_looks_like_a_tag_is_no_float():
-    assert not strict_json.has_floats({"a": [203, "ˈ"]})
-
-
-@given(_TREES)
 def test_the_slow_path_reads_legal_documents_too(tree):
     assert _same(strict_json._explain(json.dumps(tree).encode(), max_depth=MAX_DEPTH, deep=True).tree, tree)
 

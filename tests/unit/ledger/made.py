@@ -1,7 +1,7 @@
 """A ledger that is nowhere, with its tree and its checkpoints, to be exported; and ways of tampering with it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from app.ledger.export import Exported, export
 from app.ledger.exported import MANIFEST, Export, Manifest
 from app.ledger.files import digest_file
 from app.ledger.receipt import EntryKind, leaf_hash, seal
+from app.ledger.records import records_file
 from app.ledger.rows import Absent, Activated, LedgerRow, Published
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -31,6 +32,13 @@ WITNESS = SignerKey.of(
 )
 SET = canonical([{"kind": "MutationPolicy"}])
 SET_DIGEST = "sha256:" + sha256(SET).hexdigest()
+
+
+def write_records(path: Path, rows: Iterable[LedgerRow]) -> None:
+    """A file of an export with these rows, whatever they are."""
+    with records_file(path) as out:
+        for one in rows:
+            out.add(one)
 
 
 def row(idx: int, *, generation: int = 0, kind: EntryKind = EntryKind.SNAPSHOT, **members: str) -> LedgerRow:

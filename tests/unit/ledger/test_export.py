@@ -14,9 +14,9 @@ from app.ledger import export as module
 from app.ledger import exported
 from app.ledger.exported import BEGUN, MANIFEST, Chunk, Export, Manifest, chunks_of, policy_set_path, read_manifest
 from app.ledger.files import new_file, read_file, write_file
-from app.ledger.records import decode_row, encode_row, read_records, write_records
+from app.ledger.records import decode_row, encode_row, read_records
 from app.ledger.verify import Trust, verify
-from tests.unit.ledger.made import KEY, Made, row
+from tests.unit.ledger.made import KEY, Made, row, write_records
 
 CHUNK = 256
 
@@ -373,7 +373,7 @@ def test_lines_that_are_none(tmp_path, change):
 
 def test_files_of_records_that_are_none(tmp_path):
     file = tmp_path / "records"
-    write_records(file, [row(0), row(1)], start=0, end=2)
+    write_records(file, [row(0), row(1)])
     good = file.read_bytes()
     for content, words in (
         (b"nonsense", "damaged"),
@@ -397,7 +397,7 @@ def test_files_of_records_that_are_none(tmp_path):
 def test_lines_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr("app.ledger.records.LINE_BYTES_MAX", 100)
     file = tmp_path / "records"
-    write_records(file, [row(0)._replace(record=os.urandom(400_000).hex().encode())], start=0, end=1)
+    write_records(file, [row(0)._replace(record=os.urandom(400_000).hex().encode())])
     with pytest.raises(FirewallError, match="more than 100 bytes"):
         list(read_records(file))
 

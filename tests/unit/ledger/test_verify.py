@@ -13,10 +13,10 @@ from app.errors import FirewallError, Kind
 from app.ledger.exported import MANIFEST, Export
 from app.ledger.findings import FIXES, NOTES, SHOWN_MAX, Code, Findings
 from app.ledger.receipt import EntryKind
-from app.ledger.records import read_records, write_records
+from app.ledger.records import read_records
 from app.ledger.rows import Activated
 from app.ledger.verify import Trust, read_saved, verify
-from tests.unit.ledger.made import KEY, SET, SET_DIGEST, WITNESS, Made, alter, relist, row
+from tests.unit.ledger.made import KEY, SET, SET_DIGEST, WITNESS, Made, alter, relist, row, write_records
 
 TRUST = Trust(keys=(KEY.verifier,))
 SIZES = [0, 1, 2, 255, 256, 257, 600]
@@ -362,7 +362,7 @@ class TestInTheFiles:
         (chunk,) = Export.open(directory).manifest.chunks
         rows = list(read_records(directory / chunk.path))
         change(rows)
-        write_records(directory / chunk.path, rows, start=chunk.start, end=chunk.end)
+        write_records(directory / chunk.path, rows)
         relist(directory)
 
     def test_bundles(self, at):
@@ -412,7 +412,7 @@ class TestInTheFiles:
     def test_what_does_not_fit_the_manifest(self, at):
         (chunk,) = Export.open(at).manifest.chunks
         rows = list(read_records(at / chunk.path))
-        write_records(at / chunk.path, [rows[0]._replace(record=b"{}"), *rows[1:]], start=0, end=600)
+        write_records(at / chunk.path, [rows[0]._replace(record=b"{}"), *rows[1:]])
         (at / "lists/absent-600.json").write_bytes(b'{"erased":[],"archived":[] }')
         assert sorted(found(at), key=str) == [
             (Code.FILE_ALTERED, None),
