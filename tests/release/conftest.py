@@ -1,6 +1,7 @@
 """This checkout as a repository of its own, as it stands: a test may break what it likes in a clone of it."""
 
 import contextlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from release.check import Asked
+from release.check import CHANGELOG, Asked
 
 ROOT = Path(__file__).resolve().parents[2]
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
 TODAY = date(2030, 1, 1)
+UNRELEASED = re.compile(r"(^## \[Unreleased\]\n\n).*?(?=^## )", re.MULTILINE | re.DOTALL)
 
 
 # What tests that run meanwhile make and remove.
@@ -52,6 +54,9 @@ def git(folder: Path, *arguments: str) -> None:
 def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("release") / "repository"
     shutil.copytree(ROOT, made, ignore=left_out, copy_function=copied)
+    # Ready to be released, as the checkout need not be: what is not released yet would be a fault in every test.
+    changelog = made / CHANGELOG
+    changelog.write_text(UNRELEASED.sub(r"\1", changelog.read_text()))
     git(made, "init", "--quiet", "--initial-branch=main")
     git(made, "add", "--all")
     git(made, "commit", "--quiet", "--message=everything")
