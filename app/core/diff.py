@@ -37,7 +37,8 @@ _HUNK = re.compile(r"@@ -([0-9]{1,9})(?:,([0-9]{1,9}))? \+([0-9]{1,9})(?:,([0-9]
 _MODE = re.compile(r"[0-7]{6}")
 _INDEX = re.compile(r"[0-9a-f]{4,64}\.\.[0-9a-f]{4,64}(?: ([0-7]{6}))?")
 _PERCENT = re.compile(r"[0-9]{1,3}%")
-_BINARY_FILES = re.compile(r"(?:Binary files|Files) (.+ and .+) differ", re.DOTALL)
+# Atomic: a word of it that stands in a line thousands of times is tried once, not once for each that stands before it.
+_BINARY_FILES = re.compile(r"(?:Binary files|Files) ((?>.+? and ).+) differ", re.DOTALL)
 _BINARY_SIZE = re.compile(r"(?:literal|delta) [0-9]{1,12}")
 # One letter for the length, then base 85: no blank, so that no line of it can be taken for a header.
 _BINARY_LINE = re.compile(r"[A-Za-z][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]+")
@@ -48,8 +49,8 @@ _OTHER_FORMAT = re.compile(r"\*{15}.*|[0-9]+(?:,[0-9]+)?[acd](?:[0-9]+(?:,[0-9]+
 # showing it: as free text it would be a change that nobody is asked about.
 _UNSHOWN = re.compile(
     r"Submodule .+ (?:[0-9a-f]{4,64}\.{2,3}[0-9a-f]{4,64}.*|contains (?:untracked|modified) content)"
-    r"|\* Unmerged path .+|Only in .+: .+|Common subdirectories: .+ and .+|Symbolic links .+ and .+ differ"
-    r"|File .+ is an? .+ while file .+ is an? .+"
+    r"|\* Unmerged path .+|Only in .+: .+|Common subdirectories: .+ and .+|Symbolic links (?>.+? and ).+ differ"
+    r"|File (?>.+? is an? )(?>.+? while file )(?>.+? is an? ).+"
 )
 # Every line between files that is not plain text, and some that are: the others are passed over quickly.
 _NOTEWORTHY = re.compile(r"[-+@*0-9dGIBFSOC]|[ \tX]+[-+@d*I]")

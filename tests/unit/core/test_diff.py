@@ -262,6 +262,21 @@ def test_what_has_no_single_reading_is_refused(text, detail):
     assert _refused(text) == detail
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Symbolic links x" + " and" * 300_000,
+        "File x" + " is a" * 150_000 + " while file" * 75_000,
+        "Files x" + " and" * 300_000,
+        "Only in x" + ":" * 1_000_000,
+        "Submodule x" + " abcdef0" * 150_000,
+    ],
+)
+def test_a_line_costs_what_it_is_long(line):
+    # Where each of its words is looked for behind each other one, every one of these takes minutes at the least.
+    assert _refused(line) == "the diff names no file"
+
+
 _LINES = [
     "diff --git a/f b/f", "diff --git a/f b/g", 'diff --git "a/\\303" b/f', "--- a/f", "+++ b/f", "--- /dev/null", "+++ /dev/null", "@@ -1 +1 @@", "@@ -0,0 +1 @@",
     "@@ -1,2 +1,2 @@", "@@ -1 +0,0 @@", "-a", "+b", " c", "", "\\ No newline at end of file", "rename from f", "rename to g", "copy from f", "copy to g", "old mode 100644",
