@@ -21,7 +21,7 @@ from app.persistence.engine import (
     causes,
     create_engine,
     error_kind,
-    translate,
+    explained,
 )
 from app.persistence.partitions import make_ahead
 from app.persistence.revision import MAXIMUM_REVISION, MINIMUM_REVISION, Standing, judge, standing
@@ -127,7 +127,7 @@ async def status(dsn: str) -> Status:
         async with engine.connect() as connection:
             return _status(await standing(connection))
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
     finally:
         await engine.dispose()
 
@@ -306,4 +306,4 @@ def _explain(error: BaseException) -> FirewallError:
                 )
             case _:
                 continue
-    return translate(error)
+    return explained(error)

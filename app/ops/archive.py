@@ -33,7 +33,7 @@ from app.ledger.records import SUFFIX, read_records, records_file
 from app.ledger.rows import LedgerRow
 from app.ledger.search import FILL
 from app.ledger.within import append_within
-from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, translate
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, explained
 from app.persistence.partitions import attach, attached, create, partition_name
 from app.persistence.tables import ledger_search_progress
 
@@ -170,7 +170,7 @@ async def archive(
             fix="run the same command again; it goes on where it stopped",
         ) from error
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
 
 
 async def unarchive(dsn: str, directory: Path, *, month: Month) -> Archived:
@@ -215,7 +215,7 @@ async def unarchive(dsn: str, directory: Path, *, month: Month) -> Archived:
             Kind.TIMEOUT, "the partition did not get its lock", retry_after=LOCK_TIMEOUT, fix="run it again"
         ) from error
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
 
 
 async def _connect(dsn: str) -> "asyncpg.Connection[Any]":

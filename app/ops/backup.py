@@ -28,7 +28,7 @@ from app.errors import FirewallError, Kind
 from app.ledger.files import PART_SUFFIX, digest_file, read_file, sync_directory, write_file
 from app.ops.programs import clean_environment, find_program, must, told
 from app.persistence import revision
-from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, translate
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, explained
 from app.persistence.operation_runs import Operation, OperationRuns, Outcome
 
 MANIFEST_VERSION: Final = 1
@@ -173,7 +173,7 @@ async def _dump(dsn: str, directory: Path, *, clock: Clock) -> Manifest:
             Kind.UNAVAILABLE, f"`{directory}` cannot be made", fix="name another directory with --to"
         ) from error
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
     try:
         major = connection.get_server_version().major
         program = await find_program("pg_dump", major=major)
@@ -208,7 +208,7 @@ async def _dump(dsn: str, directory: Path, *, clock: Clock) -> Manifest:
                 part.unlink(missing_ok=True)
                 raise
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
     finally:
         connection.terminate()
     if digest is None:

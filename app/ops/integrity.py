@@ -30,7 +30,7 @@ from app.ops.references import QUESTIONS, SAME_IDS, ask
 from app.ops.repair import repair
 from app.ops.structure import check_structure
 from app.persistence import revision
-from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, translate
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, explained
 from app.persistence.operation_runs import Operation, OperationRuns, Outcome, Run
 from app.settings import Settings, SettingsError
 
@@ -110,7 +110,7 @@ async def run(
             async with engine.connect() as connection:
                 found = await revision.standing(connection)
         except DATABASE_ERRORS as error:
-            raise translate(error) from error
+            raise explained(error) from error
         try:
             revision.judge(found)
         except FirewallError as error:
@@ -170,7 +170,7 @@ class _Check:
             if self._wanted.repair:
                 await repair(self._dsn, self._findings, search=self._seen.search)
         except DATABASE_ERRORS as error:
-            raise translate(error) from error
+            raise explained(error) from error
         report = Report(
             started_at=started_at,
             seconds=time.monotonic() - began,

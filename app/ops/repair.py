@@ -10,7 +10,7 @@ from app.core.integrity import IntegrityCheck
 from app.ledger.search import FILL
 from app.ops.findings import Findings
 from app.ops.structure import disabled_triggers
-from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, translate
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, explained
 from app.persistence.partitions import make_ahead
 from app.persistence.tables import ledger_search, ledger_search_progress
 
@@ -46,7 +46,7 @@ async def repair(dsn: str, findings: Findings, *, search: Collection[int] = ()) 
         finally:
             await connection.close()
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
 
 
 async def _index_again(dsn: str, search: Collection[int]) -> int:
@@ -59,7 +59,7 @@ async def _index_again(dsn: str, search: Collection[int]) -> int:
                 await connection.execute(sa.delete(ledger_search).where(ledger_search.c.idx == idx))
                 await connection.execute(FILL, {"start": idx, "end": idx + 1})
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
     finally:
         await engine.dispose()
     return len(search)

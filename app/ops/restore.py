@@ -20,7 +20,7 @@ from app.ops.findings import Finding
 from app.ops.integrity import Progress, Wanted, run
 from app.ops.programs import find_program, must, told
 from app.persistence import revision
-from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, parse_dsn, translate
+from app.persistence.engine import DATABASE_ERRORS, connect, create_engine, explained, parse_dsn
 from app.persistence.partitions import make_ahead
 
 # Tables, views and sequences outside the schemas of the server itself.
@@ -60,7 +60,7 @@ async def restore(dsn: str, directory: Path, name: str, *, progress: Progress | 
         finally:
             await connection.close()
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
     if found:  # (2)
         raise FirewallError(
             Kind.CONFLICT,
@@ -121,7 +121,7 @@ async def verify(directory: Path, name: str, *, server: str | None, progress: Pr
             fix="give it CREATEDB, or set MFW_DATABASE__URL to another server",
         ) from error
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
 
 
 async def _known(dsn: str) -> bool:
@@ -146,7 +146,7 @@ async def _compare(dsn: str, manifest: Manifest) -> tuple[str, ...]:
         finally:
             await connection.close()
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
     wanted = manifest.ledger
     differences = []
     for what, there, said in (

@@ -231,14 +231,23 @@ def translate(error: BaseException, *, retry_after: float = RETRY_AFTER) -> Fire
         case ErrorKind.TIMEOUT:
             return FirewallError(Kind.TIMEOUT, "the database did not answer in time", retry_after=retry_after)
         case ErrorKind.CONNECTION | ErrorKind.BREAKER_OPEN:
-            why, fix = _why(error)
-            return FirewallError(
-                Kind.UNAVAILABLE, f"the database cannot be reached{why}", retry_after=retry_after, fix=fix
-            )
+            return FirewallError(Kind.UNAVAILABLE, "the database cannot be reached", retry_after=retry_after)
         case ErrorKind.CONFLICT | ErrorKind.OTHER:
             return FirewallError(Kind.UNAVAILABLE, "the database refused the operation", retry_after=retry_after)
         case other:
             assert_never(other)
+
+
+def explained(error: BaseException) -> FirewallError:
+    """As `translate`, with the reason: for whoever runs this, who can mend it.
+
+    Callers of the service never hear it: an agent that is told to look at the password does so.
+    """
+    made = translate(error)
+    if made is not error and error_kind(error) is ErrorKind.CONNECTION:
+        why, fix = _why(error)
+        return FirewallError(made.kind, f"{made.detail}{why}", retry_after=made.retry_after, fix=fix)
+    return made
 
 
 def _why(error: BaseException) -> tuple[str, str | None]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import FirewallError, Kind
-from app.persistence.engine import DATABASE_ERRORS, translate
+from app.persistence.engine import DATABASE_ERRORS, explained
 
 # The least that this code needs: the last `pre` migration of its release.
 MINIMUM_REVISION = "0012"
@@ -95,7 +95,7 @@ async def read(engine: AsyncEngine) -> Standing:
         async with engine.connect() as connection:
             return await standing(connection)
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
 
 
 async def check(engine: AsyncEngine) -> str:

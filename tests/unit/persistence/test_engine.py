@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import FirewallError, Kind
-from app.persistence.engine import ErrorKind, error_kind, parse_dsn, raw_dsn, translate
+from app.persistence.engine import ErrorKind, error_kind, explained, parse_dsn, raw_dsn, translate
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,22 @@ def test_an_error_keeps_its_kind_however_deep_it_is_wrapped(error, kind, told):
         (socket.gaierror(-2, "Name or service not known"), ["the name of its host cannot be looked up"]),
     ],
 )
-def test_what_waiting_does_not_mend_is_said(error, words):
+def test_what_waiting_does_not_mend_is_said_to_who_runs_this(error, words):
     for seen in (error, _wrapped(error)):
-        told = str(translate(seen))
+        told = str(explained(seen))
         assert told.startswith("the database cannot be reached: ")
         assert all(word in told for word in words)
         assert str(error) not in told
-    assert str(translate(ConnectionRefusedError())) == "the database cannot be reached"
+        # Callers, agents among them, are not sent to look for passwords.
+        assert str(translate(seen)) == "the database cannot be reached"
+    assert str(explained(ConnectionRefusedError())) == "the database cannot be reached"
+    assert explained(TimeoutError()).kind is Kind.TIMEOUT
 
 
 def test_what_is_already_ours_stays():
     error = FirewallError(Kind.NOT_FOUND, "no such thing")
     assert translate(error) is error
+    assert explained(error) is error
 
 
 def test_the_databases_own_words_stay_inside():
