@@ -167,11 +167,12 @@ async def _dump(dsn: str, directory: Path, *, clock: Clock) -> Manifest:
     """Steps (1) to (4)."""
     try:
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
-        connection = await connect(dsn, statement_timeout=_STATEMENT_TIMEOUT)
-    except PermissionError as error:
+    except OSError as error:
         raise FirewallError(
-            Kind.UNAVAILABLE, f"`{directory}` cannot be made", fix="name another directory with --to"
+            Kind.UNAVAILABLE, f"`{directory}` cannot be made", fix="name another directory with --dir"
         ) from error
+    try:
+        connection = await connect(dsn, statement_timeout=_STATEMENT_TIMEOUT)
     except DATABASE_ERRORS as error:
         raise explained(error) from error
     try:

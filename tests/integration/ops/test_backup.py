@@ -71,6 +71,17 @@ async def refused(awaitable):
     return caught.value
 
 
+async def test_a_directory_that_cannot_be_made_is_not_the_databases_fault(tmp_path):
+    (tmp_path / "file").touch()
+    away = "postgresql://u@/d?host=/nowhere"
+    error = await refused(module._dump(away, tmp_path / "file/backups", clock=clock))
+    assert "file/backups` cannot be made" in error.detail
+    assert "--dir" in (error.fix or "")
+    assert (
+        await refused(module._dump(away, tmp_path / "backups", clock=clock))
+    ).detail == "the database cannot be reached"
+
+
 async def test_a_backup_says_what_it_is(made, directory, mixed_dsn):
     (found,) = backups(directory)
     assert found == made == manifest_of(directory, "latest") == manifest_of(directory, made.name)
