@@ -492,7 +492,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
                 _, stop_metrics = serve_metrics(metrics, host=settings.metrics.host, port=settings.metrics.port)
                 opened.callback(stop_metrics)
             if shedder is not None and door is not None:
-                watch = Watch(shedder.feel, memory=Memory().share, tell=door.tell)
+                watch = Watch(shedder.feel, memory=Memory(closes=settings.shedding.memory_share).share, tell=door.tell)
                 watch.start()
                 opened.push_async_callback(watch.stop)
             if certificate is not None:

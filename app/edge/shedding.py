@@ -407,16 +407,19 @@ def _refusal(seconds: int, problem_type: str) -> Refusal:
 class Memory:
     """How much of the memory that this process may use is used: of its control group, or of the machine.
 
-    `root` is where the kernel shows it.
+    `root` is where the kernel shows it; from the share `closes` on something is refused.
     """
 
     def __init__(
         self,
         root: Path = Path("/"),
         *,
+        closes: float = 1.0,
         give_back: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        # Before the door closes, wherever its watermark is.
+        self._give_back_share = min(GIVE_BACK_SHARE, closes)
         self._give_back = give_back or _give_back
         self._clock = clock
         self._next = float("-inf")
@@ -430,7 +433,7 @@ class Memory:
         What large requests leave behind the allocator keeps: it would count for ever, and close the door for ever.
         """
         used = self._share()
-        if used >= GIVE_BACK_SHARE and self._clock() >= self._next:
+        if used >= self._give_back_share and self._clock() >= self._next:
             self._give_back()
             self._next = self._clock() + GIVE_BACK_SECONDS
             used = self._share()

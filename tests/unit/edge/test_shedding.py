@@ -439,6 +439,15 @@ class TestMemory:
         assert (memory.share(), given_back) == (0.7, [0.0, GIVE_BACK_SECONDS])
         _give_back()
 
+    def test_a_door_that_closes_early_has_it_given_back_as_early(self, tmp_path):
+        root = self.root(tmp_path, memory_dot_max=str(10 * os.sysconf("SC_PAGE_SIZE")))
+        (root / "proc/self/statm").write_text("20 6 1\n")
+        given_back: list[bool] = []
+        assert Memory(root, closes=0.7, give_back=lambda: given_back.append(True)).share() == 0.6
+        assert given_back == []
+        assert Memory(root, closes=0.6, give_back=lambda: given_back.append(True)).share() == 0.6
+        assert given_back == [True]
+
 
 class TestWatch:
     def test_it_tells_as_often_as_it_looks_at_the_memory(self):
