@@ -9,7 +9,7 @@ import asyncpg
 from app.core.tiles import HASH_BYTES, TileId
 from app.errors import FirewallError, Kind
 from app.ledger.rows import Absent, Activated, LedgerRow, Published
-from app.persistence.engine import DATABASE_ERRORS, STATEMENT_TIMEOUT, connect, translate
+from app.persistence.engine import DATABASE_ERRORS, STATEMENT_TIMEOUT, connect, explained
 
 # Entries in one transaction: short enough to keep no vacuum waiting, long enough that its round trips cost nothing.
 SLICE: Final = 4096
@@ -60,7 +60,7 @@ class LedgerDatabase:
         try:
             return cls(await connect(dsn, statement_timeout=statement_timeout, settings=_SETTINGS))
         except DATABASE_ERRORS as error:
-            raise translate(error) from error
+            raise explained(error) from error
 
     async def close(self) -> None:
         """Close the connection; a server that does not answer any more is not waited for."""
@@ -163,4 +163,4 @@ class LedgerDatabase:
             async with self._connection.transaction(isolation="repeatable_read", readonly=True):
                 yield
         except DATABASE_ERRORS as error:
-            raise translate(error) from error
+            raise explained(error) from error

@@ -16,7 +16,7 @@ import asyncpg
 
 from app.core.months import Month
 from app.errors import FirewallError, Kind
-from app.persistence.engine import DATABASE_ERRORS, connect, translate
+from app.persistence.engine import DATABASE_ERRORS, connect, explained
 from app.persistence.tables import PARTITIONED
 
 # Beside the current month. A job that fails for a whole quarter is noticed before the last one is full.
@@ -132,7 +132,7 @@ async def make_ahead(
             fix="run `mfw ledger partitions` again; if it persists, end the oldest transaction in `pg_stat_activity`",
         ) from error
     except DATABASE_ERRORS as error:
-        raise translate(error) from error
+        raise explained(error) from error
 
 
 async def attach(connection: "asyncpg.Connection[Any]", table: str, month: Month) -> None:

@@ -8,7 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import FirewallError, Kind
-from app.persistence.engine import ErrorKind, error_kind, explained, parse_dsn, raw_dsn, translate
+from app.ledger.published import PublishedLedger
+from app.ledger.slices import LedgerDatabase
+from app.persistence import revision
+from app.persistence.engine import ErrorKind, create_engine, error_kind, explained, parse_dsn, raw_dsn, translate
+from app.persistence.operation_runs import OperationRuns
+from app.persistence.partitions import make_ahead
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,22 @@ def test_what_waiting_does_not_mend_is_said_to_who_runs_this(error, words):
         assert str(translate(seen)) == "the database cannot be reached"
     assert str(explained(ConnectionRefusedError())) == "the database cannot be reached"
     assert explained(TimeoutError()).kind is Kind.TIMEOUT
+
+
+async def test_commands_say_the_reason_and_the_service_does_not(monkeypatch, tmp_path):
+    # No authority is there, which is found out before anything is connected to.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    dsn = "postgresql://u:p@127.0.0.1/d?sslmode=verify-full"
+    engine = create_engine(dsn)
+    for asked in (revision.check(engine), make_ahead(dsn), LedgerDatabase.open(dsn)):
+        with pytest.raises(FirewallError, match="asks for what is not here"):
+            await asked
+    for asked in (PublishedLedger(engine).checkpoint(), OperationRuns(engine).latest()):
+        with pytest.raises(FirewallError) as caught:
+            await asked
+        assert (caught.value.detail, caught.value.fix) == ("the database cannot be reached", None)
+    await engine.dispose()
 
 
 def test_what_is_already_ours_stays():
