@@ -109,9 +109,9 @@ async def test_commands_say_the_reason_and_the_service_does_not(monkeypatch, tmp
     for asked in (revision.check(engine), make_ahead(dsn), LedgerDatabase.open(dsn)):
         with pytest.raises(FirewallError, match="asks for what is not here"):
             await asked
-    for asked in (PublishedLedger(engine).checkpoint(), OperationRuns(engine).latest()):
+    for served in (PublishedLedger(engine).checkpoint(), OperationRuns(engine).latest()):
         with pytest.raises(FirewallError) as caught:
-            await asked
+            await served
         assert (caught.value.detail, caught.value.fix) == ("the database cannot be reached", None)
     await engine.dispose()
 
