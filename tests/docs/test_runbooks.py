@@ -104,6 +104,8 @@ def test_what_is_typed_for_a_cluster_says_enough(name, line):
     if " logs -l " in line:
         assert "--prefix" in line
         assert "--ignore-errors" in line
+        # One pod comes after the other: the last lines would be those of one alone.
+        assert "| tail" not in line or ("--timestamps" in line and "| sort -k2 | tail" in line)
 
 
 @pytest.mark.parametrize("name", PAGES)
