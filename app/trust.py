@@ -17,6 +17,12 @@ def trust(ca_file: str | Path | None = None) -> ssl.SSLContext:
     are looked at as ever.
     """
     context = ssl.create_default_context(cafile=ca_file)
-    if ca_file is not None or any(os.environ.get(name) for name in _VARIABLES):
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    for flag in not_demanded(named=ca_file is not None):
+        context.verify_flags &= ~flag
     return context
+
+
+def not_demanded(*, named: bool) -> list[ssl.VerifyFlags]:
+    """What is not asked of authorities that somebody names, there or in the environment."""
+    named = named or any(os.environ.get(name) for name in _VARIABLES)
+    return [ssl.VERIFY_X509_STRICT] if named else []

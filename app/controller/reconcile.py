@@ -154,7 +154,7 @@ class Reconciler:
                     if trouble is None:
                         force = await self._bring(service, built, items)
         except ProblemError as error:
-            trouble = _trouble(error)
+            trouble = _trouble(error, built.digest)
             again = error.kind not in _FINAL
             if "decision" in error.members and force is not None and built.digest is not None:
                 self._refused = (built.digest, force.digest, trouble, self._monotonic())
@@ -269,11 +269,12 @@ def _by_name(documents: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Js
     return {(one["kind"], one["metadata"]["name"]): dict(one) for one in documents}
 
 
-def _trouble(error: ProblemError) -> Trouble:
+def _trouble(error: ProblemError, digest: str | None) -> Trouble:
     decided = error.members.get("decision")
     message = f"{error.detail}; {error.fix}" if error.fix else error.detail
+    # Which set it is about: people vote on it by that name, and `mfw policies force` wants it. Nothing else says it.
     if decided == "deny":
-        return Trouble("ActivationDenied", message)
+        return Trouble("ActivationDenied", f"{digest} is stored: {message}")
     if decided == "hold":
-        return Trouble("ActivationHeld", message)
+        return Trouble("ActivationHeld", f"{digest} is stored: {message}")
     return Trouble("ActivationRefused" if error.kind in _FINAL else "ServiceUnavailable", message)

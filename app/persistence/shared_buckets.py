@@ -2,8 +2,10 @@
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 from app.errors import FirewallError, Kind
+from app.trust import not_demanded
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -53,6 +55,15 @@ class Lease(NamedTuple):
     full_after_us: int
 
 
+def _trust(url: str) -> dict[str, Any]:
+    """What a URL of TLS leaves unsaid about the authorities that it names; what it says goes before."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return {}
+    named = not {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"}.isdisjoint(parse_qs(parts.query))
+    return {"ssl_exclude_verify_flags": not_demanded(named=named)}
+
+
 class SharedBucketStore:
     """Buckets by key, below one prefix, so that several firewalls can use one server.
 
@@ -77,6 +88,7 @@ class SharedBucketStore:
             retry=Retry(NoBackoff(), 1),
             health_check_interval=0,
             max_connections=8,
+            **_trust(url),
         )
         self._lease: AsyncScript = self._redis.register_script(_LEASE)
         self._presence: AsyncScript = self._redis.register_script(_PRESENCE)

@@ -100,6 +100,12 @@ def test_what_is_typed_for_a_cluster_says_enough(name, line):
     # One replica of several tells nothing of the others, and of a Job's pod that failed first there is but the backup.
     assert "logs deploy/" not in line
     assert "component=migration" not in line or " logs " not in line or "--all-containers" in line
+    # One container that has not started would end it before the others are read, and their order is any.
+    if " logs -l " in line:
+        assert "--prefix" in line
+        assert "--ignore-errors" in line
+        # One pod comes after the other: the last lines would be those of one alone.
+        assert "| tail" not in line or ("--timestamps" in line and "| sort -k2 | tail" in line)
 
 
 @pytest.mark.parametrize("name", PAGES)

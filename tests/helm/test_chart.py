@@ -508,7 +508,14 @@ class TestValues:
         # Helm shows notes where there is a cluster alone.
         (copy / "templates" / "notes.yaml").write_text('{{ fail (tpl (.Files.Get "notes") .) }}')
         own = CHART / "ci" / "webhook-own-certificates-values.yaml"
-        told = ("Until a policy set is in force", "mfw policies push", "kubectl delete validatingwebhookconfiguration")
+        # Whoever makes the certificate writes its authority into the webhook, when it is time; nobody else does.
+        again = f"create job --from=cronjob/{RELEASE}-certificates {RELEASE}-certificates-again"
+        told = (
+            "Until a policy set is in force",
+            "mfw policies push",
+            "kubectl delete validatingwebhookconfiguration",
+            again,
+        )
         for source, said in (("database", True), ("files", False)):
             given = json.dumps({"policies": {"source": source}})
             done = helm("template", RELEASE, str(copy), "-n", NAMESPACE, "-f", str(own), "-f", "-", stdin=given)
@@ -972,6 +979,10 @@ class TestMonitoring:
         for kind, found in patterns.items():
             assert re.fullmatch(found, names[kind]), (kind, found)
             assert not re.fullmatch(found, f"a-{names[kind]}".replace(RELEASE, "b"))
+        # Prometheus' operator calls what a PodMonitor finds after its namespace as well.
+        for monitor in named(objects):
+            if monitor.startswith("PodMonitor/"):
+                assert re.fullmatch(patterns["job"], f"elsewhere/{monitor.partition('/')[2]}"), monitor
 
     def test_runbooks_of_ones_own(self) -> None:
         given = {"rules": {"enabled": True, "runbooks": "https://example.com/r"}}

@@ -429,6 +429,7 @@ def test_a_set_that_the_set_in_force_denies(world: World) -> None:
         until(lambda: metric(port, "looks_total", result="denied") >= 3)
         sets = [one for one in world.firewall.policy_sets().items if one.digest not in before]
         assert len(sets) == 1
+        assert f"{sets[0].digest} is stored" in row["MESSAGE"]
 
 
 def test_a_service_that_is_away(world: World) -> None:

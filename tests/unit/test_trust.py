@@ -10,6 +10,7 @@ from app.client import hook as agents
 from app.cluster.api import Access, KubernetesApi
 from app.edge.authn.jwks import http_jwks
 from app.errors import FirewallError, Kind
+from app.persistence.shared_buckets import SharedBucketStore
 from app.surfaces.github import client as github
 from app.trust import trust
 from tests.certificates import serving, strict_by_default
@@ -55,6 +56,25 @@ async def test_an_authority_of_ones_own_need_not_name_key_identifiers(opened, au
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert len(context.get_ca_certs()) == 1
+
+
+@pytest.mark.parametrize(("query", "held"), [("", True), ("?ssl_ca_certs={}", False)], ids=["machine", "named"])
+async def test_redis_is_believed_as_everybody_else_is(query, held, authority, monkeypatch) -> None:
+    made = strict_by_default(monkeypatch)
+    store = SharedBucketStore(f"rediss://:secret@redis:6379/0{query.format(authority)}")
+    # It makes its context when it connects.
+    store._redis.connection_pool.make_connection().ssl_context.get()
+    (context,) = made
+    assert bool(context.verify_flags & ssl.VERIFY_X509_STRICT) is held
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    await store.close()
+
+
+@pytest.mark.parametrize("url", ["redis://redis:6379/0", "unix:///run/redis.sock"])
+async def test_redis_without_tls_is_told_nothing_of_authorities(url) -> None:
+    store = SharedBucketStore(url)
+    store._redis.connection_pool.make_connection()
+    await store.close()
 
 
 @pytest.mark.parametrize("name", ["", "SSL_CERT_FILE", "SSL_CERT_DIR"])

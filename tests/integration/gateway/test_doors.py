@@ -258,7 +258,7 @@ async def test_without_the_ledger_and_without_the_firewall_nothing_is_called(
         await connection.close()
 
     with ExitStack() as stack:
-        settings = {"MFW_POLICIES__DIRECTORY": str(policies), "MFW_LEDGER__DEADLINE_SECONDS": "1"}
+        settings = {"MFW_POLICIES__DIRECTORY": str(policies), "MFW_LEDGER__DEADLINE_SECONDS": "4"}
         firewall = stack.enter_context(serve(database_dsn, **settings))
         bench.environ |= {"MFW_URL": firewall.url, "MFW_API_KEY": firewall.key}
         async with Client(bench.stdio()) as client:

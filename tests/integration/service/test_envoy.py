@@ -22,8 +22,6 @@ def settings(folder) -> dict[str, str]:
     return {
         "MFW_POLICIES__DIRECTORY": str(folder / "policies"),
         "MFW_EXT_AUTHZ__MAPPING": str(folder / "mapping.yaml"),
-        # Shorter than the gateway waits: without a ledger the answer is the firewall's own.
-        "MFW_LEDGER__DEADLINE_SECONDS": "1",
         "MFW_EXT_AUTHZ__GRPC_PORT": str(free_port()),
     }
 

@@ -97,8 +97,6 @@ def settings(folder: Path) -> dict[str, Any]:
     return {
         "MFW_POLICIES__DIRECTORY": str(folder / "policies"),
         "MFW_EXT_AUTHZ__MAPPING": str(folder / "mapping.yaml"),
-        # Shorter than the gateway waits: without a ledger the answer is the firewall's own.
-        "MFW_LEDGER__DEADLINE_SECONDS": "1",
     }
 
 

@@ -154,7 +154,10 @@ async def test_what_was_decided_is_not_asked_again_at_once(decision: str, reason
     world.service.problems["activate"] = problem(ProblemKind.FORBIDDEN, decision=decision)
     outcome = await world.reconciler.look([policy("one")])
     assert outcome.trouble is not None
-    assert (outcome.trouble.reason, outcome.trouble.message, outcome.again) == (reason, "no; ask", False)
+    # What was decided about is there, and is named: another one stays in force.
+    about = "" if decision == "other" else f"{outcome.digest} is stored: "
+    assert (outcome.trouble.reason, outcome.trouble.message, outcome.again) == (reason, f"{about}no; ask", False)
+    assert set(world.service.stored) == {outcome.digest}
 
     outcome = await world.reconciler.look([policy("one")])
     assert world.service.asked.count("activate") == 1
