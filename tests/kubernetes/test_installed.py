@@ -141,7 +141,7 @@ def _lay(folder: Path, values: dict[str, Any]) -> None:
     whole = YAML(typ="safe", pure=True).load(QUICKSTART.read_text())
     settings = whole["settings"] | values["settings"]
     (folder / "values.yaml").write_text(json.dumps(whole | values | {"settings": settings}))
-    for name in ("database-url", "ledger-signing-key", "bootstrap-key"):
+    for name in ("database-url", "ledger-signing-key", "redis-url", "bootstrap-key"):
         (folder / name).write_text("secret")
 
 
