@@ -130,7 +130,7 @@ def _keeper(cluster: Cluster, tmp_path: Path) -> tuple[str, list[str]]:
 
 def test_it_is_installed_changed_and_taken_away(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     said = _install(cluster, OWN, backup__enabled="true")
-    assert re.findall(r"WARNING: (\S+) is", said) == ["metrics.rules.enabled"]
+    assert re.findall(r"WARNING: (\S+) is", said) == ["metrics.rules.enabled", "webhook.matchConditions"]
     first = _there(cluster)
     (migration,) = [name for name in first if "migrate" in name]
     assert first >= {f"Deployment/{RELEASE}", f"Secret/{RELEASE}-tls", f"ValidatingWebhookConfiguration/{RELEASE}"}

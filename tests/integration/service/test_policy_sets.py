@@ -465,6 +465,8 @@ def test_it_starts_without_a_database_from_the_last_good_copy(serve, state_direc
             }
         )
         typed = {"Content-Type": "application/json"}
+        # For so long it waits for the database before it starts without.
+        settings["MFW_DATABASE__CONNECT_TIMEOUT_SECONDS"] = "5"
         with serve(dsn, keys=keys, **settings) as service, service.client() as client:
             assert client.get("/health/ready").status_code == 503
             # No ledger and no keys: refused, whatever the set would say.
