@@ -299,6 +299,8 @@ class Guarded:
             shed={priority: partial(self.shed.append, priority) for priority in Priority},
             problem_type="https://example.com/",
             chance=lambda: 0.0,
+            # It stands still: how many may be refused by now is not for the machine to say.
+            clock=lambda: 100.0,
             **options,
         )
         self.seen = []
