@@ -106,8 +106,8 @@ def test_each_answer_is_in_the_ledger(firewall, body, effect):
 
 @pytest.mark.parametrize("sent", ["two words", 'a;b="c" <d>', "x" * 300])
 def test_any_text_is_a_request_id(firewall, sent):
-    for body in (ask(), {}):
-        assert evaluate(firewall, body, **{"X-Request-ID": sent}).headers["x-request-id"] == sent
+    assert evaluate(firewall, ask(), **{"X-Request-ID": sent}).headers["x-request-id"] == sent
+    assert evaluate(firewall, {}, **{"X-Request-ID": sent}).headers["x-request-id"] == sent
 
 
 @pytest.mark.parametrize(
