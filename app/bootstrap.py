@@ -126,7 +126,7 @@ from app.surfaces.agents.routes import (
     agents_router,
 )
 from app.surfaces.authzen.entities import read_entities
-from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS
+from app.surfaces.authzen.metadata import ACCESS, EVALUATION, EVALUATIONS
 from app.surfaces.authzen.routes import (
     AuthzenEndpoints,
     EvaluationEndpoint,
@@ -748,6 +748,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
         ended=None if door is None else door.leave,
+        # AuthZEN 1.0, section 10.1.3: any text is a request id, and comes back as it was sent.
+        echoes=ACCESS,
     )
     outermost: ASGIApp = around if door is None else SheddingMiddleware(around, door)
 
