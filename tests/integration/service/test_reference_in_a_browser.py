@@ -2,12 +2,9 @@
 
 import json
 
-import pytest
-
 from tests.integration.service.browser import tab
 
 
-@pytest.mark.timeout(120)
 def test_the_page(service):
     with service.client() as client:
         document = client.get("/openapi.json").json()
