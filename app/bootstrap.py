@@ -910,7 +910,10 @@ async def _check_load(shedder: Shedder) -> CheckResult:
     if not shedder.closed:
         return CheckResult(Status.HEALTHY, detail)
     refused = ", ".join(priority.name.lower() for priority in shedder.closed)
-    return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
+    # A loop that is late is late with the requests that it has: without them it would be ready, and late again. Memory
+    # stays used whoever asks, and is given back by a task: until then others answer.
+    status = Status.UNHEALTHY if shedder.out_of_memory else Status.DEGRADED
+    return CheckResult(status, f"{detail}; refused: {refused}")
 
 
 def _metadata_key(secret: SecretStr | None) -> Ed25519PrivateKey | None:

@@ -118,6 +118,11 @@ def request_id_of(scope: Scope) -> str:
     return context_of(scope).request_id
 
 
+def request_id_in(headers: Sequence[Header]) -> str:
+    """The caller's request id if it is a harmless one, else a fresh one: for an answer that has no context."""
+    return _harmless([value for name, value in headers if name == b"x-request-id"]) or fresh_request_id()
+
+
 def client_address(scope: Scope) -> str:
     """The caller's address as the server sees it: behind a proxy, what the server was told to trust of `Forwarded`."""
     client = scope.get("client")
@@ -315,16 +320,19 @@ def _read(headers: Sequence[Header]) -> tuple[str, str | None, Sequence[Header] 
             else:
                 timeouts = timeouts or []
                 timeouts.append((name, value))
-    request_id: str | None = None
+    request_id = _harmless(request_ids)
     strange: bytes | None = None
-    if len(request_ids) == 1:
-        if _REQUEST_ID.fullmatch(request_ids[0]):
-            request_id = request_ids[0].decode()
-        elif _ECHOED.fullmatch(request_ids[0]):
-            strange = request_ids[0]
+    if request_id is None and len(request_ids) == 1 and _ECHOED.fullmatch(request_ids[0]):
+        strange = request_ids[0]
     trace_id: str | None = None
     if len(parents) == 1:
         valid = _TRACEPARENT.fullmatch(parents[0])
         if valid:
             trace_id = valid[1].decode()
     return request_id or fresh_request_id(), trace_id, timeouts, strange
+
+
+def _harmless(request_ids: Sequence[bytes]) -> str | None:
+    if len(request_ids) == 1 and _REQUEST_ID.fullmatch(request_ids[0]):
+        return request_ids[0].decode()
+    return None
