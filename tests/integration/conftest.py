@@ -72,6 +72,17 @@ async def _execute(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
+async def _clone(dsn: str, name: str, template: str) -> None:
+    """Make a database from another one, which nobody may be connected to: who has just left it may take a while."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return await _execute(dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+        except asyncpg.ObjectInUseError:
+            if time.monotonic() > deadline:
+                raise
+
+
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
     """A server in a container, by its DSN."""
@@ -130,7 +141,7 @@ def _template(server_dsn: str) -> str:
 
 def _cloned(server_dsn: str, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    _run(_execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    _run(_clone(server_dsn, name, template))
     yield with_database(server_dsn, name)
     _run(_execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 
