@@ -53,7 +53,7 @@ _UNSHOWN = re.compile(
     r"|File (?>.+? is an? )(?>.+? while file )(?>.+? is an? ).+"
 )
 # Every line between files that is not plain text, and some that are: the others are passed over quickly.
-_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBFSOC]|[ \tX]+[-+@d*I]")
+_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBFSOC\x1b]|[ \tX]+[-+@d*I]")
 # GNU diff dates what is not there at the start of 1970, in the local time zone.
 _EPOCH = re.compile(r"19(?:70-01-01|69-12-31) .*")
 _OCTAL = re.compile(r"[0-3][0-7]{2}")
@@ -175,6 +175,9 @@ class _Reader:
             self.fail("a combined diff of a merge", fix="send the diff against one parent: `git diff parent commit`")
         if line.startswith("GIT binary patch"):
             self.fail("a binary patch without a file")
+        if line.startswith("\x1b"):
+            # What says that a binary file differs is not coloured: it alone would be the whole change.
+            self.fail("a diff in colours", fix="send it without: `git diff --no-color`")
         if _UNSHOWN.fullmatch(line):
             self.fail(
                 "something differs that is not shown", fix="send all of it: `git diff --submodule=short`, `diff -ruN`"

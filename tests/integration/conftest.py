@@ -39,7 +39,14 @@ NEXT_RELEASE = os.environ.get("MFW_TEST_NEXT_RELEASE")
 # By which containers of tests are found.
 CONTAINER_LABEL = "mutation-firewall.test"
 # Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
-IN_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "100"}
+# And nothing happens by itself: a vacuum takes locks, and starts when it likes.
+IN_HASTE = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "autovacuum": "off",
+}
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -97,7 +104,7 @@ def server_dsn() -> Iterator[str]:
         return
     # Not pytest's tmp_path: as root that lies below a 0700 directory, which the server's uid cannot enter.
     state = Path(tempfile.mkdtemp(prefix="mfw-test-"))
-    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE)
+    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE, start_timeout=120.0)
     state.chmod(0o711)
     try:
         yield server.start()
@@ -183,6 +190,8 @@ class PgBouncer:
             "[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
             "pool_mode = transaction\nserver_round_robin = 1\ndefault_pool_size = 8\nmax_client_conn = 200\n"
+            # Not the fifteen seconds in which it refuses everybody after a connection that was ended while it opened.
+            "server_login_retry = 1\n"
         )
 
     def dsn(self, database_dsn: str) -> str:

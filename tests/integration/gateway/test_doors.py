@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -165,12 +164,13 @@ async def test_an_upstream_that_is_not_there(bench):
 
 class _Odd(BaseHTTPRequestHandler):
     answer: Any = b""
+    over: threading.Event
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         made = self.answer(body)
         if made is None:
-            time.sleep(2)
+            self.over.wait(60)
             return
         content = made if isinstance(made, bytes) else json.dumps(made).encode()
         self.send_response(200)
@@ -186,7 +186,8 @@ class _Odd(BaseHTTPRequestHandler):
 @contextmanager
 def odd() -> Iterator[type[_Odd]]:
     """Something that answers in place of a firewall, as it is told."""
-    handler = type("Handler", (_Odd,), {})
+    over = threading.Event()
+    handler = type("Handler", (_Odd,), {"over": over})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     handler.port = server.server_address[1]  # type: ignore[attr-defined]  # made here
@@ -195,6 +196,7 @@ def odd() -> Iterator[type[_Odd]]:
     try:
         yield handler
     finally:
+        over.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -232,26 +234,23 @@ async def test_whatever_is_no_allow_calls_nothing(bench):
         lambda body: allowed(body, obligations=[{"policy": "p", "rule": "r", "key": "k", "value": 1}]),
         lambda body: {**allowed(body), "result": {**allowed(body)["result"], "decisions": []}},
     ]
-
-    async def denied(client: Client) -> None:
-        result = await client.call_tool("add", {"a": 1, "b": 1})
-        assert facts_of(result)["decision"] == "deny"
-        # It promises another structure, and clients hold that of an error against the promise.
-        assert result.structured_content is None
-        assert bench.reached() == []
-
     with odd() as handler:
         bench.environ["MFW_URL"] = f"http://127.0.0.1:{handler.port}"  # type: ignore[attr-defined]  # made there
-        async with Client(bench.stdio("--timeout", "0.5")) as client:
-            handler.answer = staticmethod(lambda _: None)
-            await denied(client)
-        # How fast it is must not decide what is said to the others.
         async with Client(bench.stdio()) as client:
             for answer in answers:
                 handler.answer = staticmethod(answer)
-                await denied(client)
+                result = await client.call_tool("add", {"a": 1, "b": 1})
+                assert facts_of(result)["decision"] == "deny"
+                # It promises another structure, and clients hold that of an error against the promise.
+                assert result.structured_content is None
+            assert bench.reached() == []
             handler.answer = staticmethod(allowed)
             assert text_of(await client.call_tool("add", {"a": 1, "b": 1})) == "2"
+        # One who never answers, which is all that a gateway with little patience is asked here.
+        handler.answer = staticmethod(lambda _: None)
+        async with Client(bench.stdio("--timeout", "0.5")) as client:
+            assert facts_of(await client.call_tool("add", {"a": 1, "b": 1}))["decision"] == "deny"
+    assert len(bench.reached()) == 1
 
 
 async def test_without_the_ledger_and_without_the_firewall_nothing_is_called(
