@@ -30,7 +30,11 @@ UNHURRIED = {
     "MFW_SHEDDING__ENABLED": "false",
     "MFW_LEDGER__DEADLINE_SECONDS": "60",
     "MFW_DATABASE__CONNECT_TIMEOUT_SECONDS": "60",
+    "MFW_DATABASE__STATEMENT_TIMEOUT_SECONDS": "60",
+    "MFW_DATABASE__LOCK_TIMEOUT_SECONDS": "60",
     "MFW_EXT_AUTHZ__TIMEOUT_SECONDS": "60",
+    "MFW_KUBERNETES__TIMEOUT_SECONDS": "30",
+    "MFW_GITHUB__TIMEOUT_SECONDS": "8.5",
     "MFW_HTTP__REQUEST_TIMEOUT_SECONDS": "120",
 }
 
@@ -45,7 +49,7 @@ class Running:
     operator_key: str
     admin_key: str
 
-    def client(self, *, key: str | None = None, timeout: float = 30) -> httpx.Client:
+    def client(self, *, key: str | None = None, timeout: float = 130) -> httpx.Client:
         """A client that sends a key, the requester's unless another is given ("" for none)."""
         key = self.key if key is None else key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -140,7 +144,8 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
     thread = threading.Thread(target=serve, name="service")
     thread.start()
     try:
-        deadline = time.monotonic() + 60
+        # On a machine that does ten things at once a start takes a minute.
+        deadline = time.monotonic() + 180
         while not server.started and thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.started, "the service did not start"
@@ -148,7 +153,7 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
         yield Running(url=f"http://127.0.0.1:{port}", dsn=dsn, **keys)
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(180)
     assert not thread.is_alive(), "the service did not stop"
 
 
