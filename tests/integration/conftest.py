@@ -29,6 +29,7 @@ import asyncpg
 import pytest
 
 from app.migrations import schema
+from app.persistence import embedded
 from app.persistence.embedded import SERVER_UID, EmbeddedPostgres
 from app.persistence.engine import parse_dsn
 from tests.ports import free_port
@@ -106,6 +107,15 @@ def _container() -> Iterator[str]:
         yield f"postgresql://{made.username}:{made.password}@127.0.0.1:{port}/{made.dbname}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _servers_take_their_time() -> Iterator[None]:
+    """However busy the disk is: a server comes up, and the one before it writes its checkpoint and ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "LOCK_TIMEOUT", 120.0)
+        patch.setitem(vars(EmbeddedPostgres)["__init__"].__kwdefaults__, "start_timeout", 120.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
     """The test session's server: the embedded one, or one in Docker with MFW_TEST_DATABASE=testcontainers."""
@@ -115,7 +125,7 @@ def server_dsn() -> Iterator[str]:
         return
     # Not pytest's tmp_path: as root that lies below a 0700 directory, which the server's uid cannot enter.
     state = Path(tempfile.mkdtemp(prefix="mfw-test-"))
-    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE, start_timeout=120.0)
+    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE)
     state.chmod(0o711)
     try:
         yield server.start()
