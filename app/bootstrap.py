@@ -126,7 +126,7 @@ from app.surfaces.agents.routes import (
     agents_router,
 )
 from app.surfaces.authzen.entities import read_entities
-from app.surfaces.authzen.metadata import EVALUATION, EVALUATIONS
+from app.surfaces.authzen.metadata import ACCESS, EVALUATION, EVALUATIONS
 from app.surfaces.authzen.routes import (
     AuthzenEndpoints,
     EvaluationEndpoint,
@@ -748,6 +748,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         longest=settings.http.request_timeout_seconds,
         least=lambda path: shedder.limit.base if shedder is not None and path == PATH else None,
         ended=None if door is None else door.leave,
+        # AuthZEN 1.0, section 10.1.3: any text is a request id, and comes back as it was sent.
+        echoes=ACCESS,
     )
     outermost: ASGIApp = around if door is None else SheddingMiddleware(around, door)
 
@@ -908,7 +910,10 @@ async def _check_load(shedder: Shedder) -> CheckResult:
     if not shedder.closed:
         return CheckResult(Status.HEALTHY, detail)
     refused = ", ".join(priority.name.lower() for priority in shedder.closed)
-    return CheckResult(Status.DEGRADED, f"{detail}; refused: {refused}")
+    # A loop that is late is late with the requests that it has: without them it would be ready, and late again. Memory
+    # stays used whoever asks, and is given back by a task: until then others answer.
+    status = Status.UNHEALTHY if shedder.out_of_memory else Status.DEGRADED
+    return CheckResult(status, f"{detail}; refused: {refused}")
 
 
 def _metadata_key(secret: SecretStr | None) -> Ed25519PrivateKey | None:

@@ -715,7 +715,7 @@ class LimitSettings(_Section):
     ] = ()
     redis_url: Annotated[
         SecretStr | None,
-        _Production("needed with more than one replica; a strong password; TLS unless the host is local"),
+        _Production("needed with more than one replica; a strong password; checked TLS unless the host is local"),
         Field(
             description="Redis or Valkey that all replicas share their buckets in, "
             "`rediss://user:password@host:6379/0`; without it every replica has buckets of its own"
@@ -1756,10 +1756,32 @@ def _limit_rules(limits: LimitSettings, *, production: bool) -> Iterator[Setting
         yield SettingsProblem(name, "is no Redis URL", example)
     elif production and parts.scheme == "redis" and parts.hostname not in _LOOPBACK:
         yield SettingsProblem(name, "the connection to another machine is in plain text", "use `rediss://`")
+    elif (
+        production
+        and parts.scheme == "rediss"
+        and parts.hostname not in _LOOPBACK
+        and (unchecked := _unchecked(parts.query))
+    ):
+        yield SettingsProblem(
+            name,
+            f"with `{unchecked}` anybody on the way may answer in the server's place",
+            f"leave `{unchecked}` out; `ssl_ca_certs` names the file of an authority of your own",
+        )
     elif production and parts.scheme != "unix" and not parts.password:
         yield SettingsProblem(name, "has no password", "give the server one: whoever reaches it can lift every limit")
     elif production and parts.password and (why := weakness(unquote(parts.password))):
         yield SettingsProblem(name, f"the password {why}", "generate one: `openssl rand -hex 24`")
+
+
+def _unchecked(query: str) -> str | None:
+    """Which member of a Redis URL's query lets a certificate pass that is not the server's."""
+    members = parse_qs(query)
+    if set(members.get("ssl_cert_reqs", [])) - {"required"}:
+        return "ssl_cert_reqs"
+    # The library takes `off` for true; who writes it means it no more than `false`.
+    if {value.lower() for value in members.get("ssl_check_hostname", [])} - {"true", "1", "t", "y", "yes", "on"}:
+        return "ssl_check_hostname"
+    return None
 
 
 def _kubernetes_rules(kubernetes: KubernetesSettings, *, production: bool) -> Iterator[SettingsProblem]:

@@ -15,7 +15,7 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.edge.context import PEER, fresh_request_id
+from app.edge.context import PEER, request_id_in
 from app.edge.peer import Peer
 from app.edge.shedding import DOOR, ENTERED, Door
 from app.surfaces.problems import TYPE_PREFIX
@@ -42,13 +42,14 @@ _NOT_HTTP: Final = "this is not a request of HTTP/1.1"
 class _Refused:
     """A request that was not let in: in the place of uvicorn's cycle while it waits to be told."""
 
-    __slots__ = ("disconnected", "head_only", "keep_alive", "response_complete", "size")
+    __slots__ = ("disconnected", "head_only", "keep_alive", "request_id", "response_complete", "size")
 
     # What uvicorn asks of a cycle; nobody waits for this event.
     message_event = asyncio.Event()
     response_started = True
 
-    def __init__(self, *, keep_alive: bool, head_only: bool) -> None:
+    def __init__(self, request_id: bytes, *, keep_alive: bool, head_only: bool) -> None:
+        self.request_id = request_id
         self.keep_alive = keep_alive
         self.head_only = head_only
         self.size = 0
@@ -144,6 +145,11 @@ class Protocol(HttpToolsProtocol):
             self._fault = "the request has no `Host`" if not hosts else "the request has more than one `Host`"
             # What a callback raises ends the parser, and comes back as what is not HTTP.
             raise ValueError(self._fault)
+        # RFC 9112 section 3.2: no form of a target has a fragment. The parser of URLs would drop it without a word, and
+        # a server behind a gateway that asks here may take it for a part of the path.
+        if b"#" in self.url:
+            self._fault = "the target of the request has a fragment"
+            raise ValueError(self._fault)
         self._in_head = False
         # INVARIANT: who was let in here comes to the middleware, which lets it out again: nothing below can fail.
         # Who asks behind a request that is still being answered is looked at when it is its turn, by the middleware.
@@ -183,7 +189,7 @@ class Protocol(HttpToolsProtocol):
                 self._tell(refused)
 
     def _refuses(self, door: Door) -> bool:
-        """Ask the door, by no more than the target of the request."""
+        """Ask the door, by no more than the target of the request; of who is refused, the request id is read."""
         if self._lingering is not None:
             return True
         priority = door.targets.get(self.url)
@@ -194,6 +200,7 @@ class Protocol(HttpToolsProtocol):
             self.scope[ENTERED] = (priority, door.clock())  # type: ignore[typeddict-unknown-key]  # as PEER is
             return False
         self._refused = _Refused(
+            request_id_in(self.headers).encode(),
             keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
             head_only=self.parser.get_method() == b"HEAD",
         )
@@ -227,11 +234,12 @@ class Protocol(HttpToolsProtocol):
     def _write(self, refused: _Refused, *, close: bool = True) -> None:
         assert self._door is not None  # noqa: S101 - nobody else refuses
         refusal = self._door.refusal()
-        request_id = fresh_request_id().encode()
+        request_id = refused.request_id
         parts = [_OVERLOADED]
         for name, value in self.server_state.default_headers:
             parts += (name, b": ", value, b"\r\n")
-        parts += (refusal.lines, request_id)
+        parts.append(refusal.lines)
+        parts.append(b"\r\n".join([b"%b: %b" % header for header in refusal.last(request_id)]))
         keep_alive = refused.keep_alive and not self._door.closing
         parts.append(b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n")
         if not refused.head_only:

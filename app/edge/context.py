@@ -36,6 +36,10 @@ _UNTIMED: Final = "/health"
 # quotes or brackets, would only serve to write into what other people read.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@|,-]{1,128}")
 
+# What is written back where a specification lets callers send any text: all that a header can hold, and no more of it
+# than fits into a line of a log elsewhere.
+_ECHOED: Final = re.compile(rb"[^\x00-\x1f\x7f]{1,1024}")
+
 # W3C Trace Context, section 3.2: version, trace id, parent id, flags; a version later than 00 may append more.
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
@@ -114,6 +118,11 @@ def request_id_of(scope: Scope) -> str:
     return context_of(scope).request_id
 
 
+def request_id_in(headers: Sequence[Header]) -> str:
+    """The caller's request id if it is a harmless one, else a fresh one: for an answer that has no context."""
+    return _harmless([value for name, value in headers if name == b"x-request-id"]) or fresh_request_id()
+
+
 def client_address(scope: Scope) -> str:
     """The caller's address as the server sees it: behind a proxy, what the server was told to trust of `Forwarded`."""
     client = scope.get("client")
@@ -141,7 +150,8 @@ class ContextMiddleware:
     `problem` renders what is wrong with the time that a caller gives, `internal_problem` an error nobody foresaw. `log`
     takes one event per request, None for no access log. `longest` is the time in seconds from which on a caller's is
     none of its own; `least` tells how long an answer of a path takes at the least just now, as far as that is known.
-    `ended` is told of every request, with its status, when it is over.
+    `ended` is told of every request, with its status, when it is over. Below the path `echoes` an answer carries the
+    caller's request id whatever it is; one that is not harmless is written nowhere else.
     """
 
     def __init__(
@@ -155,6 +165,7 @@ class ContextMiddleware:
         longest: float = math.inf,
         least: Callable[[str], float | None] = lambda _path: None,
         ended: Callable[[Scope, int], None] | None = None,
+        echoes: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
@@ -163,6 +174,7 @@ class ContextMiddleware:
         self._longest = longest
         self._least = least
         self._ended = ended
+        self._echoes = echoes
         self._internal_problem = internal_problem
         self._log = log
         self._clock = clock
@@ -178,7 +190,10 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         started = self._clock()
-        request_id, trace_id, timeouts = _read(scope["headers"])
+        request_id, trace_id, timeouts, strange = _read(scope["headers"])
+        answered = request_id.encode()
+        if strange is not None and self._echoes is not None and scope["path"].startswith(self._echoes):
+            answered = strange
         context = scope[_KEY] = RequestContext(request_id, trace_id)
         # The server gives each request a task of its own, and the value ends with it.
         current_request.set((request_id, trace_id))
@@ -189,7 +204,7 @@ class ContextMiddleware:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = (b"x-request-id", request_id.encode())
+                own = (b"x-request-id", answered)
                 safe = self._own
                 if context.keep is not None and status == HTTPStatus.OK:
                     safe = ((b"cache-control", context.keep), *safe[1:])
@@ -286,9 +301,9 @@ async def deliver(answer: _Rendered, send: Send, extra: Sequence[tuple[bytes, by
         _log.debug("the client left before its answer")
 
 
-def _read(headers: Sequence[Header]) -> tuple[str, str | None, Sequence[Header] | None]:
-    """The caller's request id if it is a harmless one, else a fresh one; the trace id of a valid `traceparent`; and the
-    headers that say how long the caller waits, None where there are none.
+def _read(headers: Sequence[Header]) -> tuple[str, str | None, Sequence[Header] | None, bytes | None]:
+    """The caller's request id if it is a harmless one, else a fresh one; the trace id of a valid `traceparent`; the
+    headers that say how long the caller waits, None where there are none; and a request id that was not taken.
 
     A header given twice says two things, so it says nothing (W3C Trace Context, section 4.3).
     """
@@ -305,12 +320,19 @@ def _read(headers: Sequence[Header]) -> tuple[str, str | None, Sequence[Header] 
             else:
                 timeouts = timeouts or []
                 timeouts.append((name, value))
-    request_id: str | None = None
-    if len(request_ids) == 1 and _REQUEST_ID.fullmatch(request_ids[0]):
-        request_id = request_ids[0].decode()
+    request_id = _harmless(request_ids)
+    strange: bytes | None = None
+    if request_id is None and len(request_ids) == 1 and _ECHOED.fullmatch(request_ids[0]):
+        strange = request_ids[0]
     trace_id: str | None = None
     if len(parents) == 1:
         valid = _TRACEPARENT.fullmatch(parents[0])
         if valid:
             trace_id = valid[1].decode()
-    return request_id or fresh_request_id(), trace_id, timeouts
+    return request_id or fresh_request_id(), trace_id, timeouts, strange
+
+
+def _harmless(request_ids: Sequence[bytes]) -> str | None:
+    if len(request_ids) == 1 and _REQUEST_ID.fullmatch(request_ids[0]):
+        return request_ids[0].decode()
+    return None

@@ -24,7 +24,7 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.background import chance
-from app.edge.context import SAFE_HEADERS, fresh_request_id
+from app.edge.context import SAFE_HEADERS, Header, fresh_request_id, request_id_in
 from app.errors import Kind
 
 # Seconds over which latencies are averaged before the limit moves, and how many make an average.
@@ -175,6 +175,7 @@ class Shedder:
         self._most = {Priority.BATCH: (batches_max, BATCH_SHARE), Priority.OTHER: (others_max, OTHER_SHARE)}
         self._lag = lag_seconds
         self._memory = memory_share
+        self._memory_exhausted = max(MEMORY_EXHAUSTED, memory_share)
         self._closed = Priority.OTHER + 1
 
     def feel(self, pressure: Pressure) -> None:
@@ -183,8 +184,13 @@ class Shedder:
         self._closed = Priority.OTHER + 1
         if pressure.lag >= self._lag or pressure.memory >= self._memory:
             self._closed = Priority.BATCH
-        if pressure.lag >= self._lag * _LAG_EXHAUSTED or pressure.memory >= max(MEMORY_EXHAUSTED, self._memory):
+        if pressure.lag >= self._lag * _LAG_EXHAUSTED or self.out_of_memory:
             self._closed = Priority.DECISION
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory alone closes the door for all but health: fewer requests do not give it back."""
+        return self.pressure.memory >= self._memory_exhausted
 
     @property
     def closed(self) -> tuple[Priority, ...]:
@@ -253,12 +259,20 @@ class Pace:
 
 
 class Refusal(NamedTuple):
-    """What a refusal says, but for its request id: that stands behind `lines`, and between `before` and `after`."""
+    """What a refusal says, but for its request id: that stands between `before` and `after`, and ends the headers.
 
-    headers: list[tuple[bytes, bytes]]
+    `lines` are `headers` as they are written.
+    """
+
+    headers: list[Header]
     lines: bytes
     before: bytes
     after: bytes
+
+    def last(self, request_id: bytes) -> tuple[Header, Header]:
+        """The headers that the request id decides."""
+        size = len(self.before) + len(request_id) + len(self.after)
+        return (b"content-length", b"%d" % size), (b"x-request-id", request_id)
 
 
 class Door:
@@ -347,8 +361,9 @@ class Door:
 class SheddingMiddleware:
     """The outermost ASGI callable: a door for servers that do not ask it themselves, and for what they leave to it.
 
-    A refusal costs neither a look at the headers nor at the body. INVARIANT: whoever is let in passes `leave` on the
-    way out; that is `ContextMiddleware`'s part, which is around everything else and knows the status.
+    A refusal costs no look at the headers but for the request id, and none at the body. INVARIANT: whoever is let in
+    passes `leave` on the way out; that is `ContextMiddleware`'s part, which is around everything else and knows the
+    status.
     """
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
@@ -362,22 +377,22 @@ class SheddingMiddleware:
             door = self._door
             priority = door.priority_of(scope["path"])
             if not door.enter(priority):
-                await self._refuse(send)
+                await self._refuse(scope, send)
                 return
             scope[ENTERED] = (priority, door.clock())
         await self._app(scope, receive, send)
 
-    async def _refuse(self, send: Send) -> None:
+    async def _refuse(self, scope: Scope, send: Send) -> None:
         door = self._door
         delay = door.delay()
         if delay:
             await asyncio.sleep(delay)
-        headers, _, before, after = door.refusal()
-        request_id = fresh_request_id().encode()
+        refusal = door.refusal()
+        request_id = request_id_in(scope["headers"]).encode()
         close = [(b"connection", b"close")] if door.closing else []
-        headers = [*headers, (b"x-request-id", request_id), *close]
+        headers = [*refusal.headers, *refusal.last(request_id), *close]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": before + request_id + after})
+        await send({"type": "http.response.body", "body": refusal.before + request_id + refusal.after})
 
 
 def _refusal(seconds: int, problem_type: str) -> Refusal:
@@ -397,10 +412,9 @@ def _refusal(seconds: int, problem_type: str) -> Refusal:
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"retry-after", b"%d" % seconds),
-        (b"content-length", b"%d" % len(body)),
         *SAFE_HEADERS,
     ]
-    lines = b"".join([b"%b: %b\r\n" % header for header in headers]) + b"x-request-id: "
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
     return Refusal(headers, lines, before, after)
 
 

@@ -87,12 +87,13 @@ class SearchService:
         policy_set, now = self.policies(), self.clock()
         if search.wanted is not Wanted.SUBJECT:
             require_subject(principal, search.given["subject"])
+        given = {name: self._known(search, name) for name in search.given}
         results: list[JsonObject] = []
         last = search.after or ""
         for count, (name, candidate) in enumerate(self._behind(search, policy_set)):
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-            parties = {**search.given, search.wanted.value: candidate}
+            parties = {**given, search.wanted.value: candidate}
             if search.wanted is Wanted.SUBJECT and not _may_speak_for(principal, candidate):
                 continue
             if not self._allows(policy_set, parties, search, now):
@@ -111,6 +112,15 @@ class SearchService:
         # A budget that nobody counts denies: what is found is allowed whatever has been used.
         verdict = decide(policy_set, normalise(mutation), now, switches=switches)
         return verdict.effect is Effect.ALLOW and not unmet(verdict.obligations, search.fulfilled)
+
+    def _known(self, search: Search, name: str) -> JsonObject:
+        """A party that is given, with what is registered of it: as if it had been found itself."""
+        party = search.given[name]
+        registered = {"subject": self.entities.subjects, "resource": self.entities.resources}.get(name, ())
+        for one in () if name == search.wanted else registered:
+            if (one["type"], one["id"]) == (party["type"], party["id"]):
+                party = _filled(one, party)
+        return party
 
     def _behind(self, search: Search, policy_set: CompiledPolicySet) -> Iterator[tuple[str, JsonObject]]:
         """The candidates of a page and all pages after it, each with its name, in the order of names."""
@@ -135,7 +145,12 @@ class SearchService:
         # Behind the others, so that what is known of one is not lost.
         for one in registered:
             if one["type"] == asked["type"]:
-                yield one["id"], {**one, "properties": {**one["properties"], **asked["properties"]}}
+                yield one["id"], _filled(one, asked)
+
+
+def _filled(registered: JsonObject, sent: JsonObject) -> JsonObject:
+    """An entity as it is registered; what is sent of its properties counts more."""
+    return {**registered, "properties": {**registered["properties"], **sent["properties"]}}
 
 
 def _ids(patterns: Iterable[EntityPattern], of_type: str) -> Iterator[str]:

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from app.core.types import JsonObject
 from app.service.search import Wanted
 
-EVALUATION: Final = "/access/v1/evaluation"
-EVALUATIONS: Final = "/access/v1/evaluations"
-SEARCH: Final = "/access/v1/search"
+ACCESS: Final = "/access/v1/"
+EVALUATION: Final = f"{ACCESS}evaluation"
+EVALUATIONS: Final = f"{ACCESS}evaluations"
+SEARCH: Final = f"{ACCESS}search"
 
 
 def metadata_of(base: str, key: Ed25519PrivateKey | None) -> JsonObject:

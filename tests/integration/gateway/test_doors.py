@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,7 +72,7 @@ async def test_a_client_needs_the_token_and_it_goes_nowhere(served, tmp_path):
             assert post(url, **given) == 401
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with (
-            httpx2.AsyncClient(headers=headers) as http,
+            httpx2.AsyncClient(headers=headers, timeout=60) as http,
             Client(streamable_http_client(url, http_client=http)) as client,
         ):
             assert text_of(await client.call_tool("add", {"a": 1, "b": 1})) == "2"
@@ -165,12 +164,13 @@ async def test_an_upstream_that_is_not_there(bench):
 
 class _Odd(BaseHTTPRequestHandler):
     answer: Any = b""
+    over: threading.Event
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         made = self.answer(body)
         if made is None:
-            time.sleep(2)
+            self.over.wait(60)
             return
         content = made if isinstance(made, bytes) else json.dumps(made).encode()
         self.send_response(200)
@@ -186,7 +186,8 @@ class _Odd(BaseHTTPRequestHandler):
 @contextmanager
 def odd() -> Iterator[type[_Odd]]:
     """Something that answers in place of a firewall, as it is told."""
-    handler = type("Handler", (_Odd,), {})
+    over = threading.Event()
+    handler = type("Handler", (_Odd,), {"over": over})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     handler.port = server.server_address[1]  # type: ignore[attr-defined]  # made here
@@ -195,6 +196,7 @@ def odd() -> Iterator[type[_Odd]]:
     try:
         yield handler
     finally:
+        over.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -231,11 +233,10 @@ async def test_whatever_is_no_allow_calls_nothing(bench):
         lambda body: allowed(body, decision="maybe"),
         lambda body: allowed(body, obligations=[{"policy": "p", "rule": "r", "key": "k", "value": 1}]),
         lambda body: {**allowed(body), "result": {**allowed(body)["result"], "decisions": []}},
-        lambda _: None,
     ]
     with odd() as handler:
         bench.environ["MFW_URL"] = f"http://127.0.0.1:{handler.port}"  # type: ignore[attr-defined]  # made there
-        async with Client(bench.stdio("--timeout", "0.5")) as client:
+        async with Client(bench.stdio()) as client:
             for answer in answers:
                 handler.answer = staticmethod(answer)
                 result = await client.call_tool("add", {"a": 1, "b": 1})
@@ -245,6 +246,11 @@ async def test_whatever_is_no_allow_calls_nothing(bench):
             assert bench.reached() == []
             handler.answer = staticmethod(allowed)
             assert text_of(await client.call_tool("add", {"a": 1, "b": 1})) == "2"
+        # One who never answers, which is all that a gateway with little patience is asked here.
+        handler.answer = staticmethod(lambda _: None)
+        async with Client(bench.stdio("--timeout", "0.5")) as client:
+            assert facts_of(await client.call_tool("add", {"a": 1, "b": 1}))["decision"] == "deny"
+    assert len(bench.reached()) == 1
 
 
 async def test_without_the_ledger_and_without_the_firewall_nothing_is_called(
@@ -258,7 +264,7 @@ async def test_without_the_ledger_and_without_the_firewall_nothing_is_called(
         await connection.close()
 
     with ExitStack() as stack:
-        settings = {"MFW_POLICIES__DIRECTORY": str(policies), "MFW_LEDGER__DEADLINE_SECONDS": "4"}
+        settings = {"MFW_POLICIES__DIRECTORY": str(policies), "MFW_LEDGER__DEADLINE_SECONDS": "8"}
         firewall = stack.enter_context(serve(database_dsn, **settings))
         bench.environ |= {"MFW_URL": firewall.url, "MFW_API_KEY": firewall.key}
         async with Client(bench.stdio()) as client:

@@ -104,6 +104,12 @@ def test_each_answer_is_in_the_ledger(firewall, body, effect):
     assert json.loads(receipt)["decision"] == effect
 
 
+@pytest.mark.parametrize("sent", ["two words", 'a;b="c" <d>', "x" * 300])
+def test_any_text_is_a_request_id(firewall, sent):
+    assert evaluate(firewall, ask(), **{"X-Request-ID": sent}).headers["x-request-id"] == sent
+    assert evaluate(firewall, {}, **{"X-Request-ID": sent}).headers["x-request-id"] == sent
+
+
 @pytest.mark.parametrize(
     ("content", "headers"),
     [
@@ -264,10 +270,14 @@ def results(firewall, kind, body):
 
 
 def test_searches_find_what_would_be_allowed(firewall):
-    assert results(firewall, "action", ask()) == [("read",)]
+    # What is registered of the parties that are given counts as for those that are found, and what is sent more.
+    assert results(firewall, "action", ask()) == [("edit",), ("read",)]
+    assert results(firewall, "action", ask(resource="b")) == [("read",)]
+    assert results(firewall, "subject", ask("edit")) == [("user", "alice")]
     assert results(
-        firewall, "action", {**ask(), "resource": {"type": "document", "id": "a", "properties": {"owner": "alice"}}}
-    ) == [("edit",), ("read",)]
+        firewall, "action", {**ask(), "resource": {"type": "document", "id": "a", "properties": {"owner": "bob"}}}
+    ) == [("read",)]
+    assert results(firewall, "action", {**ask(), "resource": {"type": "file", "id": "a"}}) == []
     assert results(firewall, "resource", ask()) == [("document", "a"), ("document", "b")]
     assert results(firewall, "resource", ask("edit")) == [("document", "a")]
     assert results(firewall, "subject", ask()) == [("user", "alice"), ("user", "bob")]
@@ -275,7 +285,7 @@ def test_searches_find_what_would_be_allowed(firewall):
         assert results(firewall, kind, {**ask(), kind: {"type": "unheard"}}) == []
     before = len(firewall.entries())
     # Somebody would have to meet what is asked for as well.
-    assert results(firewall, "action", {**ask(), **BOTH}) == [("print",), ("read",)]
+    assert results(firewall, "action", {**ask(resource="b"), **BOTH}) == [("print",), ("read",)]
     assert results(firewall, "resource", ask("print")) == []
     assert results(firewall, "resource", {**ask("print"), **BOTH}) == [("document", "a"), ("document", "b")]
     # Somebody would have to agree.

@@ -216,6 +216,8 @@ async def test_what_is_not_http_gets_a_problem(connection):
         (b"GET / HTTP/1.1\r\n", "the request has no `Host`"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "the request has more than one `Host`"),
         (b"GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n", "the request has more than one `Host`"),
+        (b"GET /a#b HTTP/1.1\r\nHost: a\r\n", "the target of the request has a fragment"),
+        (b"GET /a?b#/../c HTTP/1.1\r\nHost: a\r\n", "the target of the request has a fragment"),
     ],
 )
 async def test_a_request_says_once_whom_it_asks(connection, head, fault):
@@ -299,6 +301,8 @@ class Guarded:
             shed={priority: partial(self.shed.append, priority) for priority in Priority},
             problem_type="https://example.com/",
             chance=lambda: 0.0,
+            # It stands still: how many may be refused by now is not for the machine to say.
+            clock=lambda: 100.0,
             **options,
         )
         self.seen = []
@@ -365,6 +369,7 @@ async def guarded():
         POST,
         b"GET /v1/keys HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /v1/keys HTTP/1.0\r\n\r\n",
+        b"GET /v1/keys HTTP/1.1\r\nHost: a\r\nX-Request-Id: Root=1-67891233-abcdef\r\n\r\n",
         b"HEAD /v1/keys HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /v1/k%65ys?a=b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         b"GET /healthy HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -409,6 +414,22 @@ async def test_a_refusal_makes_no_request_and_the_connection_goes_on(guarded):
     assert application.seen == [("POST", "/v1/decisions")]
     assert connection.wire.written.count(b"HTTP/1.1 204") == 1
     assert not connection.wire.closed
+
+
+async def test_a_refusal_has_the_request_id_of_the_caller(guarded):
+    application, connect = guarded
+    connection = connect()
+    application.close()
+    own = POST.replace(b"Host: a\r\n", b"Host: a\r\nX-Request-ID: mine\r\n")
+    assert own != POST
+    # The next one on the connection has its own.
+    await connection.send(own + POST)
+    first, second = connection.wire.written.split(b"HTTP/1.1 503 Service Unavailable\r\n")[1:]
+    head, _, body = first.partition(b"\r\n\r\n")
+    assert b"\r\nx-request-id: mine" in head
+    assert json.loads(body)["request_id"] == "mine"
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in head
+    assert b"mine" not in second
 
 
 async def test_the_body_of_a_refused_request_is_read_off_in_any_pieces(guarded):

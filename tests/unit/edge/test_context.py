@@ -153,6 +153,27 @@ async def test_what_gateways_make_comes_back(sent: bytes) -> None:
     assert around.headers[b"x-request-id"] == sent
 
 
+@pytest.mark.parametrize("sent", [b"a b", b'"a"', b"${a}", b"<a>", b"x" * 129, b"y" * 1024, "ä".encode()])
+async def test_any_text_comes_back_where_a_specification_says_so_and_stands_nowhere_else(sent: bytes) -> None:
+    asked = scope((b"x-request-id", sent), path="/access/v1/evaluation")
+    around = await Around(answers, echoes="/access/v1/")(asked)
+    assert around.headers[b"x-request-id"] == sent
+    assert re.fullmatch(r"[0-9a-f]{24}", around.events[0]["request_id"])
+    assert request_id_of(asked) == around.events[0]["request_id"]
+
+
+@pytest.mark.parametrize("sent", [(b"",), (b"a\n",), (b"\x7f",), (b"x" * 1025,), (b"a b", b"a b")])
+async def test_what_no_header_holds_comes_back_nowhere(sent: tuple[bytes, ...]) -> None:
+    asked = scope(*((b"x-request-id", one) for one in sent), path="/access/v1/evaluation")
+    around = await Around(answers, echoes="/access/v1/")(asked)
+    assert re.fullmatch(rb"[0-9a-f]{24}", around.headers[b"x-request-id"])
+
+
+async def test_any_text_comes_back_below_that_path_alone() -> None:
+    around = await Around(answers, echoes="/access/v1/")(scope((b"x-request-id", b"a b"), path="/v1/decisions"))
+    assert re.fullmatch(rb"[0-9a-f]{24}", around.headers[b"x-request-id"])
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"x-request-id", b"traceparent"]), st.binary(max_size=140)), max_size=3))
 async def test_no_header_breaks_it(headers: list[tuple[bytes, bytes]]) -> None:
     around = await Around(answers)(scope(*headers))

@@ -284,6 +284,28 @@ async def test_a_refusal_is_a_problem_that_says_when_to_come_back():
     assert held.under_way[DECISION] == 0
 
 
+@pytest.mark.parametrize(
+    ("sent", "comes_back"),
+    [
+        ([b"Root=1-67891233-abcdef"], True),
+        ([b"a"], True),
+        ([], False),
+        ([b"a b"], False),
+        ([b"x" * 129], False),
+        ([b"one", b"two"], False),
+    ],
+)
+async def test_a_refusal_has_the_request_id_of_the_caller_as_every_answer_has(sent, comes_back):
+    held = shedder()
+    held.feel(Pressure(lag=9))
+    headers = [(b"host", b"a"), *((b"x-request-id", value) for value in sent)]
+    start, body = await Served(held).ask("/v1/decisions", headers=headers)
+    (told,) = (value for name, value in start["headers"] if name == b"x-request-id")
+    assert (sent == [told]) is comes_back
+    assert json.loads(body["body"])["request_id"].encode() == told
+    assert dict(start["headers"])[b"content-length"] == b"%d" % len(body["body"])
+
+
 async def test_paths_have_their_priority_and_health_always_answers():
     held = shedder()
     held.feel(Pressure(lag=9))

@@ -85,6 +85,20 @@ TABLE = [
         "MFW_LIMITS__REDIS_URL",
     ),
     Unsafe("Redis without TLS", {"MFW_LIMITS__REDIS_URL": f"redis://:{PASSWORD}@redis:6379"}, "MFW_LIMITS__REDIS_URL"),
+    *(
+        Unsafe(
+            f"Redis whose certificate is not checked: {query}",
+            {"MFW_LIMITS__REDIS_URL": f"rediss://:{PASSWORD}@redis:6379/0?{query}"},
+            "MFW_LIMITS__REDIS_URL",
+        )
+        for query in (
+            "ssl_cert_reqs=none",
+            "ssl_cert_reqs=optional",
+            "ssl_check_hostname=false",
+            "ssl_cert_reqs=required&ssl_check_hostname=No",
+            "db=1&ssl_cert_reqs=n%6Fne",
+        )
+    ),
     Unsafe("every proxy is believed", {"MFW_HTTP__TRUSTED_PROXIES": "*"}, "MFW_HTTP__TRUSTED_PROXIES"),
     # Resilience matrix: "DSN missing: no error tracking".
     Unsafe("errors that nobody looks at", {"MFW_ERROR_TRACKING": ""}, "MFW_ERROR_TRACKING"),

@@ -352,6 +352,8 @@ class TestLimits:
         [
             {"REPLICAS": "1"},
             {"REPLICAS": "6", "REDIS_URL": f"rediss://mfw:{PASSWORD}@redis:6379/0"},
+            {"REDIS_URL": f"rediss://:{PASSWORD}@redis:6379/0?ssl_cert_reqs=required&ssl_check_hostname=True"},
+            {"REDIS_URL": f"rediss://:{PASSWORD}@localhost:6379/0?ssl_cert_reqs=none"},
             {"REPLICAS": "6", "REDIS_URL": f"redis://:{PASSWORD}@localhost:6379"},
             {"REDIS_URL": "unix:///run/redis.sock"},
             {"ROLES": "agent:decide=1000/2000, admin:read=60/10"},
