@@ -21,8 +21,6 @@ from tests.integration.gateway.conftest import CORPUS, ROOT
 ERAS = ["legacy", "auto"]
 OFFERED = ["add", "drop", "transfer", "wipe", "echo", "slow", "ask", "say", "tell", "fail", "change", "rug", "die"]
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def text_of(result: Any) -> str:
     return "".join(part.text for part in result.content)
