@@ -514,8 +514,7 @@ class TestValues:
             ("7", {}),
             ("2.fw", {"nameOverride": "shield"}),
             ("fw", {"fullnameOverride": "12e4"}),
-            ("fw", {"fullnameOverride": "Shield"}),
-            ("fw", {"fullnameOverride": ".eu"}),
+            ("fw", {"fullnameOverride": "7.eu"}),
         ],
     )
     def test_names_that_no_service_may_have(self, release: str, values: dict[str, str]) -> None:
