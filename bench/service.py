@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests import ports
+
 ROOT = Path(__file__).resolve().parents[1]
 STARTER = ROOT / "policies" / "starter"
-READY_WITHIN_SECONDS = 30.0
+READY_WITHIN_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,8 @@ class Started:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody holds right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that nobody holds, and that no connection which goes out is given meanwhile."""
+    return ports.free_port()
 
 
 # What this process may use before anything is pinned: a child inherits what its parent was pinned to meanwhile.

@@ -145,6 +145,11 @@ class Protocol(HttpToolsProtocol):
             self._fault = "the request has no `Host`" if not hosts else "the request has more than one `Host`"
             # What a callback raises ends the parser, and comes back as what is not HTTP.
             raise ValueError(self._fault)
+        # RFC 9112 section 3.2: no form of a target has a fragment. The parser of URLs would drop it without a word, and
+        # a server behind a gateway that asks here may take it for a part of the path.
+        if b"#" in self.url:
+            self._fault = "the target of the request has a fragment"
+            raise ValueError(self._fault)
         self._in_head = False
         # INVARIANT: who was let in here comes to the middleware, which lets it out again: nothing below can fail.
         # Who asks behind a request that is still being answered is looked at when it is its turn, by the middleware.

@@ -45,15 +45,16 @@ _BINARY_LINE = re.compile(r"[A-Za-z][0-9A-Za-z!#$%&()*+;<=>?@^_`{|}~-]+")
 # GNU patch would also read these between files: an indented diff, a context diff, a normal diff, an ed script.
 _INDENTED = re.compile(r"[ \tX]+(?:--- |\+\+\+ |@@ -|diff --git |\*\*\* |Index: )")
 _OTHER_FORMAT = re.compile(r"\*{15}.*|[0-9]+(?:,[0-9]+)?[acd](?:[0-9]+(?:,[0-9]+)?)?|[0-9]+(?:,[0-9]+)?s/.*")
-# What git (`diff.submodule=log`, unmerged paths) and GNU diff (`-r` without `-N`) say of what differs in place of
-# showing it: as free text it would be a change that nobody is asked about.
+# What git (`diff.submodule=log`, unmerged paths), GNU diff (`-r` without `-N`) and Subversion say of what differs in
+# place of showing it: as free text it would be a change that nobody is asked about.
 _UNSHOWN = re.compile(
     r"Submodule .+ (?:[0-9a-f]{4,64}\.{2,3}[0-9a-f]{4,64}.*|contains (?:untracked|modified) content)"
     r"|\* Unmerged path .+|Only in .+: .+|Common subdirectories: .+ and .+|Symbolic links (?>.+? and ).+ differ"
     r"|File (?>.+? is an? )(?>.+? while file )(?>.+? is an? ).+"
+    r"|Property changes on: .+|Cannot display: .+"
 )
 # Every line between files that is not plain text, and some that are: the others are passed over quickly.
-_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBFSOC]|[ \tX]+[-+@d*I]")
+_NOTEWORTHY = re.compile(r"[-+@*0-9dGIBFSOCP\x1b]|[ \tX]+[-+@d*I]")
 # GNU diff dates what is not there at the start of 1970, in the local time zone.
 _EPOCH = re.compile(r"19(?:70-01-01|69-12-31) .*")
 _OCTAL = re.compile(r"[0-3][0-7]{2}")
@@ -175,6 +176,9 @@ class _Reader:
             self.fail("a combined diff of a merge", fix="send the diff against one parent: `git diff parent commit`")
         if line.startswith("GIT binary patch"):
             self.fail("a binary patch without a file")
+        if line.startswith("\x1b"):
+            # What says that a binary file differs is not coloured: it alone would be the whole change.
+            self.fail("a diff in colours", fix="send it without: `git diff --no-color`")
         if _UNSHOWN.fullmatch(line):
             self.fail(
                 "something differs that is not shown", fix="send all of it: `git diff --submodule=short`, `diff -ruN`"

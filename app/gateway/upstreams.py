@@ -35,6 +35,7 @@ from mcp_types import (
     CONNECTION_CLOSED,
     LOG_LEVEL_META_KEY,
     PROTOCOL_VERSION_META_KEY,
+    UNSUPPORTED_PROTOCOL_VERSION,
 )
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -299,7 +300,13 @@ class Link:
         except (MCPError, AwayError):
             if self._ended.is_set():
                 raise
-            await ways[1](dispatcher)
+            try:
+                await ways[1](dispatcher)
+            except MCPError as error:
+                # A command that was slow to start answered the first question after its time, and holds to that era.
+                if error.error.code != UNSUPPORTED_PROTOCOL_VERSION or ways[1] != self._shake_hands:
+                    raise
+                await self._discover(dispatcher)
 
     async def _shake_hands(self, dispatcher: JSONRPCDispatcher[TransportContext]) -> None:
         # A client of the other era cannot be asked anything in the middle of a request.

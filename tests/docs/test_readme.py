@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.service.conftest import UNHURRIED
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +56,7 @@ def service():
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=ROOT,
-        env=bare_environment() | {"MFW_STATE_DIR": str(above / "state")},
+        env=bare_environment() | UNHURRIED | {"MFW_STATE_DIR": str(above / "state")},
     )
     output = b""
     deadline = time.monotonic() + START_SECONDS

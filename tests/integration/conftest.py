@@ -29,6 +29,7 @@ import asyncpg
 import pytest
 
 from app.migrations import schema
+from app.persistence import embedded
 from app.persistence.embedded import SERVER_UID, EmbeddedPostgres
 from app.persistence.engine import parse_dsn
 from tests.ports import free_port
@@ -39,7 +40,14 @@ NEXT_RELEASE = os.environ.get("MFW_TEST_NEXT_RELEASE")
 # By which containers of tests are found.
 CONTAINER_LABEL = "mutation-firewall.test"
 # Nothing here outlives the session, so nothing needs to reach the disk. Crash tests start servers of their own.
-IN_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "100"}
+# And nothing happens by itself: a vacuum takes locks, and starts when it likes.
+IN_HASTE = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "autovacuum": "off",
+}
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -65,6 +73,17 @@ async def _execute(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
+async def _clone(dsn: str, name: str, template: str) -> None:
+    """Make a database from another one, which nobody may be connected to: who has just left it may take a while."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return await _execute(dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+        except asyncpg.ObjectInUseError:
+            if time.monotonic() > deadline:
+                raise
+
+
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
     """A server in a container, by its DSN."""
@@ -86,6 +105,15 @@ def _container() -> Iterator[str]:
     made.ports.clear()
     with made.with_kwargs(**options, network_mode="host"):
         yield f"postgresql://{made.username}:{made.password}@127.0.0.1:{port}/{made.dbname}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_take_their_time() -> Iterator[None]:
+    """However busy the disk is: a server comes up, and the one before it writes its checkpoint and ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "LOCK_TIMEOUT", 120.0)
+        patch.setitem(vars(EmbeddedPostgres)["__init__"].__kwdefaults__, "start_timeout", 120.0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +151,7 @@ def _template(server_dsn: str) -> str:
 
 def _cloned(server_dsn: str, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    _run(_execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    _run(_clone(server_dsn, name, template))
     yield with_database(server_dsn, name)
     _run(_execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 
@@ -183,6 +211,8 @@ class PgBouncer:
             "[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
             "pool_mode = transaction\nserver_round_robin = 1\ndefault_pool_size = 8\nmax_client_conn = 200\n"
+            # Not the fifteen seconds in which it refuses everybody after a connection that was ended while it opened.
+            "server_login_retry = 1\n"
         )
 
     def dsn(self, database_dsn: str) -> str:

@@ -25,7 +25,7 @@ from app.persistence.engine import create_engine
 from app.settings import Settings
 from tests.integration.cli.conftest import running
 from tests.integration.cli.test_serve import production
-from tests.integration.service.conftest import apart, make_key
+from tests.integration.service.conftest import UNHURRIED, apart, make_key
 from tests.kubernetes.cluster import Cluster
 from tests.ports import free_port
 
@@ -41,8 +41,12 @@ WAIT_SECONDS: Final = 60
 _COMMON: Final = {
     "MFW_LIMITS__PER_MINUTE": "1000000",
     "MFW_LIMITS__BURST": "100000",
-    # How fast this machine is while the tests run must not decide what they see.
-    "MFW_SHEDDING__ENABLED": "false",
+    # However often somebody asks who waits until something is so.
+    "MFW_LIMITS__READ_PER_MINUTE": "1000000",
+    "MFW_LIMITS__READ_BURST": "100000",
+    "MFW_LIMITS__ADMIN_PER_MINUTE": "1000000",
+    "MFW_LIMITS__ADMIN_BURST": "100000",
+    **UNHURRIED,
     "MFW_KUBERNETES__AGENTS": ",".join(AGENTS),
     "MFW_KUBERNETES__API_SERVERS": API_SERVER,
     "MFW_KUBERNETES__ENVIRONMENTS": "*-staging=staging,*=production",
@@ -73,11 +77,13 @@ class Firewall:
         return found
 
     def webhook(self, policies: Path, *, agents: Sequence[str] = AGENTS, more: Sequence[str] = ()) -> str:
-        """What `mfw kubernetes webhook-config` writes for it."""
+        """What `mfw kubernetes webhook-config` writes for it; the API server waits for as long as it can."""
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "app", "kubernetes", "webhook-config", "--policies", str(policies)),
                 *("--url", self.url, "--ca-file", str(self.cluster.ca_file)),
+                # The last one of an option holds.
+                *("--timeout-seconds", "30"),
                 *(word for agent in agents for word in ("--agent", agent)),
                 *more,
             ],
@@ -126,7 +132,7 @@ class Firewall:
     def _client(self) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.cluster.ca_file))
         return httpx.Client(
-            base_url=self.url, verify=context, headers={"Authorization": f"Bearer {self.admin_key}"}, timeout=30
+            base_url=self.url, verify=context, headers={"Authorization": f"Bearer {self.admin_key}"}, timeout=60
         )
 
 

@@ -33,6 +33,7 @@ import httpx
 
 from app.persistence import spawn
 from tests.integration.conftest import _execute, _run, with_database
+from tests.integration.service.conftest import UNHURRIED
 from tests.kubernetes.cluster import ROOT, Answer, Cluster
 from tests.ports import free_port
 
@@ -112,7 +113,7 @@ class Node:
 
     def execute(self, pod: str, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command as `kubectl exec` would: with the files and the variables of a pod that runs."""
-        (found,) = [one for one in self._pods.values() if one.label == pod and one.ready]
+        (found,) = [one for one in list(self._pods.values()) if one.label == pod and one.ready]
         return found.execute(command)
 
     def _told(self) -> dict[str, str]:
@@ -284,13 +285,20 @@ class _Pod(threading.Thread):
     def _serve(self, container: Object) -> None:
         """Until it ends by itself, which is no reason to give it up."""
         with self._process(container) as process:
-            probe = container["readinessProbe"]["httpGet"]
-            url = f"http://127.0.0.1:{self._ports[probe['port']]}{probe['path']}"
+            probe = container["readinessProbe"]
+            asked = probe["httpGet"]
+            url = f"http://127.0.0.1:{self._ports[asked['port']]}{asked['path']}"
+            # As a kubelet does, it gives nobody up for one answer: a service with much to do may have it late.
+            patience = probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)
+            well = time.monotonic()
             try:
                 while process.poll() is None:
-                    ready = False
+                    answered = False
                     with contextlib.suppress(httpx.HTTPError):
-                        ready = httpx.get(url, timeout=10).status_code == 200
+                        answered = httpx.get(url, timeout=10).status_code == 200
+                    if answered:
+                        well = time.monotonic()
+                    ready = answered or (self.ready and time.monotonic() - well < patience)
                     if ready is not self.ready:
                         self._running(container, ready=ready)
                     self._pause(LOOK_SECONDS)
@@ -344,6 +352,8 @@ class _Pod(threading.Thread):
             "TMPDIR": str(home),
             "KUBERNETES_SERVICE_HOST": str(server.hostname),
             "KUBERNETES_SERVICE_PORT": str(server.port),
+            # Where the specification says nothing else.
+            **UNHURRIED,
         }
         if _ACCOUNT in self._mounted:
             account = self._mounted[_ACCOUNT]

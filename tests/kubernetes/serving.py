@@ -84,7 +84,6 @@ def serving(cluster: Cluster, dsn: str, directory: Path, **settings: str) -> Ite
         "MFW_TLS__PORT": str(port),
         "MFW_TLS__POLL_SECONDS": "0.1",
         "MFW_LIMITS__BURST": "100000",
-        "MFW_SHEDDING__ENABLED": "false",
         **settings,
     }
     with running("serve", settings=environ) as process:

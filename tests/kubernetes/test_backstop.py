@@ -92,7 +92,9 @@ def wall(cluster: Cluster) -> Iterator[Wall]:
     try:
         waiting = [
             patched(0),
+            scaled_to_zero(),
             (*created("evil.example.com/checkout:1"), "untrusted-registry"),
+            (*created("registry.example.com/checkout:latest"), "floating-tag"),
             bound(),
             ended(),
             entered(),
@@ -119,6 +121,10 @@ def said(wall: Wall, method: str, path: str, body: Any = None) -> str:
 
 def patched(replicas: int) -> tuple[Any, ...]:
     return "PATCH", f"{DEPLOYMENTS}/checkout{DRY_RUN}", {"spec": {"replicas": replicas}}, "to-zero"
+
+
+def scaled_to_zero() -> tuple[Any, ...]:
+    return "PATCH", f"{DEPLOYMENTS}/checkout/scale{DRY_RUN}", {"spec": {"replicas": 0}}, "to-zero"
 
 
 def created(image: str) -> tuple[Any, ...]:
@@ -160,11 +166,7 @@ def hooked() -> tuple[Any, ...]:
     [
         ("k8s-deployment", "to-zero", patched(0)[:-1]),
         # An API server leaves a zero out of a Scale.
-        (
-            "k8s-deployment",
-            "to-zero",
-            ("PATCH", f"{DEPLOYMENTS}/checkout/scale{DRY_RUN}", {"spec": {"replicas": 0}}),
-        ),
+        ("k8s-deployment", "to-zero", scaled_to_zero()[:-1]),
         ("k8s-pod-safety", "floating-tag", created("registry.example.com/checkout:latest")),
         ("k8s-pod-safety", "untrusted-registry", created("evil.example.com/checkout:1")),
         ("k8s-access", "cluster-admin", bound()[:-1]),

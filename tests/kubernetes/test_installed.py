@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from tests.helm.chart import QUICKSTART
 from tests.kubernetes.cluster import ROOT, Answer, Cluster
 from tests.kubernetes.node import Node
-from tests.kubernetes.story import NAMESPACE, commands, shell, until
+from tests.kubernetes.story import NAMESPACE, commands, patient, shell, until
 from tests.kubernetes.test_applied import definitions
 
 # A whole installation, and what is done with it; far more than it takes.
@@ -123,6 +123,7 @@ def installed(alone: Cluster, server_dsn: str, tmp_path_factory: pytest.TempPath
         made.types(f"helm -n {NAMESPACE} install {NAMESPACE} {PREVIOUS} {waiting}")
         made.before.append(made.what_an_upgrade_keeps())
         made.types(commands()[1].line.replace("--wait ", "-f values.yaml --wait ", 1))
+        patient(cluster)
         made.ready()
         yield made
         made.types(f"helm -n {NAMESPACE} uninstall {NAMESPACE}")
@@ -233,7 +234,7 @@ def asking(installed: Installed) -> Callable[[str], httpx.Response]:
     }
 
     def ask(token: str, **other: str) -> httpx.Response:
-        where = installed.node.reach(NAMESPACE, "mutation-firewall", 443)
+        where = until(lambda: installed.node.reach(NAMESPACE, "mutation-firewall", 443))
         body = asked | {"subject": {"type": "agent", "id": other.get("subject", "agent")}}
         with httpx.Client(verify=context, timeout=60) as client:
             return client.post(
@@ -298,7 +299,7 @@ def test_while_it_is_away_its_agents_wait_and_all_others_go_on(installed: Instal
     installed.types(f"kubectl -n {NAMESPACE} scale deploy/mutation-firewall --replicas=1")
     installed.ready()
     until(lambda: installed.scale(3).status == 200)
-    assert installed.scale(0).status == 403
+    until(lambda: installed.scale(0).status == 403)
 
 
 # Pages

@@ -109,7 +109,7 @@ def test_without_a_ledger_nothing_is_allowed(
         await connection.close()
 
     with (
-        serving(cluster, database_dsn, STARTER) as firewall,
+        serving(cluster, database_dsn, STARTER, MFW_LEDGER__DEADLINE_SECONDS="5") as firewall,
         firewall.in_front(firewall.webhook(STARTER)),
     ):
         apart(forbid())

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,12 @@ def kustomized(folder: Path) -> dict[str, Object]:
     )
     assert done.returncode == 0, done.stderr
     return normalised(done.stdout)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The folder as it is, for overlays that are none of it: others read it meanwhile."""
+    return Path(shutil.copytree(FOLDER, tmp_path / FOLDER.name))
 
 
 def sorted_lists(at: Any, key: str = "") -> Any:
@@ -77,34 +84,26 @@ def test_parity_with_the_chart(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-def test_each_component_alone(name: str, tmp_path: Path) -> None:
+def test_each_component_alone(name: str, copied: Path) -> None:
     """On the base, with no more of the others than it cannot be without: each is one feature."""
     components = [*NEEDS.get(name, ()), name]
-    folder = FOLDER / "overlays" / f".test-{tmp_path.name}"
+    folder = copied / "overlays" / "alone"
     folder.mkdir()
-    try:
-        listed = "".join(f"  - ../../components/{one}\n" for one in components)
-        (folder / "kustomization.yaml").write_text(f"resources: [../../base]\ncomponents:\n{listed}")
-        found = kustomized(folder)
-    finally:
-        (folder / "kustomization.yaml").unlink(missing_ok=True)
-        folder.rmdir()
+    listed = "".join(f"  - ../../components/{one}\n" for one in components)
+    (folder / "kustomization.yaml").write_text(f"resources: [../../base]\ncomponents:\n{listed}")
+    found = kustomized(folder)
     values = [FOLDER / "components" / one / "values.yaml" for one in components]
     wanted = rendered(BASE / "values.yaml", *values, helm=str(program()))
     assert sorted_lists(found) == sorted_lists(wanted)
 
 
-def test_an_overlay_of_ones_own_as_the_page_has_it(tmp_path: Path) -> None:
+def test_an_overlay_of_ones_own_as_the_page_has_it(copied: Path) -> None:
     """Every image is another one, and every process that knows the ledger knows its new name."""
     (text,) = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
-    folder = FOLDER / "overlays" / f".test-{tmp_path.name}"
+    folder = copied / "overlays" / "own"
     folder.mkdir()
-    try:
-        (folder / "kustomization.yaml").write_text(text)
-        found = kustomized(folder)
-    finally:
-        (folder / "kustomization.yaml").unlink(missing_ok=True)
-        folder.rmdir()
+    (folder / "kustomization.yaml").write_text(text)
+    found = kustomized(folder)
     for pod in pods(list(found.values())):
         for container in pod.containers:
             assert container["image"].startswith("registry.example.com/"), pod.of

@@ -28,7 +28,6 @@ NOT_OURS = (
     ".coverage*",
     ".state",
     "*.egg-info",
-    ".test-*",
 )
 # A folder; elsewhere scripts have this name.
 BUILT = ROOT / "build"

@@ -26,6 +26,8 @@ MAX_SHOWN: Final = 4096
 
 # Without a server these are tools of an agent's own program, and what they do is what their command says.
 _SHELLS: Final = set_of("Bash")
+# This one runs a command as well, or watches something else: what it reads goes to the model, call by call.
+_WATCHES: Final = set_of("Monitor")
 # Of its arguments the command stands beside each part, and what the agent says about it is no part of what is done.
 _TOLD_ELSEWHERE: Final = frozenset({"command", "description"})
 # Elsewhere a tool of such a name, with such an argument, runs a command beside whatever else it does.
@@ -130,7 +132,7 @@ def _foreign(name: str, arguments: JsonObject, server: str | None, cwd: str | No
         properties["server"] = server
     identifier = name if server is None else f"{server}/{name}"
     yield Effect(CALL, Risk.RUNS, TOOL, identifier, {"after": arguments}, properties)
-    if name.lower().replace("-", "_") in _SHELL_NAMES:
+    if name.lower().replace("-", "_") in _SHELL_NAMES or (server is None and name in _WATCHES):
         command = arguments.get("command", arguments.get("cmd"))
         if isinstance(command, str) and command:
             yield from script_effects(command, cwd=cwd)

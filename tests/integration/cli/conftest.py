@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from tests.integration.service.conftest import UNHURRIED
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,7 +62,12 @@ class Process:
     """A server of ours in the foreground of its own process group, with what it wrote so far."""
 
     popen: "subprocess.Popen[bytes]"
-    output: str = ""
+    written: bytes = b""
+
+    @property
+    def output(self) -> str:
+        """The same as text; what is read may end in the middle of a character."""
+        return self.written.decode(errors="replace")
 
     def read_until(self, text: str) -> str:
         """Wait for a text on standard output or error."""
@@ -70,7 +78,7 @@ class Process:
             readable, _, _ = select.select([self.popen.stdout], [], [], max(0, left))
             chunk = os.read(self.popen.stdout.fileno(), 65536) if readable else b""
             assert chunk, f"`{text}` never came:\n{self.output}"
-            self.output += chunk.decode()
+            self.written += chunk
         return self.output
 
     def heard(self) -> str:
@@ -79,14 +87,14 @@ class Process:
         while select.select([self.popen.stdout], [], [], 0)[0] and (
             chunk := os.read(self.popen.stdout.fileno(), 65536)
         ):
-            self.output += chunk.decode()
+            self.written += chunk
         return self.output
 
     def stop(self, number: signal.Signals) -> int:
         """Send a signal and give the exit code."""
         self.popen.send_signal(number)
         rest, _ = self.popen.communicate(timeout=STOP_SECONDS)
-        self.output += rest.decode()
+        self.written += rest
         return self.popen.returncode
 
 
@@ -132,10 +140,20 @@ def development(state: Path, **settings: str) -> Iterator[Service]:
     """`mfw dev` on free ports."""
     port, metrics_port = free_port(), free_port()
     with running(
-        "dev", "--port", port, "--metrics-port", metrics_port, "--state-dir", state, settings=settings
+        *("dev", "--port", port, "--metrics-port", metrics_port, "--state-dir", state),
+        settings={"MFW_LIMITS__FAILURES_PER_MINUTE_PER_IP": "100000", **UNHURRIED, **settings},
     ) as process:
         process.read_until("Ctrl-C stops everything")
         yield Service(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", state, process)
+
+
+def ready(url: str, **options: Any) -> httpx.Response:
+    """What a service says that is ready: a component that has not answered within two seconds is not, on a busy machine."""
+    deadline = time.monotonic() + 60
+    while (found := httpx.get(f"{url}/health/ready", timeout=60, **options)).status_code != 200:
+        assert time.monotonic() < deadline, found.text
+        time.sleep(0.1)
+    return found
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,7 @@ class Commands:
     development = staticmethod(development)
     state_directory = staticmethod(state_directory)
     free_port = staticmethod(free_port)
+    ready = staticmethod(ready)
 
 
 @pytest.fixture(scope="session")

@@ -61,24 +61,25 @@ def test_from_nothing_to_a_decision_and_back_to_nothing(commands, state):
         assert "Traceback" not in service.process.output
     assert servers_of(state) == []
     assert not (state / "database-url").exists()
-    # The second start: the same key, the same ledger.
+    # The second start: the same key, the same ledger, whichever of the two wrote down the key of the ledger.
     with commands.development(state) as service:
         assert (state / "api-key").read_text() == key
         assert (state / "ledger.key.pub").read_text() == public
         again = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, **service.settings)
-        assert json.loads(again.stdout)["ledger_index"] == 3
+        assert json.loads(again.stdout)["ledger_index"] in {2, 3}
         assert service.process.stop(signal.SIGTERM) == 0
 
 
 def test_it_comes_back_after_kill_9(commands, state):
     with commands.development(state) as service:
         first = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, **service.settings)
-        assert json.loads(first.stdout)["ledger_index"] in {1, 2}
+        # The key of the ledger has its entry before it, after it, or of the next start where this one did not come to it.
+        assert (before := json.loads(first.stdout)["ledger_index"]) in {1, 2}
         service.process.popen.kill()
         service.process.popen.wait()
     with commands.development(state) as service:
         second = commands.run("decide", "-f", "-", "--json", stdin=MUTATION, **service.settings)
-        assert json.loads(second.stdout)["ledger_index"] == 3
+        assert before < json.loads(second.stdout)["ledger_index"] <= 3
         assert service.process.stop(signal.SIGINT) == 0
 
 

@@ -2,22 +2,32 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 
-def test_every_component_for_a_person(commands, service):
-    result = commands.run("health", **service.settings)
+def once_well(commands, service, is_well, *options):
+    """What it says once all is well: a component that has not answered within two seconds is not, on a busy machine."""
+    deadline = time.monotonic() + 60
+    while not is_well((result := commands.run("health", *options, **service.settings)).stdout):
+        assert time.monotonic() < deadline, result.stdout + result.stderr
     assert result.returncode == 0, result.stderr
-    assert "healthy, takes requests" in result.stdout
+    return result
+
+
+def test_every_component_for_a_person(commands, service):
+    result = once_well(commands, service, lambda text: "healthy, takes requests" in text)
     assert "schema revision" in result.stdout
     for component in ("database", "ledger", "policies", "switches", "checkpoints"):
         assert component in result.stdout
 
 
 def test_the_same_for_a_machine(commands, service):
-    told = json.loads(commands.run("health", "--json", **service.settings).stdout)
+    told = json.loads(
+        once_well(commands, service, lambda text: json.loads(text).get("status") == "healthy", "--json").stdout
+    )
     assert (told["ready"], told["components"]["database"]["status"]) == (True, "healthy")
 
 

@@ -50,7 +50,7 @@ def witness(directory, *more):
         while '"url"' not in said[-1] and said[-1]:
             said.append(process.stderr.readline())
         assert said[-1], said
-        with httpx.Client(base_url=json.loads(said[-1])["url"]) as client:
+        with httpx.Client(base_url=json.loads(said[-1])["url"], timeout=60) as client:
             yield process, client
     finally:
         process.kill()

@@ -11,6 +11,7 @@ import pytest
 from app.controller.metrics import ControllerMetrics
 from app.controller.serving import serving
 from app.errors import FirewallError, Kind
+from tests.ports import free_port
 
 REGISTRY = ControllerMetrics(version="0").registry
 WAIT_SECONDS = 60
@@ -60,7 +61,8 @@ async def test_an_event_loop_that_hangs_is_not_alive() -> None:
 
 async def test_who_says_nothing_keeps_nobody_else_waiting() -> None:
     with contextlib.ExitStack() as kept:
-        with serving("127.0.0.1", 0, registry=REGISTRY, ready=lambda: True) as port:
+        # No port that the kernel gives to others as soon as it is free, or to who connects to it.
+        with serving("127.0.0.1", free_port(), registry=REGISTRY, ready=lambda: True) as port:
             silent = kept.enter_context(socket.create_connection(("127.0.0.1", port)))
             silent.send(b"GET /health")
             async with httpx.AsyncClient(timeout=WAIT_SECONDS) as client:

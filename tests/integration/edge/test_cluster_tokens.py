@@ -4,6 +4,7 @@ authority, discovery and `/openid/v1/jwks` for whoever shows a service account's
 
 import asyncio
 import base64
+import contextlib
 import datetime as dt
 import ipaddress
 import json
@@ -102,6 +103,7 @@ class Cluster:
         self.bearer = ""
         self.port = 0
         self.asked: list[tuple[str, int]] = []
+        self.open = 0
         self.rotate("first")
 
     def rotate(self, bearer: str) -> None:
@@ -133,6 +135,7 @@ class Cluster:
         return 404, {"kind": "Status", "code": 404}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             path = head[0].split(" ")[1]
@@ -156,6 +159,9 @@ class Cluster:
             pass
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self.open -= 1
 
 
 @asynccontextmanager
@@ -165,6 +171,9 @@ async def cluster(directory: Path):
     found.port = server.sockets[0].getsockname()[1]
     async with server:
         yield found
+        # A connection that is not closed yet when the loop ends is told of in another test.
+        while found.open:
+            await asyncio.sleep(0.01)
 
 
 def pods_token(issuer: str, account: str = "deploy-bot", *, namespace: str = "agents", **changes: Any) -> bytes:

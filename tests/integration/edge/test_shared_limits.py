@@ -11,6 +11,7 @@ from app.core.quota import Limit, RouteClass
 from app.edge import shared_limits
 from app.edge.shared_limits import SharedBuckets, StoreLink
 from app.errors import FirewallError, Kind
+from app.persistence import shared_buckets
 from app.persistence.shared_buckets import TIMEOUT_SECONDS, SharedBucketStore
 from tests.integration.edge.conftest import RedisServer
 from tests.ports import free_port
@@ -21,6 +22,13 @@ SLOW = Limit(per_minute=1, burst=120)
 CALLER = b'["api_key","agent"]'
 # Redis answers in time, however busy this machine is.
 PATIENT = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _it_is_reached_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_buckets, "CONNECT_TIMEOUT_SECONDS", PATIENT)
+
+
 # Refusals by each replica, after which a bucket is surely empty and nobody holds any more of it.
 ENOUGH = 100
 

@@ -72,7 +72,7 @@ async def test_a_client_needs_the_token_and_it_goes_nowhere(served, tmp_path):
             assert post(url, **given) == 401
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with (
-            httpx2.AsyncClient(headers=headers) as http,
+            httpx2.AsyncClient(headers=headers, timeout=60) as http,
             Client(streamable_http_client(url, http_client=http)) as client,
         ):
             assert text_of(await client.call_tool("add", {"a": 1, "b": 1})) == "2"
@@ -264,7 +264,7 @@ async def test_without_the_ledger_and_without_the_firewall_nothing_is_called(
         await connection.close()
 
     with ExitStack() as stack:
-        settings = {"MFW_POLICIES__DIRECTORY": str(policies), "MFW_LEDGER__DEADLINE_SECONDS": "4"}
+        settings = {"MFW_POLICIES__DIRECTORY": str(policies), "MFW_LEDGER__DEADLINE_SECONDS": "8"}
         firewall = stack.enter_context(serve(database_dsn, **settings))
         bench.environ |= {"MFW_URL": firewall.url, "MFW_API_KEY": firewall.key}
         async with Client(bench.stdio()) as client:

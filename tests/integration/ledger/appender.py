@@ -29,7 +29,7 @@ def make(id_: UUID) -> SealedEntry:
 
 
 async def main(dsn: str, callers: int, each: int) -> None:
-    writer = LedgerWriter(dsn, deadline=30.0)
+    writer = LedgerWriter(dsn, deadline=60.0)
     await writer.start()
 
     async def caller() -> None:

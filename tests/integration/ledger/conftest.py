@@ -70,7 +70,7 @@ def entry() -> Callable[..., SealedEntry]:
 
 @pytest.fixture
 async def engine(database_dsn: str) -> AsyncIterator[AsyncEngine]:
-    made = create_engine(database_dsn)
+    made = create_engine(database_dsn, connect_timeout=PATIENT)
     yield made
     await made.dispose()
 

@@ -1,12 +1,10 @@
 """Nobody changes what the ledger holds: not the owner, not a superuser, not by any statement."""
 
-from datetime import UTC, datetime
-
 import asyncpg
 import pytest
 
-from app.core.months import Month
 from app.ledger.append import LedgerWriter
+from tests.integration.ledger.conftest import PATIENT
 
 ENTRIES_MERGE = """
 MERGE INTO ledger_entries USING (SELECT 0::bigint AS idx) AS given ON ledger_entries.idx = given.idx
@@ -16,9 +14,6 @@ ENTRIES_UPSERT = """
 INSERT INTO ledger_entries (idx, id, kind, receipt) VALUES (0, gen_random_uuid(), 'vote', '{}')
 ON CONFLICT (idx) DO UPDATE SET kind = 'vote'
 """
-
-# Where what is appended lies.
-THIS_MONTH = f"ledger_records_{Month.of(datetime.now(UTC)).suffix}"
 
 REFUSED = [
     "UPDATE ledger_entries SET kind = 'vote'",
@@ -32,9 +27,10 @@ REFUSED = [
     "DELETE FROM ledger_records",
     "TRUNCATE ledger_records",
     "TRUNCATE ledger_records_rest",
-    f"UPDATE {THIS_MONTH} SET record = ''",
-    f"DELETE FROM {THIS_MONTH}",
-    f"TRUNCATE {THIS_MONTH}",
+    # Where what is appended lies.
+    "UPDATE {this_month} SET record = ''",
+    "DELETE FROM {this_month}",
+    "TRUNCATE {this_month}",
     "UPDATE ledger_head SET next_index = 0",
     "UPDATE ledger_head SET next_index = next_index",
     "DELETE FROM ledger_head",
@@ -47,7 +43,7 @@ TABLES = ("ledger_head", "ledger_entries", "ledger_records")
 
 @pytest.fixture
 async def database(database_dsn, entry):
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT)
     await writer.start()
     await writer.append(entry())
     await writer.stop()
@@ -64,6 +60,7 @@ async def state(database):
 @pytest.mark.parametrize("statement", REFUSED)
 async def test_it_is_refused(database, statement, role):
     before = await state(database)
+    this_month = await database.fetchval("SELECT tableoid::regclass::text FROM ledger_records")
     transaction = database.transaction()
     await transaction.start()
     if role == "replica":
@@ -71,11 +68,11 @@ async def test_it_is_refused(database, statement, role):
         await database.execute("SET LOCAL session_replication_role = replica")
     elif role == "owner":
         await database.execute("CREATE ROLE plain_owner")
-        for table in (*TABLES, THIS_MONTH, "ledger_records_rest", "ledger_erasures"):
+        for table in (*TABLES, this_month, "ledger_records_rest", "ledger_erasures"):
             await database.execute(f"ALTER TABLE {table} OWNER TO plain_owner")
         await database.execute("SET LOCAL ROLE plain_owner")
     with pytest.raises(asyncpg.RestrictViolationError, match="append-only"):
-        await database.execute(statement)
+        await database.execute(statement.replace("{this_month}", this_month))
     await transaction.rollback()
     assert await state(database) == before
 

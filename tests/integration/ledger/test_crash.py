@@ -96,7 +96,7 @@ async def test_a_killed_postgres_loses_nothing_that_was_acknowledged(state_direc
                     acknowledged.add((await writer.append(one), one.id))
 
         breaker = CircuitBreaker(clock=time.monotonic, failures_to_open=10_000)
-        writer = LedgerWriter(dsn, deadline=30.0, breaker=breaker, backoff=(0.0, 0.02))
+        writer = LedgerWriter(dsn, deadline=PATIENT, breaker=breaker, backoff=(0.0, 0.02))
         await writer.start()
         callers = [asyncio.create_task(caller(writer)) for _ in range(32)]
         for _ in range(5):

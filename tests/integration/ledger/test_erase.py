@@ -15,6 +15,7 @@ from app.ledger.erase import RecordEraser
 from app.ledger.read import LedgerReader, RecordState
 from app.ledger.receipt import EntryKind, parse, seal
 from app.ledger.search import DecisionIndex, Indexer, Wanted
+from tests.integration.ledger.conftest import PATIENT
 
 ADMIN = Principal("admin", PrincipalKind.USER, frozenset({Role.ADMIN}), AuthMethod.API_KEY)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -29,7 +30,7 @@ def sealed(idx):
 @pytest.fixture
 async def entries(database_dsn, entry):
     made = [entry() for _ in range(3)]
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT)
     await writer.start()
     for one in made:
         await writer.append(one)

@@ -255,7 +255,7 @@ def test_tables_for_people(filled, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "app", "ledger", "verify", str(tmp_path / "export"), "--key", KEY.verifier.text,
          "--report", str(tmp_path / "report.json")],
-        cwd=mixed.ROOT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=mixed.ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "tile-missing" in done.stdout

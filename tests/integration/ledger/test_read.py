@@ -10,12 +10,13 @@ from app.ledger.append import LedgerWriter
 from app.ledger.read import LedgerReader
 from app.ledger.receipt import parse
 from app.persistence.engine import create_engine
+from tests.integration.ledger.conftest import PATIENT
 
 
 @pytest.fixture
 async def entries(database_dsn, entry):
     made = [entry() for _ in range(5)]
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT)
     await writer.start()
     for one in made:
         await writer.append(one)

@@ -17,6 +17,7 @@ from app.ledger.append import LedgerWriter
 from app.ledger.receipt import EntryKind, PendingDecision, seal, seal_decision
 from app.ledger.search import DecisionIndex, Indexer, Wanted, search_key
 from app.persistence.engine import create_engine
+from tests.integration.ledger.conftest import PATIENT
 
 WHO = Principal("key-1", PrincipalKind.AGENT, frozenset({Role.AGENT}), AuthMethod.API_KEY)
 DIGEST = "sha256:" + "0" * 64
@@ -44,7 +45,7 @@ def other_entry(number):
 
 @pytest.fixture
 async def append(database_dsn):
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT)
     await writer.start()
 
     async def appended(*entries):
@@ -159,7 +160,7 @@ async def test_every_combination_finds_exactly_what_fits(engine, many):
             and policy in {None, "limits"}
             and (policy is None or rule is None or say["rule"] == rule)
         ]
-        assert asyncio.run_coroutine_threadsafe(found(engine, wanted, limit=limit), loop).result(30) == fits
+        assert asyncio.run_coroutine_threadsafe(found(engine, wanted, limit=limit), loop).result(120) == fits
 
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(check)

@@ -9,13 +9,18 @@ import asyncpg
 import pytest
 
 from app.errors import FirewallError, Kind
+from app.ledger import append
 from app.ledger.append import AWAIT_WRITERS, LedgerWriter
 from app.persistence.engine import create_engine
+from tests.integration.ledger.conftest import PATIENT, deadline
 
 
 @contextlib.asynccontextmanager
 async def writing(dsn, *, number=1, **options):
-    writers = [LedgerWriter(dsn, **{"backoff": (0.0, 0.01), **options}) for _ in range(number)]
+    writers = [
+        LedgerWriter(dsn, **{"backoff": (0.0, 0.01), "deadline": PATIENT, "connect_timeout": PATIENT, **options})
+        for _ in range(number)
+    ]
     for writer in writers:
         await writer.start()
         assert await writer.wait_connected(within=60)
@@ -43,8 +48,8 @@ async def test_writers_share_one_index(database_dsn, database, reader, entry, nu
             told.append((await writer.append(one), one.id))
             answered[which] += 1
 
-    async with writing(database_dsn, number=number, deadline=60.0) as writers:
-        async with asyncio.timeout(60):
+    async with writing(database_dsn, number=number) as writers:
+        async with asyncio.timeout(240):
             await asyncio.gather(*(caller(which, writer) for which, writer in enumerate(writers) for _ in range(4)))
     rows = await database.fetch("SELECT idx, id FROM ledger_entries")
     assert {(row["idx"], row["id"]) for row in rows} == set(told)
@@ -52,7 +57,8 @@ async def test_writers_share_one_index(database_dsn, database, reader, entry, nu
     assert (await reader.verify_gapless()).size == len(told)
 
 
-async def test_who_waited_for_the_head_gives_it_away_sooner(database_dsn, database, entry, witness):
+async def test_who_waited_for_the_head_gives_it_away_sooner(database_dsn, database, entry, witness, monkeypatch):
+    monkeypatch.setattr(append, "CROWDED_SECONDS", 3600.0)
     await database.execute(witness)
     async with writing(database_dsn, number=2) as (writer, other):
         for _ in range(3):
@@ -77,6 +83,7 @@ async def test_who_waited_for_the_head_gives_it_away_sooner(database_dsn, databa
             async with asyncio.timeout(60):
                 while await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:
                     await asyncio.sleep(0.002)
+            await asyncio.sleep(2 * append.HEAD_WAIT)
         assert [await first, await second] == [4, 5]
         assert writer._crowded_until > 0
         assert await writer.append(entry()) == 6
@@ -223,7 +230,7 @@ async def test_nobody_asks_before_there_is_a_connection():
 
 async def test_who_is_lost_in_the_middle_gives_the_head_back(database_dsn, database, entry):
     """A server that hears nothing more of a client would keep its locks; ours it ends."""
-    async with writing(database_dsn) as (writer,):
+    async with writing(database_dsn, deadline=5.0) as (writer,):
         connection = writer._connection
         async with connection.transaction():
             await connection.fetchrow(AWAIT_WRITERS)
@@ -231,7 +238,8 @@ async def test_who_is_lost_in_the_middle_gives_the_head_back(database_dsn, datab
         if await database.fetchval("SELECT current_setting('server_version_num')::int >= 170000"):
             # Twice the deadline, and what the head is kept for.
             assert await connection.fetchval("SHOW transaction_timeout") == "15s"
-        assert await writer.append(entry()) == 0
+        with deadline(writer, PATIENT):
+            assert await writer.append(entry()) == 0
 
 
 async def test_a_head_that_a_lost_client_holds_is_free_again(database_dsn, entry):

@@ -16,6 +16,7 @@ from app.core.merkle import Frontier, leaf_hash
 from app.core.notes import SignerKey, open_checkpoint
 from app.ledger.append import LedgerWriter
 from app.ledger.guard import GuardFile
+from tests.integration.ledger.conftest import PATIENT
 
 SIGNER = Path(__file__).with_name("signer.py")
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -44,7 +45,7 @@ async def test_a_killed_signer_leaves_no_contradiction(database_dsn, tmp_path, e
         assert process.stdout is not None
         told.append(await asyncio.to_thread(process.stdout.read))
 
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT)
     await writer.start()
     watching = await asyncpg.connect(database_dsn)
     stop = asyncio.Event()

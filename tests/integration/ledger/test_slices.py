@@ -8,6 +8,7 @@ import pytest
 from app.errors import FirewallError, Kind
 from app.ledger.append import LedgerWriter
 from app.ledger.slices import LedgerDatabase
+from tests.integration.ledger.conftest import PATIENT
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ async def emptied(database, table):
 
 
 async def test_what_was_written_comes_in_order_and_what_is_not_there_is_left_out(ledger, database_dsn, entry):
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT)
     await writer.start()
     entries = [entry() for _ in range(3)]
     await writer.append_all(entries)

@@ -396,7 +396,7 @@ async def test_a_statement_that_takes_too_long_is_told(empty_database_dsn, datab
     await schema.apply(empty_database_dsn)
     async with database.transaction():
         await database.execute("LOCK TABLE api_keys IN ACCESS SHARE MODE")
-        error = await refused(schema.rollback(empty_database_dsn, "0001", lock_timeout=60.0, statement_timeout=0.05))
+        error = await refused(schema.rollback(empty_database_dsn, "0001", lock_timeout=60.0, statement_timeout=0.5))
     assert error.kind is Kind.TIMEOUT
     assert "--statement-timeout" in str(error.fix)
 

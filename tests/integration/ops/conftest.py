@@ -80,7 +80,7 @@ def other(kind, *, members, record):
 
 async def append(dsn, *entries):
     """Append them, through the writer itself."""
-    writer = LedgerWriter(dsn)
+    writer = LedgerWriter(dsn, deadline=60.0, connect_timeout=60.0)
     await writer.start()
     answers = await writer.append_all(entries)
     await writer.stop()

@@ -243,13 +243,15 @@ async def test_an_empty_month_is_left_alone(mixed_dsn, hands, tmp_path):
 
 
 async def test_who_holds_the_table_wins(mixed_dsn, old, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.05)
     other = await asyncpg.connect(mixed_dsn)
     async with other.transaction():
         await other.execute("SELECT count(*) FROM ledger_records")
-        error = await refused(go(mixed_dsn, tmp_path, before=OLD))
+        with monkeypatch.context() as short:
+            short.setattr(module, "LOCK_TIMEOUT", 0.05)
+            error = await refused(go(mixed_dsn, tmp_path, before=OLD))
         assert error.kind is Kind.TIMEOUT
     (done,) = await go(mixed_dsn, tmp_path, before=OLD)
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.05)
     async with other.transaction():
         await other.execute("SELECT count(*) FROM ledger_records")
         assert (await refused(unarchive(mixed_dsn, tmp_path, month=OLDER))).kind is Kind.TIMEOUT

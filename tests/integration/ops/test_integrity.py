@@ -298,6 +298,7 @@ async def test_what_the_service_itself_writes_is_clean(database_dsn, serve):
             found = client.get("/ledger/checkpoint")
             if found.status_code == 200 and found.text.split("\n")[1] == str(size):
                 break
+            time.sleep(0.1)
     report = await run(database_dsn, FAST)
     assert report.entries >= 301
     # The keys of the test itself were put there past the service.

@@ -369,10 +369,19 @@ def test_a_server_that_refuses_its_settings_is_quoted(state_directory):
     assert server.pid is None
 
 
-def test_a_server_that_is_not_ready_in_time_is_stopped(state_directory):
-    server = EmbeddedPostgres(state_directory, start_timeout=-1.0)
-    with pytest.raises(FirewallError) as caught:
-        server.start()
+def test_a_server_that_is_not_ready_in_time_is_stopped(state_directory, monkeypatch):
+    command = embedded._command
+
+    def idle(death_signal, account, *arguments):
+        # Nothing that may be ready before anybody looks.
+        made = ("/bin/sleep", "600") if death_signal is signal.SIGINT else arguments
+        return command(death_signal, account, *made)
+
+    server = EmbeddedPostgres(state_directory, start_timeout=0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "_command", idle)
+        with pytest.raises(FirewallError) as caught:
+            server.start()
     assert caught.value.kind is Kind.TIMEOUT
     assert server.pid is None
     with EmbeddedPostgres(state_directory):

@@ -12,7 +12,7 @@ from app.persistence.engine import Unobserved, connect, create_engine, transacti
 
 @pytest.fixture
 async def engine(database_dsn):
-    made = create_engine(database_dsn, statement_timeout=1.0, lock_timeout=2.5)
+    made = create_engine(database_dsn, statement_timeout=20.0, lock_timeout=2.5)
     yield made
     await made.dispose()
 
@@ -23,18 +23,20 @@ async def test_every_connection_says_who_it_is_and_has_limits(engine, database_d
             await connection.scalar(sa.text(f"SHOW {name}"))
             for name in ("application_name", "statement_timeout", "lock_timeout", "timezone")
         ]
-    assert shown == ["mutation-firewall", "1s", "2500ms", "UTC"]
+    assert shown == ["mutation-firewall", "20s", "2500ms", "UTC"]
     raw = await connect(database_dsn)
     assert await raw.fetchval("SHOW statement_timeout") == "30s"
     assert await raw.fetchval("SHOW application_name") == "mutation-firewall"
     await raw.close()
 
 
-async def test_a_slow_statement_is_a_timeout(engine):
+async def test_a_slow_statement_is_a_timeout(database_dsn):
+    engine = create_engine(database_dsn, statement_timeout=1.0)
     with pytest.raises(FirewallError) as caught:
         async with transaction(engine, operation="other", observer=Unobserved(), clock=time.perf_counter) as connection:
             await connection.execute(sa.text("SELECT pg_sleep(30)"))
     assert caught.value.kind is Kind.TIMEOUT
+    await engine.dispose()
 
 
 async def test_an_error_rolls_back_and_the_callers_own_errors_pass(engine):

@@ -112,9 +112,9 @@ class Replica:
     """One process's worth of services on a database; `ahead` is what its clock shows beyond the real time."""
 
     def __init__(self, dsn: str, *documents: Mapping[str, Any], **budgets: Any) -> None:
-        self.engine = create_engine(dsn)
         # No time is to run out where a test is not about that, however busy the machine is.
-        self.writer = LedgerWriter(dsn, deadline=PATIENT)
+        self.engine = create_engine(dsn, connect_timeout=PATIENT, statement_timeout=PATIENT)
+        self.writer = LedgerWriter(dsn, deadline=PATIENT, connect_timeout=PATIENT, statement_timeout=PATIENT)
         self.budgets = CountingBudgets(self.engine, **{"deadline": PATIENT, **budgets})
         self.policy_set = compiled(*documents)
         self.ahead = timedelta()

@@ -49,10 +49,12 @@ class Github:
         self.delay = 0.0
 
     def answer(self, method: str, path: str, headers: Any, body: Any) -> tuple[int, bytes]:
+        # Those of the test that asks: whoever is answered late must not be found in the next one's.
+        checks, answers, statuses = self.checks, self.answers, self.statuses
         self.calls.append((method, path))
-        for ending, statuses in self.failing.items():
-            if path.partition("?")[0].endswith(ending) and statuses:
-                return statuses.pop(0), b'{"message": "as told"}'
+        for ending, failing in self.failing.items():
+            if path.partition("?")[0].endswith(ending) and failing:
+                return failing.pop(0), b'{"message": "as told"}'
         bearer = headers["authorization"].removeprefix("Bearer ")
         if path.endswith("/access_tokens"):
             claims = jwt.decode(bearer, PUBLIC, algorithms=["RS256"], options={"verify_aud": False})
@@ -70,22 +72,22 @@ class Github:
             assert body["status"] == "completed"
             assert len(body["output"]["annotations"]) <= 50
             assert len(body["output"]["summary"]) <= 65_535
-            self.checks.append({"id": len(self.checks) + 1, **body})
-            return 201, json.dumps(self.checks[-1]).encode()
+            checks.append({"id": len(checks) + 1, **body})
+            return 201, json.dumps(checks[-1]).encode()
         if method == "PATCH" and "/check-runs/" in path:
-            self.checks[int(path.rpartition("/")[2]) - 1] |= body
+            checks[int(path.rpartition("/")[2]) - 1] |= body
             return 200, b"{}"
         if "/check-runs?" in path:
             assert "check_name=mutation-firewall" in path
-            return 200, json.dumps({"total_count": len(self.checks), "check_runs": self.checks[-1:]}).encode()
+            return 200, json.dumps({"total_count": len(checks), "check_runs": checks[-1:]}).encode()
         if path.endswith("/deployment_protection_rule"):
             assert set(body) <= {"environment_name", "state", "comment"}
             assert len(body["comment"]) <= 1024
-            self.answers.append(body)
+            answers.append(body)
             return 204, b""
         if "/statuses/" in path:
             assert len(body["description"]) <= 140
-            self.statuses.append(body)
+            statuses.append(body)
             return 201, b"{}"
         return 404, b'{"message": "Not Found"}'
 

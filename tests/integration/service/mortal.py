@@ -18,7 +18,7 @@ import uvloop
 
 from app.bootstrap import create_app
 from app.cli.server import OPTIONS
-from app.ledger import spend
+from app.ledger import once, spend
 from app.settings import Settings
 
 
@@ -49,6 +49,8 @@ def _serve(instant: str, listener: socket.socket) -> None:
 
 def main() -> None:
     """Start one at a time; the next one when it is dead."""
+    # What the dead one left open is rolled back before anybody is told to come again.
+    once.WAIT_SECONDS = 60.0  # type: ignore[misc]  # longer than any machine takes
     for line in sys.stdin:
         _, _, instant = line.strip().partition(" ")
         with socket.socket() as listener:

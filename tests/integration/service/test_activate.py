@@ -26,6 +26,7 @@ from app.policies.signatures import NOBODY, RequiredSigners, sign
 from app.policies.store import PolicySetStore
 from app.service.activate import ActivateService, _by_name, _counts
 from app.service.force import force
+from tests.integration.service.budgeted import PATIENT
 
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("sre", "security")}
 PEMS = {
@@ -49,9 +50,9 @@ class Firewall:
 
     def __init__(self, dsn, signers=NOBODY):
         self.signers = signers
-        self.engine = create_engine(dsn)
+        self.engine = create_engine(dsn, connect_timeout=PATIENT, statement_timeout=PATIENT)
         self.store = PolicySetStore(self.engine)
-        self.ledger = LedgerWriter(dsn)
+        self.ledger = LedgerWriter(dsn, deadline=PATIENT, connect_timeout=PATIENT, statement_timeout=PATIENT)
         self.reader = LedgerReader(self.engine)
         self.source = DatabaseSource(self.store, connect=partial(connect, dsn), poll_seconds=600, signers=signers)
         self.counted: list[Effect] = []

@@ -17,7 +17,7 @@ from app.ledger.append import LedgerWriter
 from app.ledger.read import LedgerReader
 from app.service.decide import SLICE, Decision
 from tests.integration.ledger.conftest import Fault, Wire, make_entry
-from tests.integration.service.budgeted import Replica, budget, mutation, policy
+from tests.integration.service.budgeted import PATIENT, Replica, budget, mutation, policy
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
@@ -156,7 +156,7 @@ async def test_a_ledger_that_is_away_refuses_the_whole_batch(database_dsn):
 
 
 async def test_append_all_tells_each_its_fate(database_dsn):
-    writer = LedgerWriter(database_dsn)
+    writer = LedgerWriter(database_dsn, deadline=PATIENT, connect_timeout=PATIENT, statement_timeout=PATIENT)
     await writer.start()
     try:
         twice = make_entry()
@@ -173,7 +173,7 @@ async def test_append_all_tells_each_its_fate(database_dsn):
 async def test_nobody_waits_for_a_batch_whose_caller_is_gone(database_dsn):
     wire = Wire(database_dsn)
     await wire.open()
-    writer = LedgerWriter(wire.dsn, deadline=30)
+    writer = LedgerWriter(wire.dsn, deadline=PATIENT, connect_timeout=PATIENT, statement_timeout=PATIENT)
     await writer.start()
     try:
         assert await writer.wait_connected(within=60)

@@ -19,7 +19,7 @@ from app.core import strict_json
 from app.ledger import receipt as receipts
 from app.settings import Settings
 from app.surfaces.native.routes import HotPath
-from tests.integration.service.conftest import scraped
+from tests.integration.service.conftest import UNHURRIED, running, scraped
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -146,6 +146,7 @@ async def test_both_ways_in_answer_alike(database_dsn):
             "MFW_AUTH__UNSAFE_DISABLED": "true",
             # Each body is sent twice, and how fast that goes is not the question.
             "MFW_LIMITS__BURST": "1000",
+            **UNHURRIED,
         }
     )
     with pytest.warns(RuntimeWarning, match="authentication is off"):
@@ -186,9 +187,14 @@ async def test_both_ways_in_answer_alike(database_dsn):
             assert first == second
 
 
-async def test_a_client_that_leaves_costs_nothing(service):
+async def test_a_client_that_leaves_costs_nothing(database_dsn):
     """The decision of a caller that hung up is in the ledger or not, and the next caller is answered."""
-    before = len(service.entries())
+    # One of its own: what those who left have asked for may come into the ledger later than this test ends.
+    with running(database_dsn) as service:
+        await leave_and_ask(service)
+
+
+async def leave_and_ask(service):
     body = EXAMPLES[0].read_bytes()
     port = int(service.url.rsplit(":", 1)[1])
     head = (
@@ -201,9 +207,10 @@ async def test_a_client_that_leaves_costs_nothing(service):
             writer.write(sent)
             await writer.drain()
             writer.close()
-    async with httpx.AsyncClient(base_url=service.url, headers={"Authorization": f"Bearer {service.key}"}) as client:
+    credential = {"Authorization": f"Bearer {service.key}"}
+    async with httpx.AsyncClient(base_url=service.url, headers=credential, timeout=130) as client:
         answer = await client.post("/v1/decisions", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200
     entries = service.entries()
     assert [index for index, _, _ in entries] == list(range(len(entries)))
-    assert before < len(entries) <= before + 11
+    assert 0 < len(entries) <= 11

@@ -221,7 +221,7 @@ def asked(mutation: dict[str, Any]) -> tuple[str, bytes]:
 def test_the_corpus_and_then_no_ledger(database_dsn, tmp_path):
     """Every case, with the subject in the caller's token and the rest in the body."""
     (tmp_path / "mapping.yaml").write_text(CORPUS)
-    # Envoy waits 6 seconds: without a ledger it is to hear what the firewall says.
+    # Envoy waits longer: without a ledger it is to hear what the firewall says.
     made = settings(tmp_path) | {"MFW_LEDGER__DEADLINE_SECONDS": "4"}
     del made["MFW_POLICIES__DIRECTORY"]
     cases = load()
@@ -245,6 +245,7 @@ def test_the_corpus_and_then_no_ledger(database_dsn, tmp_path):
         # Envoy makes 403 of a check over HTTP that failed; over gRPC the refusal is its caller's answer.
         assert send(ports["http"], "POST", "/mutations", JSON, who, body=body)[::2] == (403, b"")
         refused = send(ports["grpc"], "POST", "/mutations", JSON, who, body=body)
-        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        # More than a second where the breaker has opened by now: it was the second to be refused.
+        assert (refused.status, int(refused.headers["retry-after"]) >= 1) == (503, True)
         assert json.loads(refused.body)["type"].endswith("/unavailable")
         assert Reached.paths == []

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.surfaces.github import client, routes
 from tests.corpus.cases import load
 from tests.corpus.deliveries import SECRET, SHA, delivery_for, deployment, pull_request, signed
 from tests.integration.service.githubbed import APP, PEM, github_running
@@ -48,7 +49,10 @@ def diff_of(path: str) -> str:
 
 @pytest.fixture(scope="module")
 def server():
-    with github_running() as started:
+    with pytest.MonkeyPatch.context() as patched, github_running() as started:
+        # Where a GitHub answers it is waited for, however busy this machine is.
+        patched.setattr(client, "TRY_SECONDS", 60.0)
+        patched.setattr(routes, "TELL_SECONDS", 60.0)
         yield started
 
 

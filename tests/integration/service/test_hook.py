@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[3]
 CALL = {
     "hook_event_name": "PreToolUse",
@@ -79,7 +81,7 @@ def test_the_command_does_the_same(service):
 def listening(answer):
     """A service that gives every connection to `answer`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(120)
 
         def serve():
             try:
@@ -102,6 +104,10 @@ def saying(body, status="200 OK"):
         connection.recv(65536)
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode() + body)
+        # Whoever closes with something unread takes away what it said last.
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
 
     return answer
 
@@ -166,9 +172,7 @@ def test_what_would_allow_does():
 
 
 def test_nobody_there_blocks():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    ended = hook(f"http://127.0.0.1:{port}")
+    ended = hook(f"http://127.0.0.1:{free_port()}")
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert b"cannot reach the firewall" in ended.stderr
 

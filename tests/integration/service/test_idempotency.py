@@ -19,11 +19,17 @@ from app.ledger.once import KEPT_FOR, SWEEP_ROWS, claim, claimed
 from app.ledger.read import LedgerReader
 from app.persistence.engine import create_engine
 from app.service.decide import Decision
-from tests.integration.service.budgeted import WHO, Exchange, Replica, budget, mutation, policy
+from tests.integration.service.budgeted import PATIENT, WHO, Exchange, Replica, budget, mutation, policy
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = json.loads((ROOT / "examples" / "allow-k8s-deployment-scaled.json").read_bytes())
 ONE, BATCH = "/v1/decisions", "/v1/decisions:batch"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_given_up(monkeypatch):
+    """Who waits for the same key waits as long as it takes, where a test is not about that."""
+    monkeypatch.setattr(once, "WAIT_SECONDS", PATIENT)
 
 
 class Keyed(Exchange):

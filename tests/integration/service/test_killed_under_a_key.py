@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app.core.principal import Role
-from tests.integration.service.conftest import STARTER, apart, make_key
+from tests.integration.service.conftest import STARTER, UNHURRIED, apart, make_key
 
 ROOT = Path(__file__).resolve().parents[3]
 MORTAL = Path(__file__).with_name("mortal.py")
@@ -56,7 +56,7 @@ class Mortal:
                 "MFW_LIMITS__BATCH_PER_MINUTE": "1000000",
                 "MFW_LIMITS__BATCH_BURST": "100000",
                 "MFW_LOGGING__LEVEL": "error",
-                "MFW_SHEDDING__ENABLED": "false",
+                **UNHURRIED,
             },
         )
 
@@ -94,7 +94,7 @@ class Mortal:
         assert self.answers.setdefault((route, key), answer.content) == answer.content
 
     def client(self, url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
+        return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {self.key}"}, timeout=130)
 
     def verify(self, keys: set[tuple[str, str]]) -> None:
         """As many entries as were asked for, without a gap, each where its answer says."""

@@ -249,7 +249,7 @@ async def test_lines_that_take_too_long_end_it():
 
 @pytest.mark.parametrize("leaves", ["disconnect", "write", "stuck"])
 async def test_a_client_that_leaves_or_does_not_read(leaves):
-    stream = Stream(timeout_seconds=0.05)
+    stream = Stream(timeout_seconds=0.05 if leaves == "stuck" else 60.0)
     stream.feed(b"{}\n")
     stream.incoming.put_nowait({"type": "http.disconnect"})
 
@@ -268,7 +268,9 @@ async def test_a_client_that_leaves_or_does_not_read(leaves):
 async def test_only_so_many_streams():
     stream = Stream()
     tasks = [asyncio.create_task(stream.answer()) for _ in range(STREAMS_AT_ONCE)]
-    await asyncio.sleep(0.01)
+    # Each has begun its answer.
+    while len(stream.sent) < STREAMS_AT_ONCE:
+        await asyncio.sleep(0.01)
     other = Stream()
     other.endpoint = stream.endpoint
     (refused,) = await other.answer()

@@ -80,7 +80,9 @@ def test_every_answer_is_documented(document, service, path, method, mode):
             path.startswith("/v1/decisions") and method == "GET"
         )
         key = service.admin_key if mine else service.key
-        answer = case.call(headers={"Authorization": f"Bearer {key}", "X-Mfw-Authorization": f"Bearer {key}"})
+        answer = case.call(
+            timeout=130, headers={"Authorization": f"Bearer {key}", "X-Mfw-Authorization": f"Bearer {key}"}
+        )
         statuses.add(answer.status_code)
         case.validate_response(answer, checks=CHECKS)
 

@@ -28,7 +28,7 @@ def replay(dsn: str, *arguments: str, status: int = 0, **environ: str) -> dict[s
         cwd=mixed.ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr

@@ -74,8 +74,15 @@ def test_a_half_closed_connection_with_half_a_body_is_over(service, sent):
     assert len(service.entries()) == before
 
 
-def test_who_leaves_after_asking_has_asked(service):
-    before = len(service.entries())
+@pytest.fixture
+def alone(serve, database_dsn):
+    """A service of the test's own: what those who leave have asked for may be recorded when the next test has begun."""
+    with serve(database_dsn) as started:
+        yield started
+
+
+def test_who_leaves_after_asking_has_asked(alone):
+    service, before = alone, 0
     with dial(service) as connection:
         connection.sendall(head(service, len(GOOD)) + GOOD)
     deadline = time.monotonic() + 60
@@ -101,9 +108,9 @@ def test_one_host(service, hosts, version, status):
         assert "`Host`" in problem["detail"]
 
 
-def test_a_request_without_a_host_behind_another_only_closes(service):
-    with dial(service) as connection:
-        connection.sendall(head(service, len(GOOD)) + GOOD + b"GET /health/live HTTP/1.1\r\n\r\n")
+def test_a_request_without_a_host_behind_another_only_closes(alone):
+    with dial(alone) as connection:
+        connection.sendall(head(alone, len(GOOD)) + GOOD + b"GET /health/live HTTP/1.1\r\n\r\n")
         data = read_all(connection)
     # Never an answer to the second one in the place of the first.
     assert data == b"" or status_of(data) == 200

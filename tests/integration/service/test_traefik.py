@@ -65,7 +65,7 @@ def traefik(folder: Path, service: Any) -> Iterator[Mapping[str, int]]:
         with program(command, folder=folder, ports=list(ports.values())) as log:
             deadline = time.monotonic() + 60
             # It listens before it has read what is to be done there.
-            while send(ports["web"], "GET", "/").status == 404:
+            while any(send(port, "GET", "/").status == 404 for port in ports.values()):
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.02)
             yield ports

@@ -216,6 +216,8 @@ async def test_what_is_not_http_gets_a_problem(connection):
         (b"GET / HTTP/1.1\r\n", "the request has no `Host`"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n", "the request has more than one `Host`"),
         (b"GET / HTTP/1.0\r\nHost: a\r\nhost: a\r\n", "the request has more than one `Host`"),
+        (b"GET /a#b HTTP/1.1\r\nHost: a\r\n", "the target of the request has a fragment"),
+        (b"GET /a?b#/../c HTTP/1.1\r\nHost: a\r\n", "the target of the request has a fragment"),
     ],
 )
 async def test_a_request_says_once_whom_it_asks(connection, head, fault):
@@ -299,6 +301,8 @@ class Guarded:
             shed={priority: partial(self.shed.append, priority) for priority in Priority},
             problem_type="https://example.com/",
             chance=lambda: 0.0,
+            # It stands still: how many may be refused by now is not for the machine to say.
+            clock=lambda: 100.0,
             **options,
         )
         self.seen = []

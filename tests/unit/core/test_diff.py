@@ -256,6 +256,11 @@ _F = "--- a/f\n+++ b/f\n"
         ("File a is a directory while file b is a regular file\n", "something differs that is not shown, at line 1 of the diff"),
         ("diff --git a/f b/f\nold mode 100644\nnew mode 100755\nSubmodule s a887f93..843c83f:\n", "something differs that is not shown, at line 4 of the diff"),
         ("***************\n", "looks like another format of diff, or an ed script, at line 1 of the diff"),
+        (_F + "@@ -1 +1 @@\n-a\n+b\n\nProperty changes on: f\n", "something differs that is not shown, at line 7 of the diff"),
+        ("Index: b\nCannot display: file marked as a binary type.\n" + _F, "something differs that is not shown, at line 2 of the diff"),
+        ("Binary files a/f and b/f differ\n\x1b[1mdiff --git a/g b/g\x1b[m\n", "a diff in colours, at line 2 of the diff"),
+        ("\x1b[1m--- a/f\x1b[0m\n\x1b[1m+++ b/f\x1b[0m\n" + _F, "a diff in colours, at line 1 of the diff"),
+        ("diff --git a/f b/f\n\x1b[1mindex 1111..2222 100644\x1b[m\n", "a diff in colours, at line 2 of the diff"),
     ],
 )  # fmt: skip
 def test_what_has_no_single_reading_is_refused(text, detail):

@@ -94,6 +94,14 @@ def test_a_tool_of_a_server_never_gets_away_with_less_than_its_call():
         "runs tool shell",
         "reads shell/Command echo",
     ]
+    # What Claude Code watches in the background is a command, where it is no address.
+    assert told(read_tool_call("Monitor", {"command": "rm /x; tail -f log", "description": "errors"})) == [
+        "runs tool Monitor",
+        "destroys file /x",
+        "reads shell/Command tail",
+    ]
+    assert told(read_tool_call("Monitor", {"description": "events"})) == ["runs tool Monitor"]
+    assert told(read_tool_call("Monitor", {"command": "start"}, server="grafana")) == ["runs tool grafana/Monitor"]
     assert read_tool_call("shell", {"command": 7}).risk is Risk.UNKNOWN
     assert told(read_tool_call("shell", {})) == ["runs tool shell"]
 
