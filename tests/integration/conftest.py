@@ -29,6 +29,7 @@ import asyncpg
 import pytest
 
 from app.migrations import schema
+from app.persistence import embedded
 from app.persistence.embedded import SERVER_UID, EmbeddedPostgres
 from app.persistence.engine import parse_dsn
 from tests.ports import free_port
@@ -72,6 +73,17 @@ async def _execute(dsn: str, *statements: str) -> None:
         await connection.close()
 
 
+async def _clone(dsn: str, name: str, template: str) -> None:
+    """Make a database from another one, which nobody may be connected to: who has just left it may take a while."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return await _execute(dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+        except asyncpg.ObjectInUseError:
+            if time.monotonic() > deadline:
+                raise
+
+
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
     """A server in a container, by its DSN."""
@@ -95,6 +107,15 @@ def _container() -> Iterator[str]:
         yield f"postgresql://{made.username}:{made.password}@127.0.0.1:{port}/{made.dbname}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _servers_take_their_time() -> Iterator[None]:
+    """However busy the disk is: a server comes up, and the one before it writes its checkpoint and ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "LOCK_TIMEOUT", 120.0)
+        patch.setitem(vars(EmbeddedPostgres)["__init__"].__kwdefaults__, "start_timeout", 120.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
     """The test session's server: the embedded one, or one in Docker with MFW_TEST_DATABASE=testcontainers."""
@@ -104,7 +125,7 @@ def server_dsn() -> Iterator[str]:
         return
     # Not pytest's tmp_path: as root that lies below a 0700 directory, which the server's uid cannot enter.
     state = Path(tempfile.mkdtemp(prefix="mfw-test-"))
-    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE, start_timeout=120.0)
+    server = EmbeddedPostgres(state / "postgresql", settings=IN_HASTE)
     state.chmod(0o711)
     try:
         yield server.start()
@@ -130,7 +151,7 @@ def _template(server_dsn: str) -> str:
 
 def _cloned(server_dsn: str, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    _run(_execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template}"))
+    _run(_clone(server_dsn, name, template))
     yield with_database(server_dsn, name)
     _run(_execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
 

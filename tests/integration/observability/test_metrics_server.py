@@ -5,12 +5,14 @@ import pytest
 
 from app.errors import FirewallError, Kind
 from app.observability.metrics import Metrics, serve_metrics
+from tests.ports import free_port
 
 
 async def test_it_serves_and_stops() -> None:
     metrics = Metrics(version="0")
-    port, stop = serve_metrics(metrics, host="127.0.0.1", port=0)
-    async with httpx.AsyncClient() as client:
+    # None that the kernel gives to who connects: asked for when nobody listens any more, it could answer itself.
+    port, stop = serve_metrics(metrics, host="127.0.0.1", port=free_port())
+    async with httpx.AsyncClient(timeout=60) as client:
         response = await client.get(f"http://127.0.0.1:{port}/metrics")
         assert response.status_code == 200
         assert "mfw_decisions_total" in response.text

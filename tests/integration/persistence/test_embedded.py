@@ -46,12 +46,6 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """The next server waits for the end of the one before, which writes a checkpoint first, however busy the disk is."""
-    monkeypatch.setattr(embedded, "LOCK_TIMEOUT", 120.0)
-
-
 async def query(dsn, *statements):
     connection = await asyncpg.connect(dsn)
     try:

@@ -129,7 +129,7 @@ def program(command: Sequence[str], *, folder: Path, ports: Sequence[int]) -> It
         subprocess.Popen(command, cwd=folder, stdout=written, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 180
             for port in ports:
                 while True:
                     assert process.poll() is None, log.read_text()

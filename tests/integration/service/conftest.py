@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import asyncpg
 import httpx
@@ -22,6 +23,7 @@ from app.core.principal import Role
 from app.persistence.api_keys import ApiKeyStore
 from app.persistence.engine import create_engine
 from app.settings import Settings
+from app.surfaces.ops.health import Health
 
 ROOT = Path(__file__).resolve().parents[3]
 STARTER = ROOT / "policies" / "starter"
@@ -133,7 +135,9 @@ def running(dsn: str, *, keys: Mapping[str, str] | None = None, **overrides: str
     if keys is None:
         roles = {"key": Role.AGENT, "operator_key": Role.OPERATOR, "admin_key": Role.ADMIN}
         keys = {name: make_key(dsn, role) for name, role in roles.items()}
-    app = create_app(Settings.load(environ))
+    # What answers late is not down: on a busy machine a look at the database takes longer than a probe waits.
+    with patch.dict(Health.__init__.__kwdefaults__, {"timeout_seconds": 60.0}):
+        app = create_app(Settings.load(environ))
     config = uvicorn.Config(app, host="127.0.0.1", port=0, **OPTIONS)
     server = uvicorn.Server(config)
 

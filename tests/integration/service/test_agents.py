@@ -277,7 +277,9 @@ def test_the_five_lines_of_the_hook_work(service, tmp_path):
     assert len(lines) == 5
     # The tree that is tested instead of the one that is installed.
     script = "mfw() { " + f"'{sys.executable}' -P -m app" + ' "$@"; }\nset -e\n' + "\n".join(lines)
-    script = script.replace('| sh -c "$hook"', '| sh -c "${hook/ -I / -P }"')
+    script = script.replace(
+        '| sh -c "$hook"', '| sh -c "$(sed "s/ -I / -P /; s/--timeout 10/--timeout 50/" <<<"$hook")"'
+    )
     result = subprocess.run(
         ["bash", "-c", script],
         env={

@@ -83,11 +83,13 @@ def each_door_refuses_in_its_own_words(client):
 def test_outage(state_directory, serve):
     import asyncio
 
-    server = EmbeddedPostgres(state_directory)
+    server = EmbeddedPostgres(state_directory, start_timeout=180)
     dsn = server.start()
     try:
         asyncio.run(apply(dsn))
-        with serve(dsn, MFW_LEDGER__DEADLINE_SECONDS="1") as service, service.client() as client:
+        # Keys that were read are believed for three times as long as they are not read again: longer than the outage.
+        settings = {"MFW_LEDGER__DEADLINE_SECONDS": "1", "MFW_AUTH__API_KEYS__REFRESH_SECONDS": "60"}
+        with serve(dsn, **settings) as service, service.client() as client:
             callers = [Caller(client) for _ in range(CALLERS)]
             for caller in callers:
                 caller.start()

@@ -445,7 +445,7 @@ def test_two_administrators_at_once(serve, database_dsn):
 
 
 def test_it_starts_without_a_database_from_the_last_good_copy(serve, state_directory, tmp_path):
-    server = EmbeddedPostgres(state_directory)
+    server = EmbeddedPostgres(state_directory, start_timeout=180)
     dsn = server.start()
     try:
         asyncio.run(schema.apply(dsn))

@@ -25,12 +25,12 @@ def witness(key: SignerKey, directory: Path) -> Iterator[WitnessAddress]:
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), name=key.name)
     thread.start()
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not server.started and thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         yield WitnessAddress(key.verifier, f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(180)
         state.close()
