@@ -79,9 +79,9 @@ def template(*files: Path, values: Mapping[str, Any] | None = None, release: str
     return done.stdout
 
 
-def refusal(*files: Path, values: Mapping[str, Any]) -> str:
+def refusal(*files: Path, values: Mapping[str, Any], release: str = RELEASE) -> str:
     """What helm says where it refuses, as it must."""
-    done = _template(files, values, RELEASE)
+    done = _template(files, values, release)
     assert done.returncode != 0, "it was rendered"
     return done.stderr
 

@@ -1,5 +1,6 @@
 """The chart: what it makes by itself, what each value changes, and what it refuses to make."""
 
+import base64
 import functools
 import json
 import re
@@ -220,8 +221,8 @@ def test_two_releases_share_no_name() -> None:
 
 @every_example
 def test_names_that_look_like_numbers_stay_names(file: Path) -> None:
-    """Namespaces that are called after a project's number, releases after a commit: `12e4` is 120000 to YAML."""
-    done = helm("template", "7", str(CHART), "-n", "456", "-f", str(file), "--set", "fullnameOverride=12e4")
+    """Namespaces that are called after a project's number, releases after a commit; `true` is no name to YAML."""
+    done = helm("template", "7", str(CHART), "-n", "456", "-f", str(file), "--set-string", "fullnameOverride=true")
     assert done.returncode == 0, done.stderr
     objects = read(done.stdout)
     for document in objects:
@@ -230,7 +231,7 @@ def test_names_that_look_like_numbers_stay_names(file: Path) -> None:
         assert all(isinstance(value, str) for value in [document["metadata"]["name"], *labels.values()])
     spaces = {document["metadata"].get("namespace") for document in objects}
     assert spaces <= {None, "456", "default", "payments", TRIAL}
-    assert one(objects, "Deployment", "12e4")["metadata"]["labels"]["app.kubernetes.io/instance"] == "7"
+    assert one(objects, "Deployment", "true")["metadata"]["labels"]["app.kubernetes.io/instance"] == "7"
 
 
 class TestDefaults:
@@ -390,13 +391,34 @@ def test_what_the_release_before_cannot_live_with_is_left_for_later() -> None:
     assert before[0] != after[0], "a Job that is done is not run again"
 
 
-def test_another_release_or_other_settings_migrate_in_another_job() -> None:
-    def job(**values: Any) -> str:
-        (found,) = [name for name in named(render(MINIMAL, **values)) if "migrate" in name]
+def test_another_release_or_another_database_migrate_in_another_job() -> None:
+    def job(**values: Any) -> Object:
+        made = render(MINIMAL, **{"backup": {"enabled": True}, **values})
+        (found,) = [document for document in made if document["kind"] == "Job"]
         return found
 
-    assert job() == job() == job(webhook={"timeoutSeconds": 5})
-    assert len({job(), job(image={"tag": "0.1.1"}), job(settings={"MFW_DATABASE__POOL_SIZE": "5"})}) == 3
+    # What its programs do not read is not in it: another backup and another migration would be for nothing.
+    for values in (
+        {"webhook": {"timeoutSeconds": 5}},
+        {"settings": {"MFW_LOGGING__LEVEL": "debug"}},
+        {"secretSettings": {"MFW_GITHUB__TOKEN": A_SECRET}},
+        {"policies": {"source": "database"}, "autoscaling": {"maxReplicas": 7}},
+    ):
+        assert job(**values) == job(), values
+    others: list[dict[str, Any]] = [
+        {},
+        {"image": {"tag": "0.1.1"}},
+        {"settings": {"MFW_DATABASE__POOL_SIZE": "5"}},
+        {"secretSettings": {"MFW_DATABASE__DIRECT_URL": A_SECRET}},
+        {"databaseAuthority": A_SECRET},
+        {"migrations": {"databaseUrl": A_SECRET}},
+        {"backup": {"enabled": False}},
+    ]
+    assert len({job(**values)["metadata"]["name"] for values in others}) == len(others)
+    # The same Job under one name is one that cannot be changed.
+    assert job()["spec"] == job(settings={"MFW_LOGGING__LEVEL": "debug"})["spec"]
+    for container in Pod("", {}, job()["spec"]["template"]["spec"]).containers:
+        assert env(container).keys() == {"MFW_ENVIRONMENT", "MFW_LEDGER__ORIGIN", "MFW_DATABASE__URL_FILE"}
 
 
 class TestValues:
@@ -486,6 +508,21 @@ class TestValues:
             for value in document["metadata"].get("labels", {}).values():
                 assert re.fullmatch(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,61}[A-Za-z0-9])?", value)
 
+    @pytest.mark.parametrize(
+        ("release", "values"),
+        [
+            ("7", {}),
+            ("2.fw", {"nameOverride": "shield"}),
+            ("fw", {"fullnameOverride": "12e4"}),
+            ("fw", {"fullnameOverride": "7.eu"}),
+        ],
+    )
+    def test_names_that_no_service_may_have(self, release: str, values: dict[str, str]) -> None:
+        """RFC 1035, section 2.3.1: an API server refuses such a Service, after it made half of the release."""
+        assert "set fullnameOverride to one that can" in refusal(MINIMAL, values=values, release=release)
+        rest = {**values, "fullnameOverride": "shield"}
+        assert "Service/shield" in named(read(template(MINIMAL, values=rest, release=release)))
+
     def test_the_longest_name_of_a_job_is_a_label(self, tmp_path: Path) -> None:
         """Its pods are labelled with it; whoever packages the chart may give it a version with a commit in it."""
         copy = tmp_path / CHART.name
@@ -521,6 +558,19 @@ class TestValues:
             done = helm("template", RELEASE, str(copy), "-n", NAMESPACE, "-f", str(own), "-f", "-", stdin=given)
             assert "say in networkPolicy.dns where it is" in done.stderr
             assert [words in done.stderr for words in told] == [said] * len(told), done.stderr
+        issued = CHART / "ci" / "webhook-cert-manager-values.yaml"
+        of_the_api_server, of_pods = {"webhook": {"caBundle": "a"}}, {"controller": {"authority": A_SECRET}}
+        for authorities, warned in (
+            ({}, "WARNING: controller.authority and webhook.caBundle: taken from `ca.crt`"),
+            (of_the_api_server, "WARNING: controller.authority: taken from `ca.crt`"),
+            (of_pods, "WARNING: webhook.caBundle: taken from `ca.crt`"),
+            (of_the_api_server | of_pods, None),
+        ):
+            values = ("-f", str(issued), "-f", "-")
+            done = helm("template", RELEASE, str(copy), "-n", NAMESPACE, *values, stdin=json.dumps(authorities))
+            assert "Make a key and ask" in done.stderr
+            assert ("taken from `ca.crt`" in done.stderr) is (warned is not None), done.stderr
+            assert warned is None or warned in done.stderr
 
     def test_a_label_that_is_given_twice_stands_once(self) -> None:
         """What is said of pods and monitors goes before what is said of everything; a strict reader refuses two."""
@@ -768,6 +818,18 @@ class TestWebhook:
         assert ("cert-manager.io/inject-ca-from" in configuration["metadata"].get("annotations", {})) is (
             kind == "cert-manager"
         )
+
+    def test_an_authority_that_the_values_name_goes_before_what_an_issuer_writes(self) -> None:
+        """Some issuers write none: nothing would be injected, and the API server go by its own machine's."""
+        objects = render(CHART / "ci" / "webhook-cert-manager-values.yaml", webhook={"caBundle": "m-authority"})
+        configuration = one(objects, "ValidatingWebhookConfiguration")
+        assert "annotations" not in configuration["metadata"]
+        bundles = {hook["clientConfig"]["caBundle"] for hook in configuration["webhooks"]}
+        assert bundles == {base64.b64encode(b"m-authority").decode()}
+        # Who makes the certificate announces its authority: a bundle of the values would take that back each time.
+        own = render(CHART / "ci" / "webhook-own-certificates-values.yaml", webhook={"caBundle": "m-authority"})
+        hooks = one(own, "ValidatingWebhookConfiguration")["webhooks"]
+        assert not [hook for hook in hooks if "caBundle" in hook["clientConfig"]]
 
     @pytest.mark.parametrize("canary", [False, True])
     @pytest.mark.parametrize("resources", [["deployments"], ["*"]])
@@ -1029,6 +1091,7 @@ def _also_secret(name: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ([_with(fullnameOverride="7")], "`7` cannot be the name of a Service"),
         ([_without("MFW_DATABASE__URL")], "secretSettings.MFW_DATABASE__URL is needed"),
         ([_with(postgresql={"enabled": True})], "postgresql.enabled is for trials"),
         ([_with(environment="development", postgresql={"enabled": True})], "both name a database"),
@@ -1080,7 +1143,7 @@ def test_what_cannot_work_is_refused(changes: list[Callable[[dict[str, Any]], No
 
 def test_every_refusal_is_tried() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert helpers.count("{{- fail ") == 24
+    assert helpers.count("{{- fail ") == 25
     assert not [path for path in CHART.rglob("*.yaml") if "{{- fail " in path.read_text()]
 
 

@@ -234,6 +234,32 @@ def test_helm_test_asks_for_a_decision(
     assert said is None or said in done.stderr
 
 
+def test_helm_test_says_where_there_is_no_authority(tmp_path: Path) -> None:
+    """Issuers of cert-manager need not write one; a pod that waits for its volume would say nothing."""
+    issued = CHART / "ci" / "webhook-cert-manager-values.yaml"
+    for values, secret, key in (
+        ({}, f"{RELEASE}-tls", "ca.crt"),
+        ({"controller": {"authority": {"name": "authority", "key": "a.pem"}}}, "authority", "a.pem"),
+    ):
+        pod = one(render(issued, **values), "Pod", f"{RELEASE}-test")["spec"]
+        (volume,) = pod["volumes"]
+        found = volume["secret"]
+        assert (found["secretName"], found["items"], found["optional"]) == (
+            secret,
+            [{"key": key, "path": "ca.crt"}],
+            True,
+        )
+        _, option, script = _command(pod["containers"][0])
+        with _service(200) as http:
+            script = script.replace(f"http://{RELEASE}.{NAMESPACE}.svc:80", f"http://127.0.0.1:{http}")
+            script = script.replace("/run/secrets/authority", str(tmp_path))
+            done = subprocess.run(
+                [sys.executable, option, script], capture_output=True, text=True, timeout=120, check=False, env={}
+            )
+        assert done.returncode != 0
+        assert f"Secret {secret} has no `{key}` to check the certificate by" in done.stderr
+
+
 def test_nobody_in_particular_comes_far_where_a_certificate_has_to_be_shown() -> None:
     pod = one(render(OWN, settings={"MFW_TLS__CLIENT_CERTIFICATES": "required"}), "Pod", f"{RELEASE}-test")
     (container,) = pod["spec"]["containers"]

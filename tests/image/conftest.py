@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REQUIRE_ALL
 from tests.image.engine import Engine, NotHereError, built, started
 
-TEST_SECONDS = 300
+TEST_SECONDS = 900
 _figures: dict[str, str] = {}
 
 

@@ -14,7 +14,7 @@ from tests.integration.conftest import _template, database_dsn, server_dsn, shar
 from tests.kubernetes.cluster import Cluster, NotHereError, programs
 from tests.kubernetes.shop import agent_of
 
-TEST_SECONDS = 240
+TEST_SECONDS = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -171,8 +171,18 @@ def test_it_is_installed_changed_and_taken_away(cluster: Cluster, namespace: str
     assert cluster.api("DELETE", f"{HOOKS}/{RELEASE}", token=token).status == 403
     assert cluster.api("GET", f"{HOOKS}/{RELEASE}", token=token).status == 200
 
-    # Other values: the certificate and what was announced stay; a migration of other settings is another Job.
-    _install(cluster, OWN, backup__enabled="true", webhook__timeoutSeconds="5")
+    def migrated() -> str:
+        name = migration.partition("/")[2]
+        found = cluster.api("GET", f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}").body
+        return str(found["metadata"]["uid"])
+
+    # Other values: the certificate and what was announced stay, and so does the migration; that of another image is
+    # another Job.
+    before = migrated()
+    level = tmp_path / "level.yaml"
+    level.write_text("settings: {MFW_LOGGING__LEVEL: debug}\n")
+    _install(cluster, OWN, level, backup__enabled="true", webhook__timeoutSeconds="5")
+    assert migrated() == before
     assert (secret(), bundles()) == (kept, announced)
     assert {hook["timeoutSeconds"] for hook in cluster.api("GET", f"{HOOKS}/{RELEASE}").body["webhooks"]} == {5}
     assert migration in _there(cluster)

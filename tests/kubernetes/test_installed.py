@@ -20,7 +20,7 @@ from tests.kubernetes.story import NAMESPACE, commands, patient, shell, until
 from tests.kubernetes.test_applied import definitions
 
 # A whole installation, and what is done with it; far more than it takes.
-pytestmark = pytest.mark.timeout(600, func_only=True)
+pytestmark = pytest.mark.timeout(1200, func_only=True)
 
 TRIAL: Final = "firewall-trial"
 AGENT: Final = f"system:serviceaccount:{TRIAL}:agent"

@@ -7,7 +7,7 @@ from tests.kubernetes.node import Node
 from tests.kubernetes.story import Command, commands, told
 
 # A whole installation, from its first pod to its last; far more than it takes.
-pytestmark = pytest.mark.timeout(600, func_only=True)
+pytestmark = pytest.mark.timeout(1200, func_only=True)
 
 
 def test_the_trial_of_the_page(alone: Cluster, server_dsn: str) -> None:

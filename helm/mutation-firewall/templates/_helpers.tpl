@@ -120,8 +120,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- toYaml $all -}}
 {{- end -}}
 
+{{/* Of them, those of `.root` that somebody needs: with `.database` those that say where the database is. */}}
+{{- define "mfw.secretsOf" -}}
+{{- $all := fromYaml (include "mfw.secrets" .root) -}}
+{{- if .database -}}
+{{- range $name := keys $all -}}
+{{- if not (hasPrefix "MFW_DATABASE__" $name) -}}{{- $_ := unset $all $name -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
 {{/* What is wrong with the values, said before anything is made. */}}
 {{- define "mfw.check" -}}
+{{- $name := include "mfw.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "`%s` cannot be the name of a Service, which has small letters, digits and `-` and begins with a letter: set fullnameOverride to one that can" $name) -}}
+{{- end -}}
 {{- $secrets := fromYaml (include "mfw.secrets" .) -}}
 {{- $production := eq .Values.environment "production" -}}
 {{- if not (hasKey $secrets "MFW_DATABASE__URL") -}}
@@ -220,19 +235,24 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 
 {{/* Settings, those of the chart itself before those of the values. `.url` is where the URL of another database role is:
-     PostgreSQL itself, whatever pooler the service has. */}}
+     PostgreSQL itself, whatever pooler the service has. With `.database` they are those that say where the database is, and
+     the name of the log. */}}
 {{- define "mfw.env" -}}
 {{- $root := .root -}}
-{{- $secrets := fromYaml (include "mfw.secrets" $root) -}}
+{{- $all := not .database -}}
+{{- $secrets := fromYaml (include "mfw.secretsOf" .) -}}
 {{- with .url -}}{{- $_ := set $secrets "MFW_DATABASE__DIRECT_URL" . -}}{{- end -}}
 - {name: MFW_ENVIRONMENT, value: {{ $root.Values.environment | quote }}}
+{{- if $all }}
 - {name: MFW_HTTP__HOST, value: "0.0.0.0"}
 - {name: MFW_HTTP__PORT, value: "8080"}
 - {name: MFW_METRICS__HOST, value: "0.0.0.0"}
 - {name: MFW_METRICS__PORT, value: "9090"}
+{{- end }}
 {{- with $root.Values.ledgerOrigin }}
 - {name: MFW_LEDGER__ORIGIN, value: {{ . | quote }}}
 {{- end }}
+{{- if $all }}
 - {name: MFW_LIMITS__REPLICAS, value: {{ ternary $root.Values.autoscaling.maxReplicas $root.Values.replicas $root.Values.autoscaling.enabled | int | max 1 | quote }}}
 {{- if eq $root.Values.policies.source "database" }}
 - {name: MFW_POLICIES__SOURCE, value: database}
@@ -251,8 +271,11 @@ capabilities: {drop: [ALL]}
 {{- if not (or $root.Values.settings.MFW_ERROR_TRACKING $root.Values.settings.MFW_TRACING__ENDPOINT) }}
 - {name: MFW_ERROR_TRACKING, value: logs}
 {{- end }}
+{{- end }}
 {{- range $name, $value := $root.Values.settings }}
+{{- if or $all (hasPrefix "MFW_DATABASE__" $name) }}
 - {name: {{ $name | quote }}, value: {{ $value | toString | quote }}}
+{{- end }}
 {{- end }}
 {{- range $name := keys $secrets | sortAlpha }}
 - {name: {{ $name }}_FILE, value: /run/secrets/mfw/{{ $name }}}
@@ -266,7 +289,7 @@ capabilities: {drop: [ALL]}
 {{/* The secret settings as one folder of files, which the group of the pod reads: 288 is 0440, which not every reader of
      YAML takes for octal. `.url` is from where the database's URL comes instead. */}}
 {{- define "mfw.secretVolume" -}}
-{{- $secrets := fromYaml (include "mfw.secrets" .root) -}}
+{{- $secrets := fromYaml (include "mfw.secretsOf" .) -}}
 {{- with .url -}}
 {{- $_ := set $secrets "MFW_DATABASE__URL" . -}}
 {{- $_ := set $secrets "MFW_DATABASE__DIRECT_URL" . -}}
@@ -319,7 +342,8 @@ securityContext: {{- include "mfw.podSecurity" .root | nindent 2 }}
 {{- include "mfw.placement" .root }}
 {{- end -}}
 
-{{/* The migration job, without its name, which is made of it. */}}
+{{/* The migration job, without its name, which is made of it: what its programs do not read is not in it, or each change of
+     that would be another backup and another migration. */}}
 {{- define "mfw.migration" -}}
 {{- $url := .root.Values.migrations.databaseUrl -}}
 activeDeadlineSeconds: {{ int .root.Values.migrations.activeDeadlineSeconds }}
@@ -336,7 +360,7 @@ template:
         image: {{ .backupImage | quote }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
         args: [backup, create, --before-migration, --wait, "300", --dir, /backups, --keep-days, {{ int .root.Values.backup.keepDays | quote }}]
-        env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
+        env: {{- include "mfw.env" (dict "root" .root "url" $url "database" true) | nindent 10 }}
         resources: {{- toYaml .root.Values.backup.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
         volumeMounts:
@@ -349,13 +373,13 @@ template:
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
         # The database may be on its way as well: a trial's own comes up beside this.
         command: [python, -m, app.migrations.apply, --wait, "300"{{ if .root.Values.migrations.beforeRollout }}, --before-rollout{{ end }}]
-        env: {{- include "mfw.env" (dict "root" .root "url" $url) | nindent 10 }}
+        env: {{- include "mfw.env" (dict "root" .root "url" $url "database" true) | nindent 10 }}
         resources: {{- toYaml .root.Values.migrations.resources | nindent 10 }}
         securityContext: {{- include "mfw.containerSecurity" .root | nindent 10 }}
         terminationMessagePolicy: FallbackToLogsOnError
         volumeMounts: {{- include "mfw.jobVolumeMounts" .root | nindent 10 }}
     volumes:
-      {{- include "mfw.secretVolume" (dict "root" .root "url" $url) | nindent 6 }}
+      {{- include "mfw.secretVolume" (dict "root" .root "url" $url "database" true) | nindent 6 }}
       {{- if and .root.Values.backup.enabled .root.Values.migrations.backupBefore }}
       - name: backups
         persistentVolumeClaim: {claimName: {{ .claim | quote }}}
@@ -391,10 +415,15 @@ spec:
   volumes: [{name: tmp, emptyDir: {sizeLimit: 16Mi}}]
 {{- end -}}
 
+{{/* Whether the values say by which authority the API server checks the certificate: else who makes it announces that. */}}
+{{- define "mfw.announced" -}}
+{{- if and .Values.webhook.caBundle (has .Values.tls.source (list "secret" "certManager")) -}}true{{- end -}}
+{{- end -}}
+
 {{/* How the API server reaches the webhook. */}}
 {{- define "mfw.webhookClient" -}}
 service: {namespace: {{ .Release.Namespace | quote }}, name: {{ include "mfw.fullname" . | quote }}, port: {{ .Values.service.tlsPort }}, path: /kubernetes/v1/validate}
-{{- if eq .Values.tls.source "secret" }}
+{{- if include "mfw.announced" . }}
 caBundle: {{ .Values.webhook.caBundle | b64enc }}
 {{- end }}
 {{- end -}}

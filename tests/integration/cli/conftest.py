@@ -23,7 +23,7 @@ from tests.ports import free_port
 ROOT = Path(__file__).resolve().parents[3]
 MFW = (sys.executable, "-m", "app")
 START_SECONDS = 120
-STOP_SECONDS = 60
+STOP_SECONDS = 120
 
 
 def environment(**more: str) -> dict[str, str]:

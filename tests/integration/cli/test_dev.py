@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -142,5 +143,6 @@ def test_ctrl_c_while_it_starts(commands, state):
         # The first thing that a start leaves behind is the directory of the database.
         while not (state / "postgres").exists():
             assert process.popen.poll() is None
+            time.sleep(0.001)
         assert process.stop(signal.SIGINT) == 0
         assert servers_of(state) == []

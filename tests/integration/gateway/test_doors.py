@@ -32,8 +32,6 @@ INITIALIZE = {
 }
 TOKEN = "t" * 32
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def post(url: str, **headers: str) -> int:
     accepted = {"Accept": "application/json, text/event-stream", **headers}

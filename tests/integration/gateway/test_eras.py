@@ -26,8 +26,6 @@ spec:
   rules: [{name: odd, effect: allow, when: "true"}]
 """
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:

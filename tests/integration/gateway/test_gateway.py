@@ -21,8 +21,6 @@ from tests.integration.gateway.conftest import CORPUS, ROOT
 ERAS = ["legacy", "auto"]
 OFFERED = ["add", "drop", "transfer", "wipe", "echo", "slow", "ask", "say", "tell", "fail", "change", "rug", "die"]
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def text_of(result: Any) -> str:
     return "".join(part.text for part in result.content)
@@ -183,8 +181,11 @@ async def test_a_tool_that_changed_its_meaning_is_held(bench, mode):
         assert text_of(await client.call_tool("rug", {})) == "rug done"
         await client.call_tool("change", {})
         called, before = len(bench.reached()), len(bench.records())
-        facts = facts_of(await client.call_tool("rug", {}))
+        result = await client.call_tool("rug", {})
+        facts = facts_of(result)
         assert (facts["decision"], facts["reasons"][0]["rule"]) == ("hold", "definition-changed")
+        # What the client was told before may promise another structure.
+        assert result.structured_content is None
         assert len(bench.reached()) == called
         # Not even told to the model, and asked about once.
         assert "rug" not in [tool.name for tool in (await client.list_tools(cache_mode="refresh")).tools]

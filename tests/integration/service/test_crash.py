@@ -15,7 +15,7 @@ PLAN = [What.POSTGRES, *[What.NETWORK] * 4, What.SERVICE, *[What.NETWORK] * 3, W
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 * FACTOR)
+@pytest.mark.timeout(900 * FACTOR)
 def test_no_acknowledged_decision_is_lost():
     scratch = Path(tempfile.mkdtemp(prefix="mfw-test-"))
     try:

@@ -143,7 +143,7 @@ async def test_between_the_commit_and_the_answer(mortal, instant, route):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 + 10 * TIMES)
+@pytest.mark.timeout(900 + 10 * TIMES)
 async def test_at_any_instant(mortal):
     asked: set[tuple[str, str]] = set()
     in_doubt: set[tuple[str, str]] = set()
